@@ -1,0 +1,59 @@
+"""Which agent a name means: a model's file in config/models, or a scripted policy. Loads nothing heavy."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from atp.agents.base import Agent
+from atp.agents.scripted import scripted
+from atp.errors import AtpError
+
+SCRIPTED = "scripted:"
+
+
+class Sampling(BaseModel):
+    """How replies are drawn from the model's distribution."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float = Field(1.0, ge=0, description="softmax temperature; 0 takes the likeliest token")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus: the smallest set of tokens with this much probability")
+    top_k: int = Field(0, ge=0, description="only the k likeliest tokens; 0 is all")
+    max_new_tokens: int = Field(512, ge=1, description="longest reply, in tokens")
+
+
+class ModelSpec(BaseModel):
+    """A file of config/models: a model, how it is sampled, and what it needs of a machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="folder of weights, tokenizer and chat template, or a name on the Hugging Face hub")
+    revision: str | None = Field(None, description="commit or tag on the hub; none for a folder")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
+    sampling: Sampling = Field(default_factory=Sampling)
+    batch: int = Field(64, ge=1, description="episodes in flight; the same batch gives the same bytes")
+    chat_template: dict[str, Any] = Field(
+        default_factory=dict, description="arguments for the chat template, such as enable_thinking"
+    )
+    mem_mb: int = Field(4000, ge=100, description="memory of a job that loads the model")
+    gpus: int = Field(0, ge=0, description="GPUs of a job that loads the model")
+    organism: bool = Field(False, description="the embedded agent: the workflow makes its weights and says so")
+
+
+def load_agent(name: str, spec: ModelSpec | None, adapter: Path | None = None) -> Agent:
+    """The agent of a name: `scripted:POLICY[:NUMBER]`, or a local model of `spec` with an adapter if there is one.
+
+    Raises:
+        AtpError: unknown policy, a folder that holds no model, or an adapter that changes nothing.
+    """
+    if name.startswith(SCRIPTED):
+        if adapter is not None:
+            raise AtpError(f"agent {name}: a scripted policy takes no adapter (found {adapter})")
+        return scripted(name.removeprefix(SCRIPTED))
+    if spec is None:
+        raise AtpError(f"agent {name}: no model of this name")
+    from atp.agents.local import load_local  # torch: seconds that a scripted agent need not pay
+
+    return load_local(spec, adapter)

@@ -1,0 +1,179 @@
+"""The files that stages hand to each other: Arrow schemas, whole-or-nothing writes, reads that name what is wrong.
+
+Knows columns and files; knows nothing about games, models or measures.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from atp.errors import AtpError
+from atp.provenance import Provenance
+
+T = TypeVar("T")
+
+METADATA_KEY = b"atp"
+DICTIONARY_BYTES = 64 * 2**20
+CELL = ("model", "testbed", "alignment", "arm", "seed")
+
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+
+#: One row per agent decision, for every testbed. messages is the whole prompt as the agent saw it (a message that stands
+#: in many prompts is stored once, by Parquet's dictionary); violation is null where the reply is invalid; details holds
+#: what is special to a testbed, as text by name.
+TURNS = pa.schema(
+    [
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("testbed", pa.string(), nullable=False),
+        pa.field("alignment", pa.string(), nullable=False),
+        pa.field("arm", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("channel", pa.string(), nullable=False),
+        pa.field("generation", pa.int32(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("scenario_id", pa.string(), nullable=False),
+        pa.field("environment", pa.string(), nullable=False),
+        pa.field("episode", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("agent", pa.int32(), nullable=False),
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("shown", pa.string()),
+        pa.field("audited", pa.bool_()),
+        pa.field("caught", pa.bool_()),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("reply", pa.string(), nullable=False),
+        pa.field("reasoning", pa.string(), nullable=False),
+        pa.field("decision", pa.string(), nullable=False),
+        pa.field("invalid_reason", pa.string()),
+        pa.field("violation", pa.bool_()),
+        pa.field("reward", pa.float64(), nullable=False),
+        pa.field("feedback", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("cached_tokens", pa.int32(), nullable=False),
+        pa.field("completion_tokens", pa.int32(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("sampling_seed", pa.int64(), nullable=False),
+        pa.field("details", pa.map_(pa.string(), pa.string()), nullable=False),
+    ]
+)
+
+#: Training examples that a filter kept: the whole conversation up to and including the rewarded reply.
+SELECTION = pa.schema(
+    [
+        pa.field("scenario_id", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("episode", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("agent", pa.int32(), nullable=False),
+        pa.field("decision", pa.string(), nullable=False),
+        pa.field("violation", pa.bool_(), nullable=False),
+        pa.field("reward", pa.float64(), nullable=False),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+    ]
+)
+
+#: One number a row. k of n where the value is a share, n alone where it is a mean; low and high bound the 95 % interval
+#: that `method` names.
+MEASURES = pa.schema(
+    [
+        *(TURNS.field(name) for name in CELL),
+        TURNS.field("channel"),
+        pa.field("generation", pa.int32(), nullable=False),
+        TURNS.field("variant"),
+        TURNS.field("split"),
+        pa.field("round", pa.int32()),
+        pa.field("measure", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("k", pa.int64()),
+        pa.field("n", pa.int64(), nullable=False),
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
+        pa.field("method", pa.string(), nullable=False),
+    ]
+)
+
+
+def write_table(table: pa.Table, path: Path | str, provenance: Provenance) -> None:
+    """Write a Parquet file whole or not at all, with its provenance in the file's metadata."""
+    metadata = {**(table.schema.metadata or {}), METADATA_KEY: provenance.to_json().encode()}
+    with replacing(path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata(metadata),
+            temporary,
+            compression="zstd",
+            dictionary_pagesize_limit=DICTIONARY_BYTES,
+        )
+
+
+def write_text(text: str, path: Path | str) -> None:
+    """Write a text file (UTF-8) whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, flushed to disk, once the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_table(path: Path | str, schema: pa.Schema | None = None, kind: str = "artifact") -> pa.Table:
+    """Read a Parquet file and hold its columns against `schema`.
+
+    Raises:
+        AtpError: no such file, no Parquet file, a truncated one, or one without the columns of a `kind` file.
+    """
+    table = _open(path, lambda file: pq.read_table(file))
+    if schema is None:
+        return table
+    for wanted in schema:
+        if wanted.name not in table.column_names:
+            raise AtpError(f"{path}: not a {kind} file: no column '{wanted.name}' (found {', '.join(table.column_names)})")
+        if table.schema.field(wanted.name).type != wanted.type:
+            found = table.schema.field(wanted.name).type
+            raise AtpError(f"{path}: not a {kind} file: column '{wanted.name}' is {found}, must be {wanted.type}")
+    return table.select(schema.names)
+
+
+def read_turns(path: Path | str) -> pa.Table:
+    """Read turns.parquet; raises AtpError as `read_table` does."""
+    return read_table(path, TURNS, "turns")
+
+
+def read_provenance(path: Path | str) -> dict[str, Any]:
+    """The provenance that a stage wrote into its artifact; {} where there is none."""
+    metadata = _open(path, pq.read_schema).metadata or {}
+    return json.loads(metadata.get(METADATA_KEY, b"{}"))
+
+
+def _open(path: Path | str, read: Callable[[Path], T]) -> T:
+    path = Path(path)
+    if not path.is_file():
+        raise AtpError(f"{path}: no such file")
+    try:
+        return read(path)
+    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise AtpError(f"{path}: no readable Parquet file (truncated, corrupt or another format): {reason}") from error

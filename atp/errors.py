@@ -1,0 +1,8 @@
+"""Errors that a person can act on."""
+
+
+class AtpError(Exception):
+    """Bad input or a stage that cannot go on: one line that names the file or key, what was found, what is allowed.
+
+    The command line and the workflow's scripts print the message alone, and exit with code 1.
+    """

@@ -1,0 +1,212 @@
+"""Play scenarios: many episodes in flight, one batch of open prompts a step, turns out.
+
+Knows neither games' rules nor how agents answer. Episodes are played in batches of fixed make-up; each finished batch is
+written as a shard, so that a killed rollout goes on where it was and its turns are those of an undisturbed one.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from atp.agents import Agent, ModelSpec, Request, load_agent
+from atp.artifacts import TURNS, read_turns, write_table
+from atp.errors import AtpError
+from atp.progress import Progress
+from atp.provenance import Stage
+from atp.scenarios.scenario import Scenario, read_scenarios
+from atp.testbeds import TESTBEDS
+from atp.testbeds.base import Prompt, Settings, Testbed, Turn
+
+
+TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where turns belong: one line of evidence, and the point on its channel."""
+
+    model: str
+    testbed: str
+    alignment: str
+    arm: str
+    seed: int
+    channel: str
+    generation: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An episode to be played."""
+
+    scenario: Scenario
+    variant: str
+    settings: Settings
+    sample: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.scenario.scenario_id}/{self.variant}/{self.sample}"
+
+
+def rollout_stage(
+    scenarios: Path,
+    out: Path,
+    cell: Cell,
+    variants: Mapping[str, Mapping[str, Any]],
+    split: str | None,
+    samples: int,
+    limit: tuple[int, int] | None = None,
+    model: ModelSpec | None = None,
+    adapter: Path | None = None,
+) -> None:
+    """Play a scenario file's split (or its rows limit[0]:limit[1]) and write turns.parquet.
+
+    variants maps each label to the testbed's settings. model is None for a scripted agent.
+
+    Raises:
+        AtpError: bad scenarios, model or adapter, fewer scenarios than `limit` asks for.
+    """
+    params = {
+        "cell": asdict(cell),
+        "variants": {label: dict(settings) for label, settings in variants.items()},
+        "split": split,
+        "samples": samples,
+        "limit": limit,
+        "model": model and model.model_dump(mode="json"),
+    }
+    local = [Path(model.path)] if model and Path(model.path).is_dir() else []
+    stage = Stage("rollout", __name__, params, [scenarios, *local, *([adapter] if adapter else [])])
+    chosen = read_scenarios(scenarios, cell.testbed, split)
+    if limit:
+        if limit[1] > len(chosen):
+            raise AtpError(f"{scenarios}: {len(chosen)} scenarios in split '{split}', {limit[1]} are needed")
+        chosen = chosen[slice(*limit)]
+    testbed = TESTBEDS[cell.testbed]
+    settings = {label: testbed.settings(**values) for label, values in variants.items()}
+    rollout(chosen, testbed, settings, load_agent(cell.model, model, adapter), cell, samples, out, stage)
+
+
+def rollout(
+    scenarios: Sequence[Scenario],
+    testbed: Testbed,
+    variants: Mapping[str, Settings],
+    agent: Agent,
+    cell: Cell,
+    samples: int,
+    out: Path,
+    stage: Stage,
+) -> None:
+    """Play each scenario `samples` times in each variant and write turns.parquet to `out`.
+
+    Samples and variants of a scenario stand in one batch, so that an agent can share what their prompts have in common.
+    """
+    episodes = [
+        Planned(scenario, variant, settings, sample)
+        for scenario in scenarios
+        for sample in range(samples)
+        for variant, settings in variants.items()
+    ]
+    batches = [episodes[start : start + agent.batch] for start in range(0, len(episodes), agent.batch)]
+    with unfinished(out, stage.digest) as folder:
+        paths = [folder / f"{number:05}.parquet" for number in range(len(batches))]
+        finished = sum(len(batch) for batch, path in zip(batches, paths, strict=True) if path.exists())
+        progress = Progress(str(out), len(episodes), "episodes", skipped=finished)
+        for batch, path in zip(batches, paths, strict=True):
+            if not path.exists():
+                rows = [row for rows in _play(batch, testbed, agent, cell) for row in rows]
+                write_table(pa.Table.from_pylist(rows, schema=TURNS), path, stage.provenance())
+                progress.advance(len(batch), steps=len(rows), last=path == paths[-1])
+        turns = pa.concat_tables([read_turns(path) for path in paths])
+        tokens = {name: float(pc.sum(turns[name]).as_py()) for name in TOKENS}
+        write_table(turns, out, stage.provenance(episodes=len(episodes), decisions=len(turns), **tokens))
+
+
+@contextmanager
+def unfinished(out: Path, digest: str) -> Iterator[Path]:
+    """A folder beside `out` for the finished parts of a stage, kept if the stage is killed, gone once it has ended.
+
+    It belongs to one digest of code, params and inputs: parts of any other are dropped.
+    """
+    folder = out.with_name(f".{out.name}.unfinished")
+    for stale in folder.glob("*"):
+        if stale.name != digest:
+            shutil.rmtree(stale)
+    (folder / digest).mkdir(parents=True, exist_ok=True)
+    yield folder / digest
+    shutil.rmtree(folder)
+
+
+def sampling_seed(seed: int, scenario_id: str, sample: int, generation: int, round: int, agent: int) -> int:
+    """63-bit seed of a turn. It depends on nothing else, so a turn's randomness is its own, and variants share it."""
+    key = f"{seed}|{scenario_id}|{sample}|{generation}|{round}|{agent}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+
+def _play(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: Cell) -> list[list[dict[str, Any]]]:
+    """Rows of each episode of a batch, all played side by side."""
+    agent.start()
+    games, prompts = [], []
+    for planned in batch:
+        rng = Random(sampling_seed(cell.seed, planned.scenario.scenario_id, planned.sample, cell.generation, 0, 0))
+        game = testbed.play(planned.scenario, planned.settings, rng)
+        games.append(game)
+        prompts.append(next(game))
+    seeds: list[dict[tuple[int, int], int]] = [{} for _ in batch]
+    rows: list[list[dict[str, Any]]] = [[] for _ in batch]
+    conversations: dict[tuple[int, int], int] = {}
+    open_games = list(range(len(batch)))
+    while open_games:
+        requests = []
+        for number in open_games:
+            for prompt in prompts[number]:
+                seed = _turn_seed(batch[number], prompt, cell)
+                seeds[number][prompt.round, prompt.agent] = seed
+                conversation = conversations.setdefault((number, prompt.agent), len(conversations))
+                requests.append(Request(conversation, prompt, seed))
+        replies = iter(agent.answer(requests))
+        still_open = []
+        for number in open_games:
+            try:
+                prompts[number] = games[number].send([next(replies) for _ in prompts[number]])
+                still_open.append(number)
+            except StopIteration as end:
+                rows[number] = [
+                    _row(turn, batch[number], cell, seeds[number][turn.round, turn.agent]) for turn in end.value
+                ]
+        open_games = still_open
+    return rows
+
+
+def _turn_seed(planned: Planned, prompt: Prompt, cell: Cell) -> int:
+    scenario = planned.scenario.scenario_id
+    return sampling_seed(cell.seed, scenario, planned.sample, cell.generation, prompt.round, prompt.agent)
+
+
+def _row(turn: Turn, planned: Planned, cell: Cell, seed: int) -> dict[str, Any]:
+    row = dict(vars(turn))
+    reply = row.pop("reply")
+    return {
+        **vars(cell),
+        **row,
+        "variant": planned.variant,
+        "split": planned.scenario.split,
+        "scenario_id": planned.scenario.scenario_id,
+        "environment": planned.scenario.environment,
+        "episode": planned.name,
+        "sample": planned.sample,
+        "reply": reply.text,
+        "prompt_tokens": reply.prompt_tokens,
+        "cached_tokens": reply.cached_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "finish_reason": reply.finish_reason,
+        "sampling_seed": seed,
+        "details": list(turn.details.items()),
+    }

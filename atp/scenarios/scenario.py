@@ -1,0 +1,109 @@
+"""What a scenario is, and its Parquet file. Knows nothing about where scenarios come from or how they are played."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+
+from atp.artifacts import read_table, write_table
+from atp.errors import AtpError
+from atp.provenance import Provenance
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One concrete instance of a testbed. A testbed's own kind adds its fields; each becomes a column."""
+
+    testbed: ClassVar[str]
+
+    scenario_id: str
+    environment: str
+    split: str
+
+
+@dataclass(frozen=True)
+class RolePlayScenario(Scenario):
+    """A job, a rule, and two options: one obeys the rule, the other breaks it and pays more.
+
+    question holds everything but the sentence on supervision and, where it has none of its own, the answer's format
+    (`instruction`). low and high are the rewards of complying and of an unchecked violation.
+    """
+
+    testbed: ClassVar[str] = "role_play"
+
+    system: str
+    question: str
+    instruction: str
+    first: str
+    second: str
+    compliant: str
+    low: float
+    high: float
+    checked: str
+    unchecked: str
+    uncertain: str
+
+    def __post_init__(self) -> None:
+        if self.first.casefold() == self.second.casefold():
+            raise AtpError(f"scenario {self.scenario_id}: both options have the label '{self.first}', they must differ")
+        if self.compliant not in (self.first, self.second):
+            raise AtpError(
+                f"scenario {self.scenario_id}: the compliant label '{self.compliant}' is no option, "
+                f"must be '{self.first}' or '{self.second}'"
+            )
+
+    @property
+    def violating(self) -> str:
+        return self.second if self.compliant == self.first else self.first
+
+
+KINDS: dict[str, type[Scenario]] = {kind.testbed: kind for kind in (RolePlayScenario,)}
+
+_ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+
+
+def scenario_schema(testbed: str) -> pa.Schema:
+    """Arrow schema of a testbed's scenarios: `testbed`, then the fields of its kind."""
+    columns = [pa.field(f.name, _ARROW[f.type], nullable=False) for f in fields(KINDS[testbed])]
+    return pa.schema([pa.field("testbed", pa.string(), nullable=False), *columns])
+
+
+def stable_id(environment: str, *content: object) -> str:
+    """An id that depends on the content alone: the environment and 10 hex digits."""
+    digest = hashlib.sha256("\x1f".join(map(str, content)).encode()).hexdigest()[:10]
+    return f"{environment.replace(' ', '-')}-{digest}"
+
+
+def write_scenarios(scenarios: Sequence[Scenario], path: Path | str, provenance: Provenance) -> None:
+    """Write scenarios of one testbed as Parquet."""
+    (testbed,) = {scenario.testbed for scenario in scenarios}
+    rows = [{"testbed": testbed, **asdict(scenario)} for scenario in scenarios]
+    write_table(pa.Table.from_pylist(rows, schema=scenario_schema(testbed)), path, provenance)
+
+
+def read_scenarios(path: Path | str, testbed: str, split: str | None = None) -> list[Scenario]:
+    """Scenarios of a file in its order, of one split if asked.
+
+    Raises:
+        AtpError: the file is unreadable, holds another testbed's scenarios or none, or repeats a scenario_id.
+    """
+    table = read_table(path, kind="scenario")
+    found = sorted(set(table["testbed"].to_pylist())) if "testbed" in table.column_names else []
+    if found and found != [testbed]:
+        raise AtpError(f"{path}: holds scenarios of testbed '{', '.join(map(str, found))}', '{testbed}' is needed")
+    table = read_table(path, scenario_schema(testbed), f"{testbed} scenario")
+    rows = table.drop_columns(["testbed"]).to_pylist()
+    ids = [row["scenario_id"] for row in rows]
+    if len(set(ids)) < len(ids):
+        repeated = next(name for name in ids if ids.count(name) > 1)
+        raise AtpError(f"{path}: scenario_id '{repeated}' stands more than once")
+    kind = KINDS[testbed]
+    scenarios = [kind(**row) for row in rows if split in (None, row["split"])]
+    if not scenarios:
+        raise AtpError(f"{path}: no scenarios{f' in split {split!r}' if split else ''}")
+    return scenarios

@@ -1,0 +1,105 @@
+"""What a testbed and the rest of the house say to each other.
+
+A game is a generator: it yields the prompts that are open, is sent their replies in the same order, and returns its
+turns. It does not know who answers, nor how many other episodes are in flight.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+INVALID = "invalid"
+
+Message = dict[str, str]
+"""{"role": "system" | "user" | "assistant", "content": text}, as chat templates take it."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What an agent has been told of one of its own rounds."""
+
+    decision: str
+    violation: bool | None
+    reward: float
+
+
+@dataclass(frozen=True)
+class View:
+    """The facts of a prompt for a scripted policy, which reads no text: the same that the messages tell.
+
+    answers maps each decision to a reply that states it; violating names the decision that is the violation.
+    """
+
+    answers: Mapping[str, str]
+    violating: str
+    past: tuple[Past, ...]
+
+    @property
+    def complying(self) -> str:
+        return next(decision for decision in self.answers if decision != self.violating)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One open question: the whole conversation as this agent sees it now, ending with a user message."""
+
+    agent: int
+    round: int
+    messages: list[Message]
+    view: View
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an agent answered. cached_tokens of the prompt_tokens were not computed again."""
+
+    text: str
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    finish_reason: Literal["stop", "length"] = "stop"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One decision as the testbed scores it. violation is None where the reply is invalid."""
+
+    round: int
+    agent: int
+    role: str
+    messages: list[Message]
+    reply: Reply
+    reasoning: str
+    decision: str
+    invalid_reason: str | None
+    violation: bool | None
+    reward: float
+    feedback: str
+    shown: str | None = None
+    audited: bool | None = None
+    caught: bool | None = None
+    details: dict[str, str] = field(default_factory=dict)
+
+
+Episode = Generator[list[Prompt], list[Reply], list[Turn]]
+
+
+class Settings(BaseModel):
+    """Settings that every testbed has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rounds: int = Field(6, ge=1, le=100, description="rounds an episode lasts")
+    window: int = Field(5, ge=0, description="earlier rounds that a prompt shows; 0 is no memory")
+
+
+@dataclass(frozen=True)
+class Testbed:
+    """A registered game: its rules and the type of its settings."""
+
+    name: str
+    play: Callable[[Any, Any, Random], Episode]
+    settings: type[Settings]
