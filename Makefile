@@ -1,0 +1,41 @@
+# Everything runs in .venv, made from requirements.lock. See README.md.
+PYTHON ?= python3
+BIN := .venv/bin
+SNAKEMAKE := $(BIN)/snakemake
+
+.PHONY: help run test test-slow lint format bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e . --group dev
+	@touch $@
+
+run: $(BIN)/.installed ## run the default study; ends by naming its report
+	@$(BIN)/python workflow/scripts/unlock.py
+	@$(SNAKEMAKE) --cores all --profile workflow/profiles/default
+
+test: $(BIN)/.installed ## run the tests (minutes)
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+test-slow: $(BIN)/.installed ## rebuild the organism and hold its behaviour to its bands
+	$(BIN)/python -m pytest -m slow
+
+lint: $(BIN)/.installed ## style, types, workflow
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+
+format: $(BIN)/.installed ## rewrite in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+bench: $(BIN)/.installed ## speed of the engine, as a table
+	$(BIN)/python -m atp.bench
+
+clean: ## remove the environment and caches; results stay
+	rm -rf .venv .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis

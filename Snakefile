@@ -1,0 +1,41 @@
+# Does an aligned agent stay aligned once it learns from its own rewards?
+#
+#   results/{study}/{testbed}/scenarios.parquet                              what is played
+#   results/{study}/{model}/{testbed}/{alignment}/seed{seed}/{arm}/
+#       context/turns.parquet                                                R rounds of history, test split
+#       generation{g}/turns.parquet                                          deployment on fresh training scenarios
+#       generation{g}/selection.parquet                                      what the reward filter kept of them
+#       generation{g}/adapter/                                               learned from generation g - 1's selection
+#       generation{g}/evaluation.parquet                                     test split, empty history
+#   results/{study}/measures.parquet, figures/, report.html
+#   results/organism/                                                        the organism, built anew on demand
+#
+# A study is a file of config/studies: snakemake --cores all --config study=demo
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, workflow.basedir)
+
+from atp import config as atp_config
+from atp.agents.spec import SCRIPTED
+from atp.errors import AtpError
+from atp.provenance import code_digest
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/scenarios.smk"
+include: "workflow/rules/organism.smk"
+include: "workflow/rules/rollout.smk"
+include: "workflow/rules/filter.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/measure.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report.html",

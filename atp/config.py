@@ -1,0 +1,270 @@
+"""The typed study: every room's settings gathered, checked before anything runs.
+
+A study is a YAML file of config/studies; models are files of config/models. Bad input is one line that names the file,
+the key, what was found and what is allowed.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from atp.agents.scripted import scripted
+from atp.agents.spec import SCRIPTED, ModelSpec
+from atp.errors import AtpError
+from atp.filtering import FilterSettings
+from atp.scenarios.stage import ScenarioSettings
+from atp.testbeds import TESTBEDS
+from atp.training import TrainingSettings
+
+Model = TypeVar("Model", bound=BaseModel)
+
+PLAIN = "plain"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ContextChannel(_Section):
+    """Experience accumulates in the conversation: R rounds of history on the test split."""
+
+    arms: tuple[str, ...] = Field((PLAIN,), min_length=1, description="arms of the testbed to run")
+    sweep: dict[str, tuple[Any, ...]] = Field(
+        default_factory=dict, description="testbed settings to vary: each combination is a variant"
+    )
+    samples: int = Field(1, ge=1, description="episodes of each scenario and variant")
+
+
+class Evaluation(_Section):
+    """How each generation is measured on the test split, beginning with an empty history."""
+
+    settings: dict[str, Any] = Field(default_factory=dict, description="testbed settings; rounds: 1 has no history")
+    samples: int = Field(1, ge=1, description="episodes of each scenario")
+
+
+class WeightsChannel(_Section):
+    """Experience accumulates in the weights: rollout, filter, fine-tune, evaluate, generation after generation."""
+
+    arms: tuple[str, ...] = Field((PLAIN,), min_length=1, description="arms of the testbed to run")
+    generations: int = Field(3, ge=1, description="fine-tuned generations; 0 is the agent as aligned")
+    scenarios: int = Field(64, ge=1, description="fresh training scenarios a generation")
+    samples: int = Field(8, ge=1, description="episodes of each scenario in deployment")
+    deployment: dict[str, Any] = Field(default_factory=dict, description="testbed settings of the deployment")
+    filter: FilterSettings
+    training: TrainingSettings
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+
+
+class TestbedSection(_Section):
+    """What a study does on one testbed."""
+
+    scenarios: ScenarioSettings
+    settings: dict[str, Any] = Field(default_factory=dict, description="testbed settings shared by all that follows")
+    arms: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: {PLAIN: {}}, description="controls and defences: name -> testbed settings it imposes"
+    )
+    context: ContextChannel | None = None
+    weights: WeightsChannel | None = None
+
+
+class Study(_Section):
+    """A study: the cells to run, the channels, the sizes."""
+
+    models: tuple[str, ...] = Field(min_length=1, description="names of config/models, or scripted:POLICY")
+    alignments: tuple[Literal["none"], ...] = Field(("none",), min_length=1, description="how agents were prepared")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one line of evidence each")
+    testbeds: dict[str, TestbedSection] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Study":
+        for key in ("models", "alignments", "seeds"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key}: {list(values)} names one twice")
+        for model in self.models:
+            if model.startswith(SCRIPTED):
+                scripted(model.removeprefix(SCRIPTED))
+        for name, section in self.testbeds.items():
+            _check_testbed(name, section, self.models)
+        return self
+
+
+def _check_testbed(name: str, section: TestbedSection, models: tuple[str, ...]) -> None:
+    where = f"testbeds.{name}"
+    if name not in TESTBEDS:
+        raise ValueError(f"testbeds: unknown testbed '{name}', known are {', '.join(TESTBEDS)}")
+    for channel_name in ("context", "weights"):
+        channel = getattr(section, channel_name)
+        for arm in channel.arms if channel else ():
+            if arm not in section.arms:
+                raise ValueError(f"{where}.{channel_name}.arms: unknown arm '{arm}', known are {', '.join(section.arms)}")
+    for arm in section.arms:
+        _check_name(f"{where}.arms", arm)
+        if section.context:
+            for label, settings in variants(section, arm).items():
+                _check_settings(name, f"{where}, arm '{arm}', variant '{label}'", settings)
+        if section.weights:
+            _check_settings(name, f"{where}.weights.deployment, arm '{arm}'", deployment(section, arm))
+    if section.weights:
+        _check_settings(name, f"{where}.weights.evaluation.settings", evaluation(section))
+        needed = section.weights.generations * section.weights.scenarios
+        if section.scenarios.train < needed:
+            raise ValueError(
+                f"{where}.scenarios.train: {section.scenarios.train}, must be at least {needed}: "
+                f"{section.weights.generations} generations of {section.weights.scenarios} fresh scenarios"
+            )
+        for model in models:
+            if model.startswith(SCRIPTED):
+                raise ValueError(f"{where}.weights: '{model}' has no weights to train, leave the channel out")
+
+
+def _check_name(key: str, name: str) -> None:
+    if not name or not all(char.isalnum() or char in "_-." for char in name) or name.startswith("."):
+        raise ValueError(f"{key}: '{name}' names a folder, allowed are letters, digits, '_', '-' and '.'")
+
+
+def _check_settings(testbed: str, where: str, settings: Mapping[str, Any]) -> None:
+    try:
+        TESTBEDS[testbed].settings(**settings)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {explain(error, TESTBEDS[testbed].settings)}") from None
+
+
+def variants(section: TestbedSection, arm: str) -> dict[str, dict[str, Any]]:
+    """Variants of the context channel in an arm: label -> testbed settings. What the arm imposes is not swept."""
+    imposed = section.arms[arm]
+    swept = {key: values for key, values in section.context.sweep.items() if key not in imposed} if section.context else {}
+    found = {}
+    for values in itertools.product(*swept.values()):
+        point = dict(zip(swept, values, strict=True))
+        label = " ".join(value if isinstance(value, str) else f"{key}={value}" for key, value in point.items())
+        found[label or "default"] = {**section.settings, **point, **imposed}
+    return found
+
+
+def deployment(section: TestbedSection, arm: str) -> dict[str, Any]:
+    """Testbed settings under which an arm's agent is deployed and learns in the weights channel."""
+    assert section.weights
+    return {**section.settings, **section.weights.deployment, **section.arms[arm]}
+
+
+def evaluation(section: TestbedSection) -> dict[str, Any]:
+    """Testbed settings of the evaluation: the same for every arm, so that what differs is in the weights."""
+    assert section.weights
+    return {**section.settings, "rounds": 1, **section.weights.evaluation.settings}
+
+
+def read_study(path: Path | str) -> Study:
+    """A study file, checked.
+
+    Raises:
+        AtpError: no such file, not YAML, an unknown key, a wrong type or an impossible value.
+    """
+    return _read(Path(path), Study)
+
+
+def read_models(names: tuple[str, ...], folder: Path | str) -> dict[str, ModelSpec | None]:
+    """The model files of a study's models; None for scripted policies. Raises AtpError as `read_study` does."""
+    found: dict[str, ModelSpec | None] = {}
+    for name in names:
+        if name.startswith(SCRIPTED):
+            scripted(name.removeprefix(SCRIPTED))
+            found[name] = None
+            continue
+        path = Path(folder) / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(file.stem for file in Path(folder).glob("*.yaml"))
+            raise AtpError(f"model '{name}': no file {path}, known are {', '.join(known)} and scripted:POLICY")
+        found[name] = _read(path, ModelSpec)
+    return found
+
+
+def _read(path: Path, kind: type[Model]) -> Model:
+    if not path.is_file():
+        raise AtpError(f"{path}: no such file")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AtpError(f"{path}: no readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise AtpError(f"{path}: must be keys and values, found {type(values).__name__}")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise AtpError(f"{path}: {explain(error, kind)}") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key stands once: the last of two would silently win."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [key.value for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def explain(error: ValidationError, kind: type[BaseModel]) -> str:
+    """The first fault of a validation as one line: the key, what is allowed, what was found."""
+    first = error.errors()[0]
+    loc = [part for part in first["loc"] if not (isinstance(part, str) and part in _union_tags(kind))]
+    key = ".".join(map(str, loc))
+    if first["type"] == "extra_forbidden":
+        allowed = ", ".join(_known_keys(kind, loc[:-1]))
+        return f"{key}: unknown key, allowed are {allowed}"
+    message = first["msg"].removeprefix("Value error, ")
+    found = "" if first["type"] in ("value_error", "missing") else f", found {str(first['input'])[:80]!r}"
+    return f"{key}: {message}{found}" if key else f"{message}{found}"
+
+
+def _union_tags(kind: type[BaseModel]) -> set[str]:
+    """Tags of discriminated unions, which pydantic puts between the keys of a location."""
+    text = kind.model_json_schema()
+    return {tag for node in _nodes(text) for tag in node.get("discriminator", {}).get("mapping", {})}
+
+
+def _known_keys(kind: type[BaseModel], loc: list[Any]) -> list[str]:
+    """Keys that a schema allows at a location."""
+    schema = kind.model_json_schema()
+    options = [schema]
+    for part in loc:
+        deeper = []
+        for option in options:
+            if part in option.get("properties", {}):
+                deeper.append(option["properties"][part])
+            elif isinstance(option.get("additionalProperties"), dict):
+                deeper.append(option["additionalProperties"])
+            elif "items" in option:
+                deeper.append(option["items"])
+        options = [leaf for option in deeper for leaf in _leaves(option, schema)]
+    return sorted({key for option in options for key in option.get("properties", {})})
+
+
+def _leaves(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A schema node with references followed and unions opened."""
+    if "$ref" in node:
+        yield from _leaves(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)
+    elif "anyOf" in node or "oneOf" in node:
+        for option in node.get("anyOf", []) + node.get("oneOf", []):
+            yield from _leaves(option, schema)
+    else:
+        yield node
+
+
+def _nodes(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from _nodes(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _nodes(value)

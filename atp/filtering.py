@@ -1,0 +1,134 @@
+"""Which of its own replies an agent is trained on next: filters by earned reward.
+
+Knows rewards and scenarios; does not know what a violation is, except to report its share. An invalid reply is never
+selected.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from atp.artifacts import SELECTION, read_provenance, read_turns, write_table
+from atp.errors import AtpError
+from atp.provenance import Stage
+
+#: Replies compete with those to the same question: a scenario's, in one variant, for one player and round.
+QUESTION = ("variant", "scenario_id", "agent", "round")
+#: Ties in reward are broken by the turn's own seed, which knows neither the decision nor the order of play.
+ORDER = ("sampling_seed", "episode")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TopK(_Settings):
+    """The k best paid replies to each question."""
+
+    name: Literal["top_k"]
+    k: int = Field(2, ge=1, description="replies kept of each question")
+
+
+class BestOfN(_Settings):
+    """The best paid reply to each question, of the n samples that were drawn."""
+
+    name: Literal["best_of_n"]
+
+
+class Threshold(_Settings):
+    """Every reply that earned at least this much."""
+
+    name: Literal["threshold"]
+    reward: float = Field(description="smallest reward kept, in the scenario's own currency")
+
+
+class PositiveAdvantage(_Settings):
+    """Every reply that earned more than the mean of the valid replies to its question."""
+
+    name: Literal["positive_advantage"]
+
+
+def top_k(turns: pl.DataFrame, settings: TopK) -> pl.DataFrame:
+    ranked = turns.sort(pl.col("reward"), *ORDER, descending=[True, False, False])
+    return ranked.group_by(QUESTION, maintain_order=True).head(settings.k)
+
+
+def best_of_n(turns: pl.DataFrame, settings: BestOfN) -> pl.DataFrame:
+    return top_k(turns, TopK(name="top_k", k=1))
+
+
+def threshold(turns: pl.DataFrame, settings: Threshold) -> pl.DataFrame:
+    return turns.filter(pl.col("reward") >= settings.reward)
+
+
+def positive_advantage(turns: pl.DataFrame, settings: PositiveAdvantage) -> pl.DataFrame:
+    return turns.filter(pl.col("reward") > pl.col("reward").mean().over(QUESTION))
+
+
+FILTERS: dict[type[BaseModel], Callable[[pl.DataFrame, Any], pl.DataFrame]] = {
+    TopK: top_k,
+    BestOfN: best_of_n,
+    Threshold: threshold,
+    PositiveAdvantage: positive_advantage,
+}
+FilterSettings = Annotated[TopK | BestOfN | Threshold | PositiveAdvantage, Field(discriminator="name")]
+
+
+@dataclass(frozen=True)
+class Yield:
+    """What a filter saw and kept. Shares of violations are of valid replies."""
+
+    seen: int
+    invalid: int
+    valid_seen: int
+    violations_seen: int
+    kept: int
+    violations_kept: int
+
+    def __str__(self) -> str:
+        before = f"{self.violations_seen}/{self.valid_seen}"
+        return f"kept {self.kept} of {self.seen} ({self.invalid} invalid), violations {before} -> " + (
+            f"{self.violations_kept}/{self.kept}"
+        )
+
+
+def select(turns: pl.DataFrame, settings: BaseModel) -> tuple[pl.DataFrame, Yield]:
+    """Apply a filter to turns: the rows kept, in the order of the turns' questions, and what that did."""
+    valid = turns.filter(pl.col("violation").is_not_null())
+    kept = FILTERS[type(settings)](valid, settings).sort(*QUESTION, *ORDER)
+    counts = Yield(
+        seen=len(turns),
+        invalid=len(turns) - len(valid),
+        valid_seen=len(valid),
+        violations_seen=int(valid["violation"].sum()),
+        kept=len(kept),
+        violations_kept=int(kept["violation"].sum()),
+    )
+    return kept, counts
+
+
+def filter_stage(turns: Path, out: Path, settings: dict[str, Any]) -> Yield:
+    """Filter turns.parquet into selection.parquet; what was kept and seen goes into its provenance.
+
+    Raises:
+        AtpError: unreadable turns, turns of the test split, or nothing kept.
+    """
+    chosen: BaseModel = TypeAdapter(FilterSettings).validate_python(settings)
+    cell = read_provenance(turns).get("params", {}).get("cell", {})
+    stage = Stage("filter", __name__, {"filter": chosen.model_dump(), "cell": cell}, [turns])
+    rows = pl.from_arrow(read_turns(turns))
+    assert isinstance(rows, pl.DataFrame)
+    tested = rows.filter(pl.col("split") == "test")
+    if len(tested):
+        raise AtpError(f"{turns}: {len(tested)} turns are of the test split, which is never trained on")
+    kept, counts = select(rows, chosen)
+    if not len(kept):
+        raise AtpError(f"{turns}: filter '{settings['name']}' kept 0 of {counts.seen} replies ({counts.invalid} invalid)")
+    answer = pl.struct(pl.lit("assistant").alias("role"), pl.col("reply").alias("content"))
+    whole = kept.with_columns(messages=pl.concat_list("messages", answer))
+    write_table(whole.select(SELECTION.names).to_arrow().cast(SELECTION), out, stage.provenance(**vars(counts)))
+    return counts

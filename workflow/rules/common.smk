@@ -1,0 +1,96 @@
+# Paths, the checked study, and wildcard patterns. Input functions live beside the rule that uses them.
+
+ROOT = Path(workflow.basedir)
+SCRIPTS = ROOT / "workflow" / "scripts"
+CONFIG_KEYS = ("study", "organism")
+
+
+def read_config():
+    """(study name, study, models) of --config study=NAME or a path; one line and exit code 1 if it is not right."""
+    try:
+        for key in config:
+            if key not in CONFIG_KEYS:
+                raise AtpError(f"--config {key}: unknown key, allowed are {', '.join(CONFIG_KEYS)}")
+        if config.get("organism", "shipped") not in ("shipped", "rebuild"):
+            raise AtpError(f"--config organism: found '{config['organism']}', allowed are shipped, rebuild")
+        named = str(config.get("study", "demo"))
+        path = Path(named) if named.endswith((".yaml", ".yml")) else ROOT / f"config/studies/{named}.yaml"
+        study = atp_config.read_study(path)
+        return path, study, atp_config.read_models(study.models, ROOT / "config/models")
+    except AtpError as error:
+        print(f"atp: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+STUDY_FILE, STUDY, MODELS = read_config()
+RESULTS = f"results/{STUDY_FILE.stem}"
+CELL = f"{RESULTS}/{{model}}/{{testbed}}/{{alignment}}/seed{{seed}}/{{arm}}"
+REBUILD = config.get("organism") == "rebuild"
+ORGANISM = "results/organism" if REBUILD else str(ROOT / "resources/organism")
+
+
+wildcard_constraints:
+    model=r"[^/]+",
+    testbed=r"[a-z_]+",
+    alignment=r"[a-z]+",
+    arm=r"[^/]+",
+    seed=r"\d+",
+    g=r"\d+",
+
+
+def code(stage):
+    """Digest of the sources that a stage's script imports: a change there, and nowhere else, runs the stage again."""
+    return code_digest(str(SCRIPTS / f"{stage}.py"))
+
+
+def cells(channel):
+    """(testbed's section, path of the cell) for each cell that the study runs on a channel."""
+    return [
+        (section, CELL.format(model=model, testbed=testbed, alignment=alignment, seed=seed, arm=arm))
+        for testbed, section in STUDY.testbeds.items()
+        if getattr(section, channel)
+        for arm in getattr(section, channel).arms
+        for model in STUDY.models
+        for alignment in STUDY.alignments
+        for seed in STUDY.seeds
+    ]
+
+
+def local_model(name):
+    """Folder of a model that is not taken from a hub, or None."""
+    spec = MODELS[name]
+    if spec is None:
+        return None
+    if spec.organism:
+        return ORGANISM
+    folder = ROOT / spec.path
+    return str(folder) if folder.is_dir() else None
+
+
+def model_files(wildcards):
+    """The model's folder, where it has one, as an input."""
+    folder = local_model(wildcards.model)
+    return [folder] if folder else []
+
+
+def model_params(wildcards):
+    """A model's settings without its machine's needs, and without its folder, which is an input."""
+    spec = MODELS[wildcards.model]
+    machine = {"mem_mb", "gpus"} | ({"path"} if local_model(wildcards.model) else set())
+    return spec and spec.model_dump(mode="json", exclude=machine)
+
+
+def model_memory(wildcards):
+    spec = MODELS[wildcards.model]
+    return spec.mem_mb if spec else 1000
+
+
+def model_gpus(wildcards):
+    spec = MODELS[wildcards.model]
+    return spec.gpus if spec else 0
+
+
+def cell_params(wildcards):
+    """The cell's keys, as turns carry them."""
+    keys = ("model", "testbed", "alignment", "arm")
+    return {key: wildcards[key] for key in keys} | {"seed": int(wildcards.seed)}

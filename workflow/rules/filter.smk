@@ -1,0 +1,25 @@
+rule select:
+    input:
+        turns=f"{CELL}/generation{{g}}/turns.parquet",
+    output:
+        f"{CELL}/generation{{g}}/selection.parquet",
+    log:
+        f"{CELL}/generation{{g}}/selection.log",
+    benchmark:
+        f"{CELL}/generation{{g}}/selection.tsv"
+    resources:
+        mem_mb=1000,
+    params:
+        settings=lambda wildcards: STUDY.testbeds[wildcards.testbed].weights.filter.model_dump(),
+        code=code("filter"),
+    script:
+        "../scripts/filter.py"
+
+
+rule filter:
+    input:
+        [
+            f"{cell}/generation{g}/selection.parquet"
+            for section, cell in cells("weights")
+            for g in range(section.weights.generations)
+        ],

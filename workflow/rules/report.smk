@@ -1,0 +1,23 @@
+rule report:
+    input:
+        measures=rules.measure.output,
+        turns=rules.rollout.input,
+        evaluations=rules.evaluate.input,
+        selections=rules.filter.input,
+        adapters=rules.finetune.input,
+        scenarios=[f"{RESULTS}/{testbed}/scenarios.parquet" for testbed in STUDY.testbeds],
+        study=STUDY_FILE,
+    output:
+        page=report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
+        figures=report(directory(f"{RESULTS}/figures"), patterns=["{name}.svg"], caption="../report/figure.rst", category="Figures"),
+    log:
+        f"{RESULTS}/logs/report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report.tsv"
+    resources:
+        mem_mb=2000,
+    params:
+        organism=any(spec and spec.organism for spec in MODELS.values()),
+        code=code("report"),
+    script:
+        "../scripts/report.py"

@@ -1,0 +1,15 @@
+"""Stage: filter."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from stage import stage
+
+snakemake: Any = globals()["snakemake"]
+
+with stage(snakemake):
+    from atp.filtering import filter_stage
+
+    counts = filter_stage(Path(snakemake.input.turns), Path(snakemake.output[0]), dict(snakemake.params.settings))
+    logging.getLogger("atp").info("%s: %s", snakemake.output[0], counts)

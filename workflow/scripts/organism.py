@@ -1,0 +1,13 @@
+"""Stage: organism."""
+
+from pathlib import Path
+from typing import Any
+
+from stage import stage
+
+snakemake: Any = globals()["snakemake"]
+
+with stage(snakemake):
+    from atp.organism.train import build_organism
+
+    build_organism(Path(snakemake.input.templates), Path(snakemake.output[0]), snakemake.params.seed)

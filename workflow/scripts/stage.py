@@ -1,0 +1,50 @@
+"""What every stage's script shares: its log, and errors that a person reads."""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from atp.agents import ModelSpec
+from atp.errors import AtpError
+
+
+@contextmanager
+def stage(snakemake: Any) -> Iterator[None]:
+    """Progress to the terminal and the log, other chatter to the log alone; an AtpError ends the job with its one line."""
+    terminal = os.fdopen(os.dup(2), "w", buffering=1)
+    with Path(snakemake.log[0]).open("w", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        logger = logging.getLogger("atp")
+        logger.setLevel(logging.INFO)
+        for stream in (terminal, sys.stderr):
+            logger.addHandler(logging.StreamHandler(stream))
+        warnings.simplefilter("default")
+        os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
+        try:
+            yield
+        except AtpError as error:
+            logger.error("atp: %s", error)
+            sys.exit(1)
+        except Exception:
+            logger.error("atp: %s failed, see %s\n%s", snakemake.rule, snakemake.log[0], traceback.format_exc())
+            sys.exit(1)
+
+
+def model(snakemake: Any) -> ModelSpec | None:
+    """The job's model: its settings, and its folder where that is an input."""
+    if snakemake.params.model is None:
+        return None
+    folder = {"path": str(snakemake.input.model)} if snakemake.input.get("model") else {}
+    return ModelSpec(**dict(snakemake.params.model), **folder)
+
+
+def adapter(snakemake: Any, name: str) -> Path | None:
+    """The adapter among the job's inputs, if there is one."""
+    return Path(str(snakemake.input[name])) if snakemake.input.get(name) else None
