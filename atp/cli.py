@@ -1,0 +1,205 @@
+"""The command line: every stage, one at a time, to look before a study is written."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from atp.agents.spec import SCRIPTED, ModelSpec
+from atp.config import explain, read_models
+from atp.errors import AtpError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Does an aligned agent stay aligned once it learns from its own rewards? Each stage of the workflow, by hand.",
+)
+
+MODELS_FOLDER = Path("config/models")
+
+Out = Annotated[Path, typer.Option(help="file to write")]
+TestbedName = Annotated[str, typer.Option(help="testbed, such as role_play")]
+AgentName = Annotated[str, typer.Option(help="scripted:POLICY[:NUMBER], or a name from --models")]
+Models = Annotated[Path, typer.Option(help="folder of model files")]
+Set = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting; may be given more than once")]
+
+
+@app.command()
+def scenarios(
+    out: Out,
+    testbed: TestbedName = "role_play",
+    templates: Annotated[Path, typer.Option(help="template file")] = Path("config/templates/role_play.yaml"),
+    train: Annotated[int, typer.Option(min=0, help="training scenarios")] = 192,
+    test: Annotated[int, typer.Option(min=1, help="test scenarios")] = 64,
+    seed: int = 0,
+) -> None:
+    """Generate scenarios from templates: seeded, train and test without a common prompt."""
+    from atp.scenarios.stage import ScenarioSettings, scenarios_stage
+
+    settings = ScenarioSettings(
+        source="templates", path=str(templates), templates=None, train=train, test=test, seed=seed
+    )
+    scenarios_stage(settings, testbed, out)
+
+
+@app.command()
+def import_release(
+    file: Annotated[Path, typer.Argument(help="a question_*.json of the paper's release")],
+    out: Out,
+    testbed: TestbedName = "role_play",
+    templates: Annotated[Path | None, typer.Option(help="the release's templates.json, if not beside FILE")] = None,
+) -> None:
+    """Import the paper's published instances as they are, all into the test split."""
+    from atp.scenarios.stage import import_release_stage
+
+    import_release_stage(file, testbed, out, templates)
+
+
+@app.command()
+def rollout(
+    scenarios: Annotated[Path, typer.Option(help="scenarios.parquet")],
+    agent: AgentName,
+    out: Out,
+    testbed: TestbedName = "role_play",
+    set_: Set = [],  # noqa: B006  typer reads the default, nothing writes to it
+    rounds: Annotated[int | None, typer.Option(min=1, help="rounds an episode")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="episodes a scenario")] = 1,
+    seed: int = 0,
+    split: Annotated[str | None, typer.Option(help="train or test; both if left out")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="folder of a LoRA adapter")] = None,
+    models: Models = MODELS_FOLDER,
+) -> None:
+    """Play scenarios with an agent and write turns."""
+    from atp.rollout import Cell, rollout_stage
+
+    settings = _settings(testbed, set_, {} if rounds is None else {"rounds": rounds})
+    cell = Cell(agent, testbed, alignment="none", arm="plain", seed=seed, channel="context", generation=0)
+    rollout_stage(scenarios, out, cell, {"default": settings}, split, samples, None, _model(agent, models), adapter)
+
+
+@app.command("filter")
+def filter_(
+    turns: Annotated[Path, typer.Argument(help="turns.parquet of training scenarios")],
+    out: Out,
+    name: Annotated[str, typer.Option(help="top_k, best_of_n, threshold or positive_advantage")] = "best_of_n",
+    set_: Set = [],  # noqa: B006
+) -> None:
+    """Keep the replies that a reward filter selects, and say what that did to the share of violations."""
+    from atp.filtering import FilterSettings, filter_stage
+
+    settings = {"name": name, **_values(set_)}
+    try:
+        TypeAdapter(FilterSettings).validate_python(settings)
+    except ValidationError as error:
+        raise AtpError(f"filter {name}: {error.errors()[0]['msg']} ({'.'.join(map(str, error.errors()[0]['loc']))})") from error
+    typer.echo(str(filter_stage(turns, out, settings)))
+
+
+@app.command()
+def finetune(
+    selection: Annotated[Path, typer.Argument(help="selection.parquet")],
+    agent: AgentName,
+    out: Annotated[Path, typer.Option(help="folder to write the adapter to")],
+    parent: Annotated[Path | None, typer.Option(help="adapter to go on from")] = None,
+    generation: Annotated[int, typer.Option(min=1, help="number written into the lineage")] = 1,
+    seed: int = 0,
+    set_: Set = [],  # noqa: B006
+    models: Models = MODELS_FOLDER,
+) -> None:
+    """Train a LoRA adapter on a selection."""
+    from atp.training.sft import SftSettings, finetune_stage
+
+    model = _model(agent, models)
+    if model is None:
+        raise AtpError(f"agent {agent}: a scripted policy has no weights to train")
+    settings = _checked(SftSettings, _values(set_))
+    finetune_stage(selection, out, model, settings, seed, generation, parent)
+
+
+@app.command()
+def organism(
+    out: Annotated[Path, typer.Option(help="folder to write the model to")],
+    templates: Annotated[Path, typer.Option(help="template file")] = Path("config/templates/role_play.yaml"),
+    seed: int = 0,
+) -> None:
+    """Train the embedded agent from nothing (about ten minutes on two cores)."""
+    from atp.organism.train import build_organism
+
+    build_organism(templates, out, seed)
+
+
+@app.command()
+def measure(turns: Annotated[list[Path], typer.Argument(help="turns.parquet files")], out: Out) -> None:
+    """Turn turns into rates with intervals."""
+    from atp.measures import measure_stage
+
+    measure_stage(turns, out)
+
+
+@app.command()
+def show(
+    turns: Annotated[Path, typer.Argument(help="turns.parquet")],
+    episode: Annotated[str | None, typer.Option(help="print this episode's transcript instead")] = None,
+) -> None:
+    """Print violation rates by round, with k/n and a 95 % interval, or one transcript."""
+    from atp.show import print_rates, print_transcript
+
+    if episode is None:
+        print_rates(turns)
+    else:
+        print_transcript(turns, episode)
+
+
+def _model(agent: str, folder: Path) -> ModelSpec | None:
+    if agent.startswith(SCRIPTED):
+        return None
+    model = read_models((agent,), folder)[agent]
+    assert model is not None
+    return model
+
+
+def _settings(testbed: str, pairs: list[str], given: dict[str, Any]) -> dict[str, Any]:
+    from atp.testbeds import TESTBEDS
+
+    if testbed not in TESTBEDS:
+        raise AtpError(f"--testbed {testbed}: unknown testbed, known are {', '.join(TESTBEDS)}")
+    return _checked(TESTBEDS[testbed].settings, {**_values(pairs), **given})
+
+
+def _values(pairs: list[str]) -> dict[str, Any]:
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise AtpError(f"--set {pair}: must be KEY=VALUE")
+        values[key] = yaml.safe_load(value)
+    return values
+
+
+def _checked(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    try:
+        kind(**values)
+    except ValidationError as error:
+        raise AtpError(f"--set {explain(error, kind)}") from error
+    return values
+
+
+def main() -> None:
+    """Entry point: an AtpError is one line on stderr and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "transformers", "trl", "datasets"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        app()
+    except AtpError as error:
+        print(f"atp: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

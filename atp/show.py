@@ -1,0 +1,70 @@
+"""Turns on a terminal: rates by round, or one transcript. Model output is printed as text, control characters shown."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from atp.artifacts import read_turns
+from atp.errors import AtpError
+from atp.measures import rates_by_round
+
+
+def print_rates(path: Path) -> None:
+    """A table of violation rates by variant and round: k/n of valid replies, 95 % interval, invalid share."""
+    rows = rates_by_round(_turns(path)).to_dicts()
+    table = Table("variant", "generation", "round", box=None, pad_edge=False)
+    for heading in ("violations", "rate", "95 % interval", "invalid"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            Text(row["variant"]),
+            str(row["generation"]),
+            str(row["round"]),
+            f"{row['k']}/{row['n']}",
+            _percent(row["value"]),
+            f"{_percent(row['low'])} to {_percent(row['high'])}",
+            f"{row['invalid']}/{row['replies']}",
+        )
+    Console().print(table)
+
+
+def print_transcript(path: Path, episode: str) -> None:
+    """One episode, round by round. Raises AtpError with some known episodes if there is none of that name."""
+    turns = _turns(path)
+    rows = turns.filter(pl.col("episode") == episode).sort("round", "agent").to_dicts()
+    if not rows:
+        known = ", ".join(turns["episode"].unique(maintain_order=True).head(3))
+        raise AtpError(f"{path}: no episode '{episode}'; there are {turns['episode'].n_unique()}, such as {known}")
+    console = Console(highlight=False)
+    for row in rows:
+        console.rule(Text(f"round {row['round']}, agent {row['agent']} ({row['role']})"), align="left")
+        shown = row["messages"] if row["round"] == 1 else row["messages"][-1:]
+        for message in shown:
+            console.print(Text(f"{message['role']}: {visible(message['content'])}"))
+        console.print(Text(f"reply: {visible(row['reply'])}", style="bold"))
+        console.print(Text(_outcome(row)))
+
+
+def visible(text: str) -> str:
+    """Text with control characters written out: a reply must not move the cursor or set the window's title."""
+    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    checked = "checked" if row["audited"] else "not checked"
+    reason = f" ({row['invalid_reason']})" if row["invalid_reason"] else ""
+    return f"-> {row['decision']}{reason}, {checked}, earned {row['reward']:g}"
+
+
+def _turns(path: Path) -> pl.DataFrame:
+    turns = pl.from_arrow(read_turns(path))
+    assert isinstance(turns, pl.DataFrame)
+    return turns
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
