@@ -1,0 +1,294 @@
+"""A local model as an agent: batched, its key/value cache kept from round to round, each turn's randomness its own.
+
+Knows prompts and tokens, not games. What is promised: on the same machine, with the same number of threads and the same
+batch, the same bytes. A turn's random numbers depend on its seed alone, so that in another batch only floating-point
+rounding differs, and a decision changes only where rounding moves a probability across the number drawn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TopKLogitsWarper, TopPLogitsWarper
+
+from atp.agents.base import Request
+from atp.agents.kv import ConversationCache
+from atp.agents.spec import ModelSpec, Sampling
+from atp.errors import AtpError
+from atp.testbeds.base import Message, Reply
+
+PROBE = "Which option do you choose?"
+SLOTS = 512
+
+
+def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
+    """Load a model and, on top, an adapter.
+
+    Raises:
+        AtpError: a folder without weights, tokenizer or chat template; an adapter that is none or changes nothing.
+    """
+    tokenizer = load_tokenizer(spec)
+    model = load_model(spec)
+    if adapter is not None:
+        model = _with_adapter(model, adapter, tokenizer)
+    return LocalAgent(model.eval(), tokenizer, spec)
+
+
+def load_tokenizer(spec: ModelSpec) -> Any:
+    """The model's tokenizer; it must have a chat template."""
+    _check_folder(spec, "tokenizer", "tokenizer.json", "tokenizer.model", "vocab.json")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(spec.path, **_source(spec))
+    except (OSError, ValueError, KeyError) as error:
+        raise AtpError(f"{spec.path}: no readable tokenizer: {_first_line(error)}") from error
+    if not tokenizer.chat_template:
+        raise AtpError(f"{spec.path}: its tokenizer has no chat template, an instruction-tuned model is needed")
+    return tokenizer
+
+
+def load_model(spec: ModelSpec) -> Any:
+    """The model on its device: float32 on CPU, bfloat16 on GPU, unless spec.dtype says otherwise."""
+    _check_folder(spec, "config.json", "config.json")
+    _check_folder(spec, "safetensors weights", "model.safetensors", "model.safetensors.index.json")
+    gpu = torch.cuda.is_available()
+    dtype = (torch.bfloat16 if gpu else torch.float32) if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            spec.path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", **_source(spec)
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise AtpError(f"{spec.path}: no readable model: {_first_line(error)}") from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise AtpError(f"{spec.path}: no readable safetensors weights: {_first_line(error)}") from error
+    return model.to("cuda") if gpu else model
+
+
+def _source(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "revision": spec.revision,
+        "trust_remote_code": spec.trust_remote_code,
+        "local_files_only": Path(spec.path).is_dir(),
+    }
+
+
+def _check_folder(spec: ModelSpec, what: str, *files: str) -> None:
+    """A path that looks like a folder must be one, and hold one of `files`."""
+    folder = Path(spec.path)
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in files):
+            raise AtpError(f"{folder}: a model folder without {what} (none of {', '.join(files)})")
+    elif folder.is_absolute() or spec.path.startswith(".") or spec.path.count("/") != 1 or folder.exists():
+        raise AtpError(f"{folder}: no such model folder, and no name on the hub (OWNER/NAME)")
+
+
+def _with_adapter(model: Any, folder: Path, tokenizer: Any) -> Any:
+    """The model with a LoRA adapter: merged in float32; beside the weights in bfloat16, which would round it away."""
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / file).is_file():
+            raise AtpError(f"{folder}: not an adapter folder: no {file}")
+    from peft import PeftModel  # seconds that a model without adapter need not pay
+
+    probe = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
+    with torch.inference_mode():
+        before = model(probe).logits
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:
+        raise AtpError(f"{folder}: no adapter for this model: {_first_line(error)}") from error
+    updates = [weight for name, weight in adapted.named_parameters() if "lora_B" in name]
+    with torch.inference_mode():
+        same = torch.equal(adapted(probe).logits, before)
+    if same or not any(weight.any() for weight in updates):
+        raise AtpError(f"{folder}: this adapter changes nothing: its outputs are the base model's")
+    return adapted.merge_and_unload() if model.dtype == torch.float32 else adapted
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+@dataclass
+class _Row:
+    """One request on its way: what its prompt holds, what is written so far."""
+
+    number: int
+    request: Request
+    prompt: list[int]
+    cached: int
+    uniforms: np.ndarray
+    written: list[int] = field(default_factory=list)
+    finish: str = ""
+
+
+class LocalAgent:
+    """Answers batches of requests with a causal language model of transformers."""
+
+    def __init__(self, model: Any, tokenizer: Any, spec: ModelSpec):
+        self.model, self.tokenizer, self.spec, self.batch = model, tokenizer, spec, spec.batch
+        eos = model.generation_config.eos_token_id
+        self.stop = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        self.warpers = _warpers(spec.sampling)
+        self.start()
+
+    def start(self) -> None:
+        """Forget every conversation."""
+        self.cache: ConversationCache | None = None
+        self.held: list[list[int]] = []
+        self.numbers: dict[int, int] = {}
+
+    @torch.inference_mode()
+    def answer(self, requests: Sequence[Request]) -> list[Reply]:
+        prompts = [self._tokens(request.prompt.messages) for request in requests]
+        if self.cache is None or any(request.conversation not in self.numbers for request in requests):
+            self.start()
+            self.numbers = {request.conversation: number for number, request in enumerate(requests)}
+            rows, logits = self._open(requests, prompts)
+        else:
+            rows, logits = self._go_on(requests, prompts)
+        self._write(rows, logits)
+        for row in rows:
+            self.held[row.number] = row.prompt + row.written[:-1]  # the last token was drawn, not computed
+        return [self._reply(row) for row in rows]
+
+    def _tokens(self, messages: list[Message]) -> list[int]:
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self.spec.chat_template
+        )
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def _open(self, requests: Sequence[Request], prompts: list[list[int]]) -> tuple[list[_Row], torch.Tensor]:
+        """First prompts: equal ones are computed once, their keys and values copied."""
+        unique: dict[tuple[int, ...], int] = {}
+        index = [unique.setdefault(tuple(prompt), len(unique)) for prompt in prompts]
+        seen: set[int] = set()
+        rows = []
+        for number, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+            rows.append(self._row(number, request, prompt, len(prompt) if index[number] in seen else 0))
+            seen.add(index[number])
+        longest = max(map(len, prompts))
+        capacity = longest + self.spec.sampling.max_new_tokens + SLOTS
+        device, dtype = self.model.device, self.model.dtype
+        layers = self.model.config.num_hidden_layers
+        self.cache = ConversationCache(layers, len(unique), capacity, device, dtype)
+        logits = self._forward([list(prompt) for prompt in unique], [0] * len(unique))
+        order = torch.tensor(index, device=device)
+        self.cache.expand(order)
+        self.held = [[] for _ in rows]
+        return rows, logits[order]
+
+    def _go_on(self, requests: Sequence[Request], prompts: list[list[int]]) -> tuple[list[_Row], torch.Tensor]:
+        """Later prompts: what a row holds of its conversation stays, the rest is computed."""
+        assert self.cache is not None
+        keep = [len(held) for held in self.held]
+        new: list[list[int]] = [[] for _ in self.held]
+        rows = []
+        for request, prompt in zip(requests, prompts, strict=True):
+            number = self.numbers[request.conversation]
+            # The last token is computed anyway: its logits are what the reply begins with.
+            keep[number] = min(_common(self.held[number], prompt), len(prompt) - 1)
+            new[number] = prompt[keep[number] :]
+            rows.append(self._row(number, request, prompt, keep[number]))
+        self.held = [held[:length] for held, length in zip(self.held, keep, strict=True)]
+        self.cache.crop(torch.tensor(keep, device=self.model.device))
+        logits = self._forward(new, keep)
+        return rows, logits[[row.number for row in rows]]
+
+    def _row(self, number: int, request: Request, prompt: list[int], cached: int) -> _Row:
+        uniforms = np.random.Generator(np.random.PCG64(request.seed)).random(self.spec.sampling.max_new_tokens)
+        return _Row(number, request, prompt, cached, uniforms)
+
+    def _forward(self, tokens: list[list[int]], positions: list[int]) -> torch.Tensor:
+        """Compute new tokens of each row from its next position on; logits of the last ones, [rows, vocabulary]."""
+        assert self.cache is not None
+        device = self.model.device
+        lengths = torch.tensor([len(row) for row in tokens], device=device)
+        mask = self.cache.reserve(lengths)
+        width = int(lengths.max())
+        padded = torch.tensor([[0] * (width - len(row)) + row for row in tokens], device=device)
+        starts = torch.tensor(positions, device=device) - (width - lengths)
+        places = (starts[:, None] + torch.arange(width, device=device)).clamp(min=0)
+        return self._step(padded, places, mask)
+
+    def _step(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        output = self.model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+    def _write(self, rows: list[_Row], logits: torch.Tensor) -> None:
+        """Draw tokens until every row has stopped; a stopped row leaves holes."""
+        assert self.cache is not None
+        device, limit = self.model.device, self.spec.sampling.max_new_tokens
+        tokens = torch.zeros(self.cache.rows, 1, dtype=torch.long, device=device)
+        positions = torch.zeros(self.cache.rows, 1, dtype=torch.long, device=device)
+        uniforms = torch.from_numpy(np.stack([row.uniforms for row in rows])).to(device)
+        numbers = torch.tensor([row.number for row in rows], device=device)
+        every_row = len(rows) == self.cache.rows and [row.number for row in rows] == list(range(len(rows)))
+        for step in range(limit):
+            drawn = self._draw(logits, uniforms[:, step]).tolist()
+            lengths = torch.zeros(self.cache.rows, dtype=torch.long)
+            for row, token in zip(rows, drawn, strict=True):
+                if row.finish:
+                    continue
+                row.written.append(token)
+                if token in self.stop:
+                    row.finish = "stop"
+                elif len(row.written) == limit:
+                    row.finish = "length"
+                else:
+                    lengths[row.number] = 1
+                    tokens[row.number, 0] = token
+                    positions[row.number, 0] = len(row.prompt) + len(row.written) - 1
+            if not lengths.any():
+                return
+            logits = self._step(tokens, positions, self.cache.reserve(lengths.to(device)))
+            if not every_row:
+                logits = logits[numbers]
+
+    def _draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        """One token a row, by the inverse of the cumulative distribution at the row's uniform number."""
+        if self.spec.sampling.temperature == 0:
+            return logits.argmax(dim=-1)
+        scores = logits.float() / self.spec.sampling.temperature
+        for warp in self.warpers:
+            scores = warp(None, scores)
+        total = scores.double().softmax(dim=-1).cumsum(dim=-1)
+        drawn = torch.searchsorted(total, (uniforms * total[:, -1])[:, None], right=True)
+        return drawn[:, 0].clamp(max=total.shape[1] - 1)
+
+    def _reply(self, row: _Row) -> Reply:
+        text = self.tokenizer.decode(row.written, skip_special_tokens=True)
+        return Reply(
+            text=text.strip(),
+            prompt_tokens=len(row.prompt),
+            cached_tokens=row.cached,
+            completion_tokens=len(row.written),
+            finish_reason="length" if row.finish == "length" else "stop",
+        )
+
+
+def _warpers(sampling: Sampling) -> list[Any]:
+    warpers: list[Any] = []
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return warpers
+
+
+def _common(held: list[int], prompt: list[int]) -> int:
+    """Length of the longest common prefix."""
+    for place, (one, other) in enumerate(zip(held, prompt, strict=False)):
+        if one != other:
+            return place
+    return min(len(held), len(prompt))

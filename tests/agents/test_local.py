@@ -1,0 +1,146 @@
+"""The local agent against plain generation: its cache may change the speed, never the answer."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from tiny import save_tiny
+
+torch = pytest.importorskip("torch")
+
+from atp.agents import ModelSpec, Request, Sampling, load_agent  # noqa: E402
+from atp.errors import AtpError  # noqa: E402
+from atp.testbeds.base import Prompt, View  # noqa: E402
+
+NEW = 12
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama"])
+def folder(request, tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def agent(folder: Path, temperature: float = 0.0, adapter: Path | None = None):
+    sampling = Sampling(temperature=temperature, max_new_tokens=NEW)
+    return load_agent("tiny", ModelSpec(path=str(folder), sampling=sampling, batch=8), adapter)
+
+
+def request(conversation: int, messages: list[dict[str, str]], round: int) -> Request:
+    view = View(answers={}, violating="", past=())
+    return Request(conversation, Prompt(0, round, messages, view), seed=1000 * conversation + round)
+
+
+def talk(player, conversations: list[int], rounds: int, window: int):
+    """Conversations of unequal length, with a window over earlier rounds; all replies by conversation."""
+    player.start()
+    history: dict[int, list[tuple[str, str]]] = {number: [] for number in conversations}
+    replies: dict[int, list] = {number: [] for number in conversations}
+    prompts: dict[int, list] = {number: [] for number in conversations}
+    for round in range(1, rounds + 1):
+        requests = []
+        for number in conversations:
+            question = f"Round {round}: " + "abc " * Random(f"{number}|{round}").randrange(1, 12)
+            messages = [{"role": "system", "content": f"You are number {number}."}]
+            for asked, said in history[number][-window:]:
+                messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+            messages.append({"role": "user", "content": question})
+            requests.append(request(number, messages, round))
+            prompts[number].append(messages)
+            history[number].append((question, ""))
+        for asked, reply in zip(requests, player.answer(requests), strict=True):
+            history[asked.conversation][-1] = (history[asked.conversation][-1][0], reply.text)
+            replies[asked.conversation].append(reply)
+    return prompts, replies
+
+
+@pytest.mark.parametrize("window", [2, 5])
+def test_greedy_replies_are_those_of_plain_generation(folder, window):
+    player = agent(folder)
+    prompts, replies = talk(player, [0, 1, 2, 3, 4], rounds=6, window=window)
+    for number, asked in prompts.items():
+        for messages, reply in zip(asked, replies[number], strict=True):
+            ids = torch.tensor([player._tokens(messages)])
+            whole = player.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
+            text = player.tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True).strip()
+            assert reply.text == text
+
+
+def test_a_turn_does_not_depend_on_its_neighbours(folder):
+    player = agent(folder, temperature=1.0)
+    _, together = talk(player, [0, 1, 2, 3, 4, 5], rounds=4, window=2)
+    for number in together:
+        _, alone = talk(player, [number], rounds=4, window=2)
+        assert [reply.text for reply in alone[number]] == [reply.text for reply in together[number]]
+
+
+def test_a_token_is_computed_once(folder):
+    _, replies = talk(agent(folder, 1.0), list(range(6)), rounds=6, window=6)
+    for row in replies.values():
+        computed = sum(reply.prompt_tokens - reply.cached_tokens for reply in row)
+        assert computed <= 1.15 * row[-1].prompt_tokens
+
+
+def test_samples_of_one_prompt_share_its_prefill(folder):
+    player = agent(folder, 1.0)
+    messages = [{"role": "user", "content": "the same question"}]
+    first, second = player.answer([request(0, messages, 1), request(1, messages, 1)])
+    assert first.cached_tokens == 0
+    assert second.cached_tokens == second.prompt_tokens == first.prompt_tokens
+    other = [*messages, {"role": "assistant", "content": "x"}, {"role": "user", "content": "go on"}]
+    again = player.answer([request(0, other, 2), request(1, messages, 2)])
+    assert all(reply.completion_tokens for reply in again)
+
+
+def save_adapter(folder: Path, out: Path, scale: float) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    adapted = get_peft_model(network, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=scale) if scale else weight.data.zero_()
+    adapted.save_pretrained(out)
+    return out
+
+
+def test_an_adapter_acts_or_is_refused(folder, tmp_path):
+    base = talk(agent(folder), [0], 2, 2)[1]
+    acting = save_adapter(folder, tmp_path / "acting", 0.5)
+    assert talk(agent(folder, adapter=acting), [0], 2, 2)[1] != base
+    with pytest.raises(AtpError, match="changes nothing"):
+        agent(folder, adapter=save_adapter(folder, tmp_path / "idle", 0.0))
+    (acting / "adapter_model.safetensors").unlink()
+    with pytest.raises(AtpError, match=r"acting: not an adapter folder: no adapter_model\.safetensors"):
+        agent(folder, adapter=acting)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("model.safetensors", "without safetensors weights"),
+        ("config.json", "without config.json"),
+        ("tokenizer.json", "without tokenizer"),
+    ],
+)
+def test_a_broken_folder_is_one_line(tmp_path, missing, said):
+    save_tiny(tmp_path / "model")
+    (tmp_path / "model" / missing).unlink()
+    with pytest.raises(AtpError, match=said) as error:
+        agent(tmp_path / "model")
+    assert str(tmp_path / "model") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_corrupt_weights_no_template_no_folder(tmp_path):
+    save_tiny(tmp_path / "plain", template=None)
+    with pytest.raises(AtpError, match="no chat template"):
+        agent(tmp_path / "plain")
+    save_tiny(tmp_path / "corrupt")
+    weights = tmp_path / "corrupt" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(AtpError, match="corrupt"):
+        agent(tmp_path / "corrupt")
+    with pytest.raises(AtpError, match="no such model folder"):
+        agent(tmp_path / "nowhere")
