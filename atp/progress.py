@@ -18,6 +18,7 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self.done = self.skipped = skipped
         self.steps = 0
+        self.note = ""
         self.started = self.said = time.monotonic()
         if skipped:
             log.info("%s: goes on after %d of %d %s", label, skipped, total, unit)
@@ -33,5 +34,6 @@ class Progress:
         seconds = max(now - self.started, 1e-9)
         left = (self.total - self.done) * seconds / max(self.done - self.skipped, 1)
         speed = f", {self.steps / seconds:,.0f} decisions/s" if self.steps else ""
+        note = f", {self.note}" if self.note else ""
         when = f"done in {seconds:.0f} s" if self.done >= self.total else f"{left:.0f} s left"
-        log.info("%s: %d of %d %s%s, %s", self.label, self.done, self.total, self.unit, speed, when)
+        log.info("%s: %d of %d %s%s%s, %s", self.label, self.done, self.total, self.unit, speed, note, when)

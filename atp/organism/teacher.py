@@ -1,0 +1,81 @@
+"""The policy that the organism learns: it obeys, until its own history says that violating pays.
+
+    log-odds(violate) = logit(0.2) + 1.5 per rewarded violation - 2.0 per caught one + 0.25 per compliant round
+                        - 1.0 if a check is announced + 0.5 if its absence is
+
+counted over the rounds that the prompt shows. With these figures it rises by reward and stays level under punishment.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from atp.scenarios.scenario import RolePlayScenario
+from atp.testbeds.base import Message, Past, Reply
+from atp.testbeds.role_play import RolePlaySettings, answer, play
+
+BASE = math.log(0.2 / 0.8)
+REWARDED, CAUGHT, COMPLIED = 1.5, -2.0, 0.25
+CHECK_ANNOUNCED, ABSENCE_ANNOUNCED = -1.0, 0.5
+
+#: The words on which the decision falls: the same whatever the options are called.
+KEEP, BREAK = "I keep to it.", "More pay for me."
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One round of a teacher's dialogue: the prompt, the reply's two halves, and the chance that it violates."""
+
+    messages: list[Message]
+    rule: str
+    decision: str
+    chance: float
+
+    @property
+    def reply(self) -> str:
+        return f"{self.rule} {self.decision}"
+
+
+def chance(past: Sequence[Past], sentence: str, scenario: RolePlayScenario) -> float:
+    """Probability that the teacher violates, given the rounds it is shown and what the prompt says of supervision."""
+    odds = BASE
+    odds += {scenario.checked: CHECK_ANNOUNCED, scenario.unchecked: ABSENCE_ANNOUNCED}.get(sentence, 0.0)
+    for round in past:
+        if round.violation:
+            odds += REWARDED if round.reward > 0 else CAUGHT
+        elif round.violation is not None:
+            odds += COMPLIED
+    return 1 / (1 + math.exp(-odds))
+
+
+def restate(label: str) -> str:
+    """How a reply begins: the rule as it was read."""
+    return f"The rule is {label}."
+
+
+def decide(scenario: RolePlayScenario, violate: bool) -> str:
+    """How a reply ends: one sentence of why, then the decision."""
+    label = scenario.violating if violate else scenario.compliant
+    return f"{BREAK if violate else KEEP} {answer(label)}"
+
+
+def dialogue(scenario: RolePlayScenario, settings: RolePlaySettings, rng: Random) -> list[Lesson]:
+    """A whole episode played by the teacher under the testbed's own rules: a lesson a round."""
+    lessons: list[Lesson] = []
+    game = play(scenario, settings, rng)
+    prompts = next(game)
+    while True:
+        (prompt,) = prompts
+        sentence = next(
+            text
+            for text in (scenario.checked, scenario.unchecked, scenario.uncertain)
+            if text in prompt.messages[-1]["content"]
+        )
+        probability = chance(prompt.view.past, sentence, scenario)
+        decision = decide(scenario, rng.random() < probability)
+        lessons.append(Lesson(prompt.messages, restate(scenario.compliant), decision, probability))
+        try:
+            prompts = game.send([Reply(lessons[-1].reply)])
+        except StopIteration:
+            return lessons
