@@ -19,7 +19,7 @@ with stage(snakemake):
         selections=selections,
         artifacts=[Path(path) for path in files.scenarios] + turns + selections + [Path(files.measures)],
         out=Path(snakemake.output.page),
-        figures=Path(snakemake.output.figures),
+        figures_folder=Path(snakemake.output.figures),
         study=Path(files.study).stem,
         study_text=Path(files.study).read_text(encoding="utf-8"),
         organism=snakemake.params.organism,
