@@ -150,7 +150,9 @@ def read_table(path: Path | str, schema: pa.Schema | None = None, kind: str = "a
         return table
     for wanted in schema:
         if wanted.name not in table.column_names:
-            raise AtpError(f"{path}: not a {kind} file: no column '{wanted.name}' (found {', '.join(table.column_names)})")
+            raise AtpError(
+                f"{path}: not a {kind} file: no column '{wanted.name}' (found {', '.join(table.column_names)})"
+            )
         if table.schema.field(wanted.name).type != wanted.type:
             found = table.schema.field(wanted.name).type
             raise AtpError(f"{path}: not a {kind} file: column '{wanted.name}' is {found}, must be {wanted.type}")

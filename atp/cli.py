@@ -96,7 +96,9 @@ def filter_(
     try:
         TypeAdapter(FilterSettings).validate_python(settings)
     except ValidationError as error:
-        raise AtpError(f"filter {name}: {error.errors()[0]['msg']} ({'.'.join(map(str, error.errors()[0]['loc']))})") from error
+        raise AtpError(
+            f"filter {name}: {error.errors()[0]['msg']} ({'.'.join(map(str, error.errors()[0]['loc']))})"
+        ) from error
     typer.echo(str(filter_stage(turns, out, settings)))
 
 

@@ -101,7 +101,9 @@ def _check_testbed(name: str, section: TestbedSection, models: tuple[str, ...]) 
         channel = getattr(section, channel_name)
         for arm in channel.arms if channel else ():
             if arm not in section.arms:
-                raise ValueError(f"{where}.{channel_name}.arms: unknown arm '{arm}', known are {', '.join(section.arms)}")
+                raise ValueError(
+                    f"{where}.{channel_name}.arms: unknown arm '{arm}', known are {', '.join(section.arms)}"
+                )
     for arm in section.arms:
         _check_name(f"{where}.arms", arm)
         if section.context:
@@ -137,7 +139,9 @@ def _check_settings(testbed: str, where: str, settings: Mapping[str, Any]) -> No
 def variants(section: TestbedSection, arm: str) -> dict[str, dict[str, Any]]:
     """Variants of the context channel in an arm: label -> testbed settings. What the arm imposes is not swept."""
     imposed = section.arms[arm]
-    swept = {key: values for key, values in section.context.sweep.items() if key not in imposed} if section.context else {}
+    swept = (
+        {key: values for key, values in section.context.sweep.items() if key not in imposed} if section.context else {}
+    )
     found = {}
     for values in itertools.product(*swept.values()):
         point = dict(zip(swept, values, strict=True))

@@ -127,7 +127,9 @@ def filter_stage(turns: Path, out: Path, settings: dict[str, Any]) -> Yield:
         raise AtpError(f"{turns}: {len(tested)} turns are of the test split, which is never trained on")
     kept, counts = select(rows, chosen)
     if not len(kept):
-        raise AtpError(f"{turns}: filter '{settings['name']}' kept 0 of {counts.seen} replies ({counts.invalid} invalid)")
+        raise AtpError(
+            f"{turns}: filter '{settings['name']}' kept 0 of {counts.seen} replies ({counts.invalid} invalid)"
+        )
     answer = pl.struct(pl.lit("assistant").alias("role"), pl.col("reply").alias("content"))
     whole = kept.with_columns(messages=pl.concat_list("messages", answer))
     write_table(whole.select(SELECTION.names).to_arrow().cast(SELECTION), out, stage.provenance(**vars(counts)))

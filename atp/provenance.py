@@ -121,7 +121,7 @@ def _imports(source: bytes) -> Iterable[str]:
 
 
 def _module_path(name: str) -> Path | None:
-    """File of a module of this package; None for other packages' modules, for names inside a module, and for atp itself."""
+    """File of a module of this package; None for other packages' modules, names inside a module, and atp itself."""
     head, *parts = name.split(".")
     if head != PACKAGE.name or not parts:
         return None

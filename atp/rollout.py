@@ -1,7 +1,7 @@
 """Play scenarios: many episodes in flight, one batch of open prompts a step, turns out.
 
-Knows neither games' rules nor how agents answer. Episodes are played in batches of fixed make-up; each finished batch is
-written as a shard, so that a killed rollout goes on where it was and its turns are those of an undisturbed one.
+Knows neither games' rules nor how agents answer. Episodes are played in batches of fixed make-up; each finished batch
+is written as a shard, so that a killed rollout goes on where it was and its turns are those of an undisturbed one.
 """
 
 import hashlib
@@ -24,7 +24,6 @@ from atp.provenance import Stage
 from atp.scenarios.scenario import Scenario, read_scenarios
 from atp.testbeds import TESTBEDS
 from atp.testbeds.base import Prompt, Settings, Testbed, Turn
-
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 

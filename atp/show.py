@@ -16,11 +16,12 @@ from atp.measures import rates_by_round
 def print_rates(path: Path) -> None:
     """A table of violation rates by variant and round: k/n of valid replies, 95 % interval, invalid share."""
     rows = rates_by_round(_turns(path)).to_dicts()
-    table = Table("variant", "generation", "round", box=None, pad_edge=False)
+    table = Table("split", "variant", "generation", "round", box=None, pad_edge=False)
     for heading in ("violations", "rate", "95 % interval", "invalid"):
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(
+            row["split"],
             Text(row["variant"]),
             str(row["generation"]),
             str(row["round"]),

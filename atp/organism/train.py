@@ -54,7 +54,7 @@ class Example:
     decisions: dict[int, float]
 
 
-def build_organism(templates: Path, out: Path, seed: int = 0, recipe: Recipe = Recipe()) -> None:  # noqa: B008 frozen
+def build_organism(templates: Path, out: Path, seed: int = 0, recipe: Recipe = Recipe()) -> None:
     """Train and save the organism as a transformers folder, whole or not at all; about ten minutes on two cores.
 
     Raises:
@@ -106,7 +106,9 @@ def _texts(templates: list[RolePlayTemplate], rng: Random) -> list[str]:
     return texts
 
 
-def _single(make: Callable[[Random, list[RolePlayTemplate]], RolePlayScenario], templates: list[RolePlayTemplate]) -> Make:
+def _single(
+    make: Callable[[Random, list[RolePlayTemplate]], RolePlayScenario], templates: list[RolePlayTemplate]
+) -> Make:
     """One round, its decision a fair coin that is not learned: only reading and copying are."""
 
     def lessons(rng: Random) -> list[Lesson]:

@@ -124,9 +124,7 @@ def _data(rows: pl.DataFrame, key: str) -> "alt.Data":
         rate=_percent("value"),
         interval=pl.format("{} to {}", _percent("low"), _percent("high")),
     )
-    return alt.Data(
-        values=shown.select("series", key, "value", "low", "high", "counts", "rate", "interval").to_dicts()
-    )
+    return alt.Data(values=shown.select("series", key, "value", "low", "high", "counts", "rate", "interval").to_dicts())
 
 
 def _percent(column: str) -> pl.Expr:

@@ -126,7 +126,10 @@ def _figure(figure: Figure) -> dict[str, Any]:
 
 def _deployment(path: Path) -> dict[str, Any]:
     found = read_provenance(path)
-    cell, cost = found["params"]["cell"], {name: int(value) for name, value in found["cost"].items() if value == int(value)}
+    cell, cost = (
+        found["params"]["cell"],
+        {name: int(value) for name, value in found["cost"].items() if value == int(value)},
+    )
     return {
         "cell": f"{cell['model']}, {cell['arm']}, seed {cell['seed']}",
         "generation": cell["generation"],

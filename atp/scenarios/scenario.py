@@ -14,6 +14,18 @@ from atp.provenance import Provenance
 
 SPLITS = ("train", "test")
 
+_EDGES = " \t\r\n\"'`*_.,;:!?()[]“”‘’"
+
+
+def plain(text: str) -> str:
+    """A label or answer without case, quotes, punctuation at its ends and doubled spaces: how labels are compared."""
+    return " ".join(text.casefold().strip(_EDGES).split())
+
+
+def same_label(one: str, other: str) -> bool:
+    """Whether a reply that names one of two labels could as well mean the other."""
+    return plain(one) == plain(other)
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -49,8 +61,11 @@ class RolePlayScenario(Scenario):
     uncertain: str
 
     def __post_init__(self) -> None:
-        if self.first.casefold() == self.second.casefold():
+        if same_label(self.first, self.second):
             raise AtpError(f"scenario {self.scenario_id}: both options have the label '{self.first}', they must differ")
+        for label in (self.first, self.second):
+            if not plain(label):
+                raise AtpError(f"scenario {self.scenario_id}: the label '{label}' holds no letter, digit or sign")
         if self.compliant not in (self.first, self.second):
             raise AtpError(
                 f"scenario {self.scenario_id}: the compliant label '{self.compliant}' is no option, "

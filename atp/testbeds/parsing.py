@@ -5,8 +5,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from atp.scenarios.scenario import plain
+
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
-_EDGES = " \t\r\n\"'`*_.,;:!?()[]“”‘’"
+_FLAT = re.compile(r"\{[^{}]*\}")
+#: What stands between alternatives that are listed, not chosen.
+_OR = re.compile(r"[\s\"'`*_.,;:{}()\[\]]*(?:\b(?:or|and|vs)\b|/|\|)[\s\"'`*_.,;:{}()\[\]]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,20 @@ class Choice:
     invalid_reason: str | None = None
 
 
+@dataclass(frozen=True)
+class _Named:
+    """An option named at text[start:end], by its plain form."""
+
+    start: int
+    end: int
+    option: str
+
+
 def split_reasoning(text: str) -> tuple[str, str]:
     """(answer, reasoning) of a reply. An unclosed <think> takes all that follows; a template may have opened it."""
-    head, closed, tail = text.partition("</think>")
-    if closed and "<think>" not in head.lower():
-        text = f"<think>{head}</think>{tail}"
+    closing = re.search("</think>", text, re.IGNORECASE)
+    if closing and "<think>" not in text[: closing.start()].lower():
+        text = f"<think>{text}"
     reasoning = "\n".join(part.strip() for part in _THINK.findall(text))
     return _THINK.sub("", text).strip(), reasoning
 
@@ -32,17 +45,16 @@ def parse_choice(text: str, options: Sequence[str], key: str = "choice") -> Choi
 
     The last JSON object whose `key` names an option wins. Without one, the same is looked for in a form that forgives
     quotes, case and punctuation (`choice: keep money`), and then the bare names of options in the text: exactly one must
-    be named.
+    be named. Different options joined by "or" or "and" are a list of what there is, as in the question's own
+    `{"choice": "A"} or {"choice": "B"}`, and choose nothing.
     """
     answer, reasoning = split_reasoning(text)
-    known = {_plain(option): option for option in options}
-    for value in reversed(list(_json_values(answer, key))):
-        if isinstance(value, str) and _plain(value) in known:
-            return Choice(known[_plain(value)], reasoning)
-    loose = list(_loose_values(answer, key, known))
-    if loose:
-        return Choice(known[loose[-1]], reasoning)
-    named = set(_named(answer, known))
+    known = {plain(option): option for option in options}
+    for found in (_json_choices(answer, key, known), _loose_choices(answer, key, known)):
+        chosen = _unlisted(found, answer)
+        if chosen:
+            return Choice(known[chosen[-1].option], reasoning)
+    named = set(_mentioned(answer, known))
     if len(named) == 1:
         return Choice(known[named.pop()], reasoning)
     if named:
@@ -52,38 +64,87 @@ def parse_choice(text: str, options: Sequence[str], key: str = "choice") -> Choi
     return Choice(None, reasoning, "no known option named")
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().strip(_EDGES).split())
+def _unlisted(found: Iterator[_Named], text: str) -> list[_Named]:
+    """What was named without those that stand in a list of different options."""
+    kept: list[_Named] = []
+    run: list[_Named] = []
+    for named in found:
+        if run and not _OR.fullmatch(text, run[-1].end, named.start):
+            kept += run if len({each.option for each in run}) == 1 else []
+            run = []
+        run.append(named)
+    return kept + (run if len({each.option for each in run}) == 1 else [])
 
 
-def _json_values(text: str, key: str) -> Iterator[object]:
-    """Values of `key` in the JSON objects of a text, in order."""
-    decoder, start = json.JSONDecoder(), text.find("{")
+def _json_choices(text: str, key: str, known: dict[str, str]) -> Iterator[_Named]:
+    """Known options as the value of `key` in JSON objects, in order."""
+    for start, end, value in _objects(text):
+        option = plain(value[key]) if isinstance(value.get(key), str) else None
+        if option in known:
+            yield _Named(start, end, option)
+
+
+def _objects(text: str) -> Iterator[tuple[int, int, dict[str, object]]]:
+    """(start, end, value) of the JSON objects of a text, in order, in time that grows with its length alone.
+
+    Of nested objects the outermost counts. Where one breaks off, those complete inside it count, and the search goes on
+    at the break: whatever was open there would break at the same place.
+    """
+    inner: list[dict[str, object]] = []
+    decoder = json.JSONDecoder(object_hook=lambda value: inner.append(value) or value, parse_int=str)
+    start = text.find("{")
     while start >= 0:
+        inner.clear()
         try:
             value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
+        except json.JSONDecodeError as error:
+            end = max(error.pos, start + 1)
+            yield from ((start, end, each) for each in inner)
+            # The last string may have begun at a quote that closed another: {"a": "not closed. {"choice": "A"}
+            quote = text.rfind('"', start, end)
+            brace = text.rfind("{", start + 1, max(quote, start + 1))
+            if brace >= 0 and not text[brace + 1 : quote].strip():
+                end = brace
+        except RecursionError:
+            yield from ((match.start(), match.end(), each) for match, each in _flat_objects(text, start + 1))
+            return
         else:
-            if isinstance(value, dict) and key in value:
-                yield value[key]
+            yield start, end, value
         start = text.find("{", end)
 
 
-def _loose_values(text: str, key: str, known: dict[str, str]) -> Iterator[str]:
+def _flat_objects(text: str, start: int) -> Iterator[tuple[re.Match[str], dict[str, object]]]:
+    for match in _FLAT.finditer(text, start):
+        try:
+            yield match, json.loads(match.group(), parse_int=str)
+        except (ValueError, RecursionError):
+            continue
+
+
+def _loose_choices(text: str, key: str, known: dict[str, str]) -> Iterator[_Named]:
     """Known options that follow `key` and a colon or equals sign, in order."""
-    for match in re.finditer(rf"\b{re.escape(key)}\b[\s\"'`*_]*[:=]([^\n{{}}]*)", text, re.IGNORECASE):
-        value = _plain(match.group(1))
-        starts = [name for name in known if value == name or re.match(rf"{re.escape(name)}(?!\w)", value)]
-        if starts:
-            yield max(starts, key=len)
+    names = "|".join(_pattern(name) for name in sorted(known, key=len, reverse=True))
+    value = re.compile(rf"[\s\"'`*_(\[]*({names})(?!\w)", re.IGNORECASE)
+    for match in re.finditer(rf"\b{re.escape(key)}[\s\"'`*_]*[:=]", text, re.IGNORECASE):
+        first = value.match(text, match.end())
+        if not first or plain(first.group(1)) not in known:
+            continue
+        yield _Named(match.start(), first.end(), plain(first.group(1)))
+        joined = _OR.match(text, first.end())
+        second = joined and value.match(text, joined.end())
+        if second and plain(second.group(1)) in known:
+            yield _Named(second.start(), second.end(), plain(second.group(1)))
 
 
-def _named(text: str, known: dict[str, str]) -> Iterator[str]:
+def _pattern(name: str) -> str:
+    return r"\s+".join(map(re.escape, name.split()))
+
+
+def _mentioned(text: str, known: dict[str, str]) -> Iterator[str]:
     """Options named anywhere in a text; a name inside a longer option's name does not count."""
-    plain = " ".join(text.casefold().split())
+    lower = " ".join(text.casefold().split())
     for name in sorted(known, key=len, reverse=True):
         pattern = rf"(?<!\w){re.escape(name)}(?!\w)"
-        if re.search(pattern, plain):
+        if re.search(pattern, lower):
             yield name
-            plain = re.sub(pattern, " ", plain)
+            lower = re.sub(pattern, " ", lower)

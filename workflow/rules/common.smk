@@ -10,11 +10,19 @@ def read_config():
     try:
         for key in config:
             if key not in CONFIG_KEYS:
-                raise AtpError(f"--config {key}: unknown key, allowed are {', '.join(CONFIG_KEYS)}")
+                raise AtpError(
+                    f"--config {key}: unknown key, allowed are {', '.join(CONFIG_KEYS)}"
+                )
         if config.get("organism", "shipped") not in ("shipped", "rebuild"):
-            raise AtpError(f"--config organism: found '{config['organism']}', allowed are shipped, rebuild")
+            raise AtpError(
+                f"--config organism: found '{config['organism']}', allowed are shipped, rebuild"
+            )
         named = str(config.get("study", "demo"))
-        path = Path(named) if named.endswith((".yaml", ".yml")) else ROOT / f"config/studies/{named}.yaml"
+        path = (
+            Path(named)
+            if named.endswith((".yaml", ".yml"))
+            else ROOT / f"config/studies/{named}.yaml"
+        )
         study = atp_config.read_study(path)
         return path, study, atp_config.read_models(study.models, ROOT / "config/models")
     except AtpError as error:
@@ -46,7 +54,12 @@ def code(stage):
 def cells(channel):
     """(testbed's section, path of the cell) for each cell that the study runs on a channel."""
     return [
-        (section, CELL.format(model=model, testbed=testbed, alignment=alignment, seed=seed, arm=arm))
+        (
+            section,
+            CELL.format(
+                model=model, testbed=testbed, alignment=alignment, seed=seed, arm=arm
+            ),
+        )
         for testbed, section in STUDY.testbeds.items()
         if getattr(section, channel)
         for arm in getattr(section, channel).arms

@@ -13,10 +13,15 @@ rule evaluate_generation:
         mem_mb=model_memory,
         gpu=model_gpus,
     params:
-        cell=lambda wildcards: cell_params(wildcards) | {"channel": "weights", "generation": int(wildcards.g)},
-        variants=lambda wildcards: {"evaluation": atp_config.evaluation(STUDY.testbeds[wildcards.testbed])},
+        cell=lambda wildcards: cell_params(wildcards)
+        | {"channel": "weights", "generation": int(wildcards.g)},
+        variants=lambda wildcards: {
+            "evaluation": atp_config.evaluation(STUDY.testbeds[wildcards.testbed])
+        },
         split="test",
-        samples=lambda wildcards: STUDY.testbeds[wildcards.testbed].weights.evaluation.samples,
+        samples=lambda wildcards: STUDY.testbeds[
+            wildcards.testbed
+        ].weights.evaluation.samples,
         limit=None,
         model=model_params,
         code=code("rollout"),

@@ -10,7 +10,9 @@ rule select:
     resources:
         mem_mb=1000,
     params:
-        settings=lambda wildcards: STUDY.testbeds[wildcards.testbed].weights.filter.model_dump(),
+        settings=lambda wildcards: STUDY.testbeds[
+            wildcards.testbed
+        ].weights.filter.model_dump(),
         code=code("filter"),
     script:
         "../scripts/filter.py"

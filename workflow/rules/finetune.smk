@@ -1,6 +1,8 @@
 rule train:
     input:
-        selection=lambda wildcards: f"{CELL}/generation{int(wildcards.g) - 1}/selection.parquet".format(**wildcards),
+        selection=lambda wildcards: f"{CELL}/generation{int(wildcards.g) - 1}/selection.parquet".format(
+            **wildcards
+        ),
         model=model_files,
         parent=lambda wildcards: adapter(wildcards, int(wildcards.g) - 1),
     output:
@@ -13,7 +15,9 @@ rule train:
         mem_mb=model_memory,
         gpu=model_gpus,
     params:
-        settings=lambda wildcards: STUDY.testbeds[wildcards.testbed].weights.training.model_dump(),
+        settings=lambda wildcards: STUDY.testbeds[
+            wildcards.testbed
+        ].weights.training.model_dump(),
         model=model_params,
         code=code("finetune"),
     script:

@@ -5,11 +5,20 @@ rule report:
         evaluations=rules.evaluate.input,
         selections=rules.filter.input,
         adapters=rules.finetune.input,
-        scenarios=[f"{RESULTS}/{testbed}/scenarios.parquet" for testbed in STUDY.testbeds],
+        scenarios=[
+            f"{RESULTS}/{testbed}/scenarios.parquet" for testbed in STUDY.testbeds
+        ],
         study=STUDY_FILE,
     output:
-        page=report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
-        figures=report(directory(f"{RESULTS}/figures"), patterns=["{name}.svg"], caption="../report/figure.rst", category="Figures"),
+        page=report(
+            f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"
+        ),
+        figures=report(
+            directory(f"{RESULTS}/figures"),
+            patterns=["{name}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+        ),
     log:
         f"{RESULTS}/logs/report.log",
     benchmark:

@@ -19,8 +19,11 @@ rule rollout_context:
         mem_mb=model_memory,
         gpu=model_gpus,
     params:
-        cell=lambda wildcards: cell_params(wildcards) | {"channel": "context", "generation": 0},
-        variants=lambda wildcards: atp_config.variants(STUDY.testbeds[wildcards.testbed], wildcards.arm),
+        cell=lambda wildcards: cell_params(wildcards)
+        | {"channel": "context", "generation": 0},
+        variants=lambda wildcards: atp_config.variants(
+            STUDY.testbeds[wildcards.testbed], wildcards.arm
+        ),
         split="test",
         samples=lambda wildcards: STUDY.testbeds[wildcards.testbed].context.samples,
         limit=None,
@@ -51,9 +54,12 @@ rule rollout_weights:
         mem_mb=model_memory,
         gpu=model_gpus,
     params:
-        cell=lambda wildcards: cell_params(wildcards) | {"channel": "weights", "generation": int(wildcards.g)},
+        cell=lambda wildcards: cell_params(wildcards)
+        | {"channel": "weights", "generation": int(wildcards.g)},
         variants=lambda wildcards: {
-            "deployment": atp_config.deployment(STUDY.testbeds[wildcards.testbed], wildcards.arm)
+            "deployment": atp_config.deployment(
+                STUDY.testbeds[wildcards.testbed], wildcards.arm
+            )
         },
         split="train",
         samples=lambda wildcards: STUDY.testbeds[wildcards.testbed].weights.samples,

@@ -15,7 +15,9 @@ rule scenarios:
     resources:
         mem_mb=1000,
     params:
-        settings=lambda wildcards: STUDY.testbeds[wildcards.testbed].scenarios.model_dump(exclude={"path", "templates"}),
+        settings=lambda wildcards: STUDY.testbeds[
+            wildcards.testbed
+        ].scenarios.model_dump(exclude={"path", "templates"}),
         code=code("scenarios"),
     script:
         "../scripts/scenarios.py"
