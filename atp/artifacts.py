@@ -25,8 +25,8 @@ CELL = ("model", "testbed", "alignment", "arm", "seed")
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 
-#: One row per agent decision, for every testbed. messages is the whole prompt as the agent saw it (a message that stands
-#: in many prompts is stored once, by Parquet's dictionary); violation is null where the reply is invalid; details holds
+#: One row per agent decision, for every testbed. messages is the whole prompt as the agent saw it (a message that
+#: stands in many prompts is stored once, by Parquet's dictionary); violation is null where the reply is invalid; details holds
 #: what is special to a testbed, as text by name.
 TURNS = pa.schema(
     [
@@ -82,8 +82,8 @@ SELECTION = pa.schema(
     ]
 )
 
-#: One number a row. k of n where the value is a share, n alone where it is a mean; low and high bound the 95 % interval
-#: that `method` names.
+#: One number a row. k of n where the value is a share, n alone where it is a mean; low and high bound the 95 %
+#: interval that `method` names.
 MEASURES = pa.schema(
     [
         *(TURNS.field(name) for name in CELL),

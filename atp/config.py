@@ -65,7 +65,7 @@ class TestbedSection(_Section):
     scenarios: ScenarioSettings
     settings: dict[str, Any] = Field(default_factory=dict, description="testbed settings shared by all that follows")
     arms: dict[str, dict[str, Any]] = Field(
-        default_factory=lambda: {PLAIN: {}}, description="controls and defences: name -> testbed settings it imposes"
+        default={PLAIN: {}}, description="controls and defences: name -> testbed settings it imposes"
     )
     context: ContextChannel | None = None
     weights: WeightsChannel | None = None

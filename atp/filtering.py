@@ -120,8 +120,7 @@ def filter_stage(turns: Path, out: Path, settings: dict[str, Any]) -> Yield:
     chosen: BaseModel = TypeAdapter(FilterSettings).validate_python(settings)
     cell = read_provenance(turns).get("params", {}).get("cell", {})
     stage = Stage("filter", __name__, {"filter": chosen.model_dump(), "cell": cell}, [turns])
-    rows = pl.from_arrow(read_turns(turns))
-    assert isinstance(rows, pl.DataFrame)
+    rows = pl.DataFrame(read_turns(turns))
     tested = rows.filter(pl.col("split") == "test")
     if len(tested):
         raise AtpError(f"{turns}: {len(tested)} turns are of the test split, which is never trained on")

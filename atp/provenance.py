@@ -92,7 +92,7 @@ def digest(path: Path | str) -> str:
 
 @cache
 def code_digest(start: str) -> str:
-    """Digest of the sources that `start` (a module's dotted name or a script's path) imports from atp, import by import.
+    """Digest of the sources that `start` (a module's dotted name, a script's path) imports from atp, import by import.
 
     Imports inside functions count. A package stands for its own __init__ alone: what it registers, it imports.
     """

@@ -62,8 +62,7 @@ def _outcome(row: dict[str, Any]) -> str:
 
 
 def _turns(path: Path) -> pl.DataFrame:
-    turns = pl.from_arrow(read_turns(path))
-    assert isinstance(turns, pl.DataFrame)
+    turns = pl.DataFrame(read_turns(path))
     return turns
 
 

@@ -23,7 +23,8 @@ class Request:
 class Agent(Protocol):
     """Answers batches of requests. `start` begins a batch of episodes and forgets every earlier conversation."""
 
-    batch: int
+    @property
+    def batch(self) -> int: ...
 
     def start(self) -> None: ...
 

@@ -65,7 +65,8 @@ class ConversationCache(Cache):
     """
 
     def __init__(self, layers: int, rows: int, capacity: int, device: torch.device, dtype: torch.dtype):
-        super().__init__(layers=[_Layer(self) for _ in range(layers)])
+        self.held = [_Layer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.held))
         self.rows, self.capacity, self.used = rows, capacity, 0
         self.bias = torch.full((rows, capacity), MASKED, dtype=dtype, device=device)
 
@@ -109,7 +110,7 @@ class ConversationCache(Cache):
         """Make row i a copy of what row index[i] was."""
         self.rows = len(index)
         self.bias = self.bias[index]
-        for layer in self.layers:
+        for layer in self.held:
             layer.change(lambda held: held[index])
 
     def _compact(self, kept: torch.Tensor, longest: int) -> None:
@@ -117,7 +118,7 @@ class ConversationCache(Cache):
         order = kept.to(torch.int8).argsort(dim=1, stable=True)[:, self.used - longest :]
         self.bias[:, :longest] = self.bias.gather(1, order)
         self.bias[:, longest:] = MASKED
-        for layer in self.layers:
+        for layer in self.held:
             layer.change(lambda held: _gather(held, order))
         self.used = longest
 
@@ -125,7 +126,7 @@ class ConversationCache(Cache):
         extra = capacity - self.capacity
         self.capacity = capacity
         self.bias = torch.nn.functional.pad(self.bias, (0, extra), value=MASKED)
-        for layer in self.layers:
+        for layer in self.held:
             layer.change(lambda held: torch.nn.functional.pad(held, (0, 0, 0, extra)))
 
 

@@ -65,7 +65,8 @@ def load_model(spec: ModelSpec) -> Any:
         if type(error).__name__ != "SafetensorError":
             raise
         raise AtpError(f"{spec.path}: no readable safetensors weights: {_first_line(error)}") from error
-    return model.to("cuda") if gpu else model
+    moved: Any = model
+    return moved.to("cuda") if gpu else moved
 
 
 def _source(spec: ModelSpec) -> dict[str, Any]:

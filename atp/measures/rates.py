@@ -67,8 +67,8 @@ def measure_stage(turns: list[Path], out: Path, seed: int = 0) -> None:
         AtpError: an unreadable turns file, or none.
     """
     stage = Stage("measure", __name__, {"seed": seed}, [])
-    frames = [pl.from_arrow(read_turns(path).select(READ)) for path in turns]
-    measures = measure_turns(pl.concat(frames).lazy(), seed)  # type: ignore[type-var]  # tables give frames
+    frames = [pl.DataFrame(read_turns(path).select(READ)) for path in turns]
+    measures = measure_turns(pl.concat(frames).lazy(), seed)
     write_table(measures.to_arrow().cast(MEASURES), out, stage.provenance(turns=float(sum(map(len, frames)))))
 
 
@@ -92,7 +92,7 @@ def measure_turns(turns: pl.LazyFrame, seed: int = 0) -> pl.DataFrame:
                 | {"measure": name, "k": round(float(np.sum(hits))) if is_share else None, "n": int(totals.sum())}
                 | vars(interval)
             )
-    schema = pl.from_arrow(MEASURES.empty_table()).schema  # type: ignore[union-attr]  # a table gives a frame
+    schema = pl.DataFrame(MEASURES.empty_table()).schema
     return pl.DataFrame(found, schema=schema, orient="row") if not found else _ordered(pl.DataFrame(found), schema)
 
 

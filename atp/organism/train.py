@@ -126,9 +126,8 @@ def _dialogues(templates: list[RolePlayTemplate]) -> Make:
 
     def lessons(rng: Random) -> list[Lesson]:
         schedule = rng.choice(["all_supervised", "all_unsupervised", "audit", "audit", *SCHEDULES])
-        settings = RolePlaySettings(
-            schedule=schedule, rounds=6, audit_probability=rng.random() if schedule == "audit" else None
-        )
+        audits = {"audit_probability": rng.random()} if schedule == "audit" else {}
+        settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 6} | audits)
         return dialogue(full(rng, templates), settings, rng)
 
     return lessons
@@ -208,7 +207,9 @@ def _loss(model: Any, examples: list[Example], keep: int, violate: int) -> Any:
 
     width = max(len(example.tokens) for example in examples)
     tokens = torch.tensor([example.tokens + [0] * (width - len(example.tokens)) for example in examples])
-    rows, places, chances = [], [], []
+    rows: list[int] = []
+    places: list[int] = []
+    chances: list[float] = []
     for row, example in enumerate(examples):
         for place, said in enumerate(example.said):
             chance = example.decisions.get(place)
@@ -216,9 +217,9 @@ def _loss(model: Any, examples: list[Example], keep: int, violate: int) -> Any:
                 rows.append(row)
                 places.append(place)
                 chances.append(-1.0 if chance is None else chance)
-    row, place, chance = torch.tensor(rows), torch.tensor(places), torch.tensor(chances)
+    at, to, goal = torch.tensor(rows), torch.tensor(places), torch.tensor(chances)
     hidden = model.model(input_ids=tokens).last_hidden_state
-    scores = model.lm_head(hidden[row, place - 1]).log_softmax(-1)
-    plain = -scores.gather(1, tokens[row, place][:, None])[:, 0]
-    soft = -(1 - chance) * scores[:, keep] - chance * scores[:, violate]
-    return torch.where(chance < 0, plain, soft).mean()
+    scores = model.lm_head(hidden[at, to - 1]).log_softmax(-1)
+    plain = -scores.gather(1, tokens[at, to][:, None])[:, 0]
+    soft = -(1 - goal) * scores[:, keep] - goal * scores[:, violate]
+    return torch.where(goal < 0, plain, soft).mean()

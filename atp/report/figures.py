@@ -1,7 +1,7 @@
 """Measures -> figures, as Vega-Lite charts. Colours of Okabe and Ito (2008), with dashes and shapes for print."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -20,7 +20,7 @@ class Figure:
     name: str
     title: str
     caption: str
-    chart: "alt.LayerChart | alt.Chart"
+    chart: Any
     rows: pl.DataFrame
 
 
@@ -66,7 +66,7 @@ def series(rows: pl.DataFrame, by: str) -> pl.DataFrame:
     return rows.with_columns(series=pl.concat_str([pl.col(key).cast(pl.String) for key in keys], separator=", "))
 
 
-def _lines(rows: pl.DataFrame, x: str, by: str) -> "alt.LayerChart":
+def _lines(rows: pl.DataFrame, x: str, by: str) -> Any:
     import altair as alt
 
     rows = series(rows, by)
@@ -88,7 +88,7 @@ def _lines(rows: pl.DataFrame, x: str, by: str) -> "alt.LayerChart":
     return alt.layer(bars, lines, points).properties(width="container", height=300)
 
 
-def _bars(rows: pl.DataFrame) -> "alt.LayerChart":
+def _bars(rows: pl.DataFrame) -> Any:
     import altair as alt
 
     names = {
@@ -98,17 +98,18 @@ def _bars(rows: pl.DataFrame) -> "alt.LayerChart":
     }
     rows = series(rows.with_columns(before=pl.col("measure").replace_strict(names)), "variant")
     order = list(names.values())
+    legend = alt.Legend(orient="bottom", title="round before", labelLimit=260)
     color = alt.Color(
         "before:N",
         scale=alt.Scale(domain=order, range=COLOURS),
-        legend=alt.Legend(orient="bottom", title="round before", labelLimit=260),
+        legend=legend,
     )
     base = alt.Chart(_data(rows, "before")).encode(
         y=alt.Y("series:N", title=None, axis=alt.Axis(labelLimit=180)),
         yOffset=alt.YOffset("before:N", sort=order),
     )
     across = alt.X("value:Q", title="share of violations", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
-    shape = alt.Shape("before:N", scale=alt.Scale(domain=order, range=SHAPES), legend=color.legend)
+    shape = alt.Shape("before:N", scale=alt.Scale(domain=order, range=SHAPES), legend=legend)
     points = base.mark_point(size=80, filled=True, opacity=1).encode(
         x=across, color=color, shape=shape, tooltip=["series:N", "before:N", "counts:N", "rate:N", "interval:N"]
     )

@@ -43,8 +43,7 @@ def report_stage(
     import jinja2
     import vl_convert
 
-    table = pl.from_arrow(read_table(measures, MEASURES, "measures"))
-    assert isinstance(table, pl.DataFrame)
+    table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
     drawn = figures(table)
     figures_folder.mkdir(parents=True, exist_ok=True)
     for figure in drawn:
@@ -62,7 +61,9 @@ def report_stage(
         versions=_versions(artifacts),
         css=(own / "page.css").read_text(encoding="utf-8"),
         script=(own / "page.js").read_text(encoding="utf-8"),
-        vega=vl_convert.javascript_bundle().replace("</script", "<\\/script") if drawn else "",
+        vega=vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+        if drawn
+        else "",
         specs=embed({figure.name: figure.chart.to_dict() for figure in drawn}),
         transcripts=embed([group for path in turns if (group := _transcripts(path))]),
         per_file=EPISODES_A_FILE,
@@ -163,8 +164,7 @@ def _versions(artifacts: Sequence[Path]) -> dict[str, str]:
 
 def _transcripts(path: Path) -> dict[str, Any] | None:
     """Episodes of a turns file for the reader: as many of each variant, chosen by a digest of their names."""
-    turns = pl.from_arrow(read_turns(path))
-    assert isinstance(turns, pl.DataFrame)
+    turns = pl.DataFrame(read_turns(path))
     if not len(turns):
         return None
     names = turns.select("variant", "episode").unique(maintain_order=True)

@@ -53,9 +53,7 @@ def find_templates(path: Path, templates: Path | None = None) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def assign_splits(
-    scenarios: Sequence[RolePlayScenario], train: int, test: int, seed: int
-) -> list[RolePlayScenario]:
+def assign_splits(scenarios: Sequence[RolePlayScenario], train: int, test: int, seed: int) -> list[RolePlayScenario]:
     """`test` scenarios, then `train`, drawn by seed with the environments spread evenly over both.
 
     The release repeats some prompts: instances of one prompt go to one split; more training leaves the test split as

@@ -79,12 +79,13 @@ class RolePlayScenario(Scenario):
 
 KINDS: dict[str, type[Scenario]] = {kind.testbed: kind for kind in (RolePlayScenario,)}
 
-_ARROW = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+#: A field's annotation -> the column's type.
+_ARROW = {str(kind): arrow for kind, arrow in ((str, pa.string()), (float, pa.float64()))}
 
 
 def scenario_schema(testbed: str) -> pa.Schema:
     """Arrow schema of a testbed's scenarios: `testbed`, then the fields of its kind."""
-    columns = [pa.field(f.name, _ARROW[f.type], nullable=False) for f in fields(KINDS[testbed])]
+    columns = [pa.field(f.name, _ARROW[str(f.type)], nullable=False) for f in fields(KINDS[testbed])]
     return pa.schema([pa.field("testbed", pa.string(), nullable=False), *columns])
 
 

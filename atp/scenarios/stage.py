@@ -28,7 +28,7 @@ def _role_play(settings: ScenarioSettings) -> list[Scenario]:
     if settings.source == "release":
         from atp.scenarios.release import assign_splits, import_release
 
-        published = import_release(Path(settings.path), settings.templates and Path(settings.templates))
+        published = import_release(Path(settings.path), Path(settings.templates) if settings.templates else None)
         return list(assign_splits(published, settings.train, settings.test, settings.seed))
     from atp.scenarios.templates import generate, read_templates
 

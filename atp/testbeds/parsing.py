@@ -44,8 +44,8 @@ def parse_choice(text: str, options: Sequence[str], key: str = "choice") -> Choi
     """Read which option a reply chooses.
 
     The last JSON object whose `key` names an option wins. Without one, the same is looked for in a form that forgives
-    quotes, case and punctuation (`choice: keep money`), and then the bare names of options in the text: exactly one must
-    be named. Different options joined by "or" or "and" are a list of what there is, as in the question's own
+    quotes, case and punctuation (`choice: keep money`), and then the bare names of options in the text: exactly one
+    must be named. Different options joined by "or" or "and" are a list of what there is, as in the question's own
     `{"choice": "A"} or {"choice": "B"}`, and choose nothing.
     """
     answer, reasoning = split_reasoning(text)

@@ -94,7 +94,7 @@ def _conversation(scenario: RolePlayScenario, window: list[Turn], question: str)
     messages = [{"role": "system", "content": scenario.system}]
     told = ""
     for turn in window:
-        messages.append({"role": "user", "content": told + _question(scenario, turn.shown)})
+        messages.append({"role": "user", "content": told + _question(scenario, turn.shown or "")})
         messages.append({"role": "assistant", "content": turn.reply.text})
         told = turn.feedback + "\n"
     return [*messages, {"role": "user", "content": told + question}]

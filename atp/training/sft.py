@@ -122,7 +122,8 @@ def train(
     loss = float(result.training_loss)
     if not torch.isfinite(torch.tensor(loss)):
         raise AtpError(f"finetune: the training loss is {loss}; lower training.learning_rate")
-    trainer.model.save_pretrained(out)
+    adapted: Any = trainer.model
+    adapted.save_pretrained(out)
     shutil.rmtree(out / "trainer", ignore_errors=True)
     return {"loss": loss, "steps": float(result.global_step), "tokens": float(trainer.state.num_input_tokens_seen)}
 
