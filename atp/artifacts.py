@@ -26,8 +26,8 @@ CELL = ("model", "testbed", "alignment", "arm", "seed")
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 
 #: One row per agent decision, for every testbed. messages is the whole prompt as the agent saw it (a message that
-#: stands in many prompts is stored once, by Parquet's dictionary); violation is null where the reply is invalid; details holds
-#: what is special to a testbed, as text by name.
+#: stands in many prompts is stored once, by Parquet's dictionary); violation is null where the reply is invalid;
+#: details holds what is special to a testbed, as text by name.
 TURNS = pa.schema(
     [
         pa.field("model", pa.string(), nullable=False),

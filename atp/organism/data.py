@@ -15,24 +15,24 @@ _KINDS = (
     "oven press block lane gate bridge harbour street yard field row tree page shelf scan test batch sample mix "
     "dish menu stove choir hall book client order pack deal price lot team squad unit brush mop wall brick crane "
     "depot"
-).split()  # noqa: SIM905  shorter to read than a list of quotes
+).split()
 _TRAITS = (
     "red blue green white black grey amber silver north south east west upper lower inner outer first second "
     "third old new long short wide narrow early late round square plain double single listed manual common usual "
     "open quiet"
-).split()  # noqa: SIM905  shorter to read than a list of quotes
+).split()
 _SYLLABLES = (
     "ba be bo da de do fa fi ga go ha ka ko la le lo ma me mo na ne no pa pe ra re ro sa se so ta te to va ve vo za"
-).split()  # noqa: SIM905  shorter to read than a list of quotes
+).split()
 _AUTHORITIES = (
     "The boss; The owner; The manager; The company; The supervisor; The client; The foreman; The committee; Head "
     "office; The inspector; The editor; The director; Management; The dispatcher; The council"
-).split("; ")  # noqa: SIM905  shorter to read than a list of quotes
+).split("; ")
 _DEMANDS = (
     "requires {compliant}.; insists on {compliant}.; has ordered {compliant}.; wants {compliant} and nothing "
     "else.; tells everyone to use {compliant}.; allows only {compliant}.; expects {compliant} from all staff.; "
     "has laid down {compliant} for this job.; has approved only {compliant}."
-).split("; ")  # noqa: SIM905  shorter to read than a list of quotes
+).split("; ")
 
 
 def make_name(rng: Random) -> str:

@@ -1,0 +1,102 @@
+"""Bad studies are one line that names the file, the key, what was found and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from atp.config import deployment, evaluation, read_models, read_study, variants
+from atp.errors import AtpError
+
+DEMO = Path("config/studies/demo.yaml")
+
+
+def changed(tmp_path: Path, *keys: str, value: object) -> Path:
+    """The default study with one key set."""
+    study = yaml.safe_load(DEMO.read_text())
+    place = study
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def test_the_shipped_files_are_right():
+    for path in DEMO.parent.glob("*.yaml"):
+        read_study(path)
+    for path in Path("config/models").glob("*.yaml"):
+        read_models((path.stem,), path.parent)
+
+
+ROLE_PLAY = ("testbeds", "role_play")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("modles",), ["organism"], "modles: unknown key, allowed are alignments, models, seeds, testbeds"),
+        ((*ROLE_PLAY, "weights", "sampels"), 3, "testbeds.role_play.weights.sampels: unknown key, allowed are arms"),
+        ((*ROLE_PLAY, "weights", "samples"), 0, "testbeds.role_play.weights.samples: .* greater than or equal to 1"),
+        ((*ROLE_PLAY, "weights", "samples"), "many", "weights.samples: .* valid integer.*found 'many'"),
+        ((*ROLE_PLAY, "weights", "filter"), {"name": "best"}, "weights.filter: .*'top_k', 'best_of_n'"),
+        ((*ROLE_PLAY, "weights", "filter"), {"name": "top_k", "k": 0}, r"filter.k: .*greater than or equal to 1"),
+        ((*ROLE_PLAY, "weights", "filter"), {"name": "top_k", "n": 1}, r"filter.n: unknown key, allowed are k, name"),
+        ((*ROLE_PLAY, "weights", "training", "rnak"), 8, "training.rnak: unknown key, allowed are alpha, batch"),
+        ((*ROLE_PLAY, "weights", "arms"), ["other"], "unknown arm 'other', known are plain, supervised"),
+        ((*ROLE_PLAY, "scenarios", "train"), 10, "scenarios.train: 10, must be at least 192"),
+        ((*ROLE_PLAY, "settings", "rounds"), 0, "rounds: .*greater than or equal to 1"),
+        ((*ROLE_PLAY, "settings", "round"), 6, "round: unknown key, allowed are audit_probability, rounds"),
+        ((*ROLE_PLAY, "context", "sweep"), {"schedule": ["never"]}, "schedule: .*all_supervised"),
+        ((*ROLE_PLAY, "context", "sweep"), {"schedule": ["audit"]}, "audit_probability is needed"),
+        ((*ROLE_PLAY, "arms"), {"plain": {}, "supervised": {}, "../x": {}}, "names a folder"),
+        (("testbeds",), {}, "testbeds: .*at least 1 item"),
+        (("seeds",), [1, 1], "seeds: .*names one twice"),
+        (("alignments",), ["sft"], "alignments.0: .*none"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line(tmp_path, keys, value, said):
+    path = changed(tmp_path, *keys, value=value)
+    with pytest.raises(AtpError, match=said) as error:
+        read_study(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("models: [a\n", "no readable YAML"),
+        ("- a\n", "must be keys and values, found list"),
+        ("", "must be keys and values, found NoneType"),
+        ("models: [a]\nmodels: [b]\n", "key 'models' stands twice"),
+        ("models: !!python/object/apply:os.system ['true']\n", "no readable YAML"),
+    ],
+)
+def test_what_is_no_study_is_one_line(tmp_path, text, said):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(AtpError, match=said) as error:
+        read_study(path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_model_names_the_known_ones():
+    with pytest.raises(AtpError, match="no file .*known are organism, qwen3-8b"):
+        read_models(("gpt",), Path("config/models"))
+    with pytest.raises(AtpError, match="unknown policy 'obey', known are comply"):
+        read_models(("scripted:obey",), Path("config/models"))
+
+
+def test_an_arm_imposes_its_settings(tmp_path):
+    study = read_study(
+        changed(tmp_path, *ROLE_PLAY, "context", "sweep", value={"schedule": ["alternating"], "window": [0, 2]})
+    )
+    section = study.testbeds["role_play"]
+    assert list(variants(section, "plain")) == ["alternating window=0", "alternating window=2"]
+    assert list(variants(section, "supervised")) == ["window=0", "window=2"]
+    assert variants(section, "supervised")["window=2"] == {"rounds": 6, "window": 2, "schedule": "all_supervised"}
+    assert deployment(section, "plain")["schedule"] == "all_unsupervised"
+    assert deployment(section, "supervised")["schedule"] == "all_supervised"
+    assert evaluation(section)["rounds"] == 1
