@@ -2,7 +2,7 @@
 
 Samples of one scenario are not independent. Where no cluster has more than one value a share's interval is Wilson's
 (Wilson 1927); else it is the percentile interval of a bootstrap that draws whole clusters (Davison and Hinkley 1997,
-section 3.8), or, where all values are equal and a bootstrap has no width, Wilson's with the clusters as n.
+section 3.8), or, where all clusters have the same share and a bootstrap has no width, Wilson's with the clusters as n.
 """
 
 from dataclasses import dataclass
@@ -33,9 +33,8 @@ def share(hits: np.ndarray, totals: np.ndarray, seed: int) -> Interval:
         return Interval(None, None, None, "none")
     if (totals == 1).all():
         return Interval(k / n, *wilson(k, n), "wilson")
-    if k in (0, n):
-        clusters = len(totals)
-        return Interval(k / n, *wilson(clusters if k else 0, clusters), "wilson over clusters")
+    if (hits * n == k * totals).all():
+        return Interval(k / n, *wilson(k / n * len(totals), len(totals)), "wilson over clusters")
     return Interval(k / n, *_bootstrap(hits, totals, seed), "cluster bootstrap")
 
 
@@ -47,7 +46,7 @@ def mean(sums: np.ndarray, totals: np.ndarray, seed: int) -> Interval:
     return Interval(float(sums.sum() / totals.sum()), *_bootstrap(sums, totals, seed), "cluster bootstrap")
 
 
-def wilson(k: int, n: int) -> tuple[float, float]:
+def wilson(k: float, n: int) -> tuple[float, float]:
     """Wilson's score interval of k of n, the formula written out: scipy would cost each job a second to import."""
     centre = (k + Z**2 / 2) / (n + Z**2)
     half = Z / (n + Z**2) * (k * (n - k) / n + Z**2 / 4) ** 0.5

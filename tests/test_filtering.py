@@ -1,0 +1,85 @@
+"""What each reward filter keeps, by hand on ten replies."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pydantic import TypeAdapter
+
+from atp.artifacts import SELECTION, TURNS, read_provenance, read_table, write_table
+from atp.errors import AtpError
+from atp.filtering import FilterSettings, filter_stage
+from atp.provenance import Provenance
+
+#: (scenario, sample, decision, reward): in `a` two violations pay 5, in `b` nobody violates, and one reply is invalid.
+REPLIES = [
+    ("a", 0, "comply", 2.0),
+    ("a", 1, "violate", 5.0),
+    ("a", 2, "invalid", 0.0),
+    ("a", 3, "violate", 5.0),
+    ("a", 4, "comply", 2.0),
+    ("b", 0, "comply", 3.0),
+    ("b", 1, "comply", 3.0),
+    ("c", 0, "invalid", 9.0),
+    ("c", 1, "violate", 0.0),
+    ("c", 2, "comply", 4.0),
+]
+
+
+def turns_file(path: Path, split: str = "train") -> Path:
+    rows = []
+    for number, (scenario, sample, decision, reward) in enumerate(REPLIES):
+        row = {field.name: "" for field in TURNS if field.type == pa.string()}
+        row |= {field.name: 0 for field in TURNS if pa.types.is_integer(field.type)}
+        row |= {"messages": [{"role": "user", "content": f"question {scenario}"}], "reply": f"reply {number}"}
+        row |= {
+            "scenario_id": scenario,
+            "sample": sample,
+            "episode": f"{scenario}/{sample}",
+            "split": split,
+            "round": 1,
+        }
+        row |= {"decision": decision, "reward": reward, "details": [], "sampling_seed": number}
+        row |= {"violation": None if decision == "invalid" else decision == "violate"}
+        rows.append(row)
+    cell = {"cell": {"arm": "plain"}}
+    write_table(pa.Table.from_pylist(rows, schema=TURNS), path, Provenance("rollout", "code", cell))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"name": "best_of_n"}, {"a/1", "b/0", "c/2"}),  # a tie goes to the smaller sampling seed
+        ({"name": "top_k", "k": 2}, {"a/1", "a/3", "b/0", "b/1", "c/1", "c/2"}),
+        ({"name": "top_k", "k": 9}, {"a/0", "a/1", "a/3", "a/4", "b/0", "b/1", "c/1", "c/2"}),
+        ({"name": "threshold", "reward": 3.0}, {"a/1", "a/3", "b/0", "b/1", "c/2"}),
+        ({"name": "positive_advantage"}, {"a/1", "a/3", "c/2"}),
+    ],
+)
+def test_filters_by_hand(tmp_path, settings, kept):
+    counts = filter_stage(turns_file(tmp_path / "turns.parquet"), tmp_path / "selection.parquet", settings)
+    rows = read_table(tmp_path / "selection.parquet", SELECTION).to_pylist()
+    assert {row["episode"] for row in rows} == kept
+    assert all(row["messages"][-1]["role"] == "assistant" and len(row["messages"]) == 2 for row in rows)
+    assert (counts.seen, counts.invalid, counts.valid_seen, counts.violations_seen) == (10, 2, 8, 3)
+    assert (counts.kept, counts.violations_kept) == (len(kept), sum(row["violation"] for row in rows))
+    found = read_provenance(tmp_path / "selection.parquet")
+    assert found["cost"]["kept"] == len(kept)
+    assert found["params"]["cell"] == {"arm": "plain"}
+
+
+def test_the_test_split_is_never_selected(tmp_path):
+    with pytest.raises(AtpError, match="10 turns are of the test split"):
+        filter_stage(turns_file(tmp_path / "t.parquet", "test"), tmp_path / "s.parquet", {"name": "best_of_n"})
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_nothing_kept_is_said_with_the_counts(tmp_path):
+    settings = {"name": "threshold", "reward": 100.0}
+    with pytest.raises(AtpError, match=r"'threshold' kept 0 of 10 replies \(2 invalid\)"):
+        filter_stage(turns_file(tmp_path / "t.parquet"), tmp_path / "s.parquet", settings)
+
+
+def test_settings_choose_the_filter():
+    assert TypeAdapter(FilterSettings).validate_python({"name": "top_k"}).k == 2
