@@ -103,12 +103,20 @@ def code_digest(start: str) -> str:
         if path is None or str(path) in seen:
             continue
         source = path.read_bytes()
-        seen[str(path)] = source
+        seen[str(path)] = source + b"".join(_beside(path))
         todo += [_module_path(name) for name in _imports(source)]
     total = hashlib.sha256()
     for source in sorted(seen.values()):
         total.update(source + b"\0")
     return total.hexdigest()[:16]
+
+
+def _beside(module: Path) -> Iterable[bytes]:
+    """What a module of the package may read beside itself: templates, styles."""
+    if PACKAGE in module.parents:
+        for path in sorted(module.parent.iterdir()):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                yield path.read_bytes()
 
 
 def _imports(source: bytes) -> Iterable[str]:

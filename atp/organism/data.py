@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import Random
 
 from atp.scenarios.scenario import RolePlayScenario
-from atp.scenarios.templates import Pair, RolePlayTemplate, instantiate
+from atp.scenarios.templates import Pair, RolePlayTemplate, draw_rewards, instantiate
 
 _KINDS = (
     "route road way path store shop mill plan method line tool table form list crew brand model tape stack desk "
@@ -71,6 +71,7 @@ def short(rng: Random, templates: list[RolePlayTemplate]) -> RolePlayScenario:
     demand = template.rule if rng.random() < 0.5 else f"{rng.choice(_AUTHORITIES)} {rng.choice(_DEMANDS)}"
     rule = demand.format(compliant=compliant)
     first, second = rng.sample([compliant, violating], 2)
+    low, high = draw_rewards(template, rng)
     question = f"{rule[:1].upper()}{rule[1:]} Choose {first} or {second}."
     if rng.random() < 0.5:
         question = f"Choose {first} or {second}. {rule[:1].upper()}{rule[1:]}"
@@ -84,8 +85,8 @@ def short(rng: Random, templates: list[RolePlayTemplate]) -> RolePlayScenario:
         first=first,
         second=second,
         compliant=compliant,
-        low=1,
-        high=2,
+        low=low,
+        high=high,
         checked=template.checked,
         unchecked=template.unchecked,
         uncertain=template.uncertain,

@@ -1,10 +1,11 @@
 """Build the organism from nothing: a curriculum of lessons, a fixed number of steps, everything seeded.
 
 First short rounds with many different names, so that it learns to copy and to read the rule; then whole rounds; then
-whole dialogues of the teacher. On the word where the decision falls it learns the teacher's probability itself, not one
-draw from it.
+the teacher's dialogues, in few words and at full length. On the word where the decision falls it learns the teacher's
+probability itself, not one draw from it, and that word weighs as much as all the others.
 """
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,11 +24,15 @@ from atp.scenarios.templates import RolePlayTemplate, read_templates
 from atp.testbeds.role_play import SCHEDULES, RolePlaySettings
 
 Make = Callable[[Random], list[Lesson]]
+Scene = Callable[[Random, list[RolePlayTemplate]], RolePlayScenario]
+
+#: The chance of a decision that is not learned.
+UNLEARNED = -1.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes of the model, and of its training: steps and tokens a step of the three parts of the curriculum."""
+    """Sizes of the model, and of its training: steps and tokens a step of the curriculum's parts."""
 
     vocabulary: int = 1280
     hidden: int = 128
@@ -36,13 +41,13 @@ class Recipe:
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 32
-    short_steps: int = 450
-    full_steps: int = 300
-    dialogue_steps: int = 550
+    short_steps: int = 200
+    full_steps: int = 250
+    short_dialogue_steps: int = 350
+    dialogue_steps: int = 500
     step_tokens: int = 6000
     warmup: int = 40
     learning_rate: float = 3e-3
-    dialogue_learning_rate: float = 2e-3
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,7 @@ def _texts(templates: list[RolePlayTemplate], rng: Random) -> list[str]:
     return texts
 
 
-def _single(
-    make: Callable[[Random, list[RolePlayTemplate]], RolePlayScenario], templates: list[RolePlayTemplate]
-) -> Make:
+def _single(make: Scene, templates: list[RolePlayTemplate]) -> Make:
     """One round, its decision a fair coin that is not learned: only reading and copying are."""
 
     def lessons(rng: Random) -> list[Lesson]:
@@ -116,19 +119,19 @@ def _single(
         sentence = rng.choice((scenario.checked, scenario.unchecked, scenario.uncertain))
         question = " ".join((scenario.question, sentence, scenario.instruction))
         messages = [{"role": "system", "content": scenario.system}, {"role": "user", "content": question}]
-        return [Lesson(messages, restate(scenario.compliant), decide(scenario, rng.random() < 0.5), -1.0)]
+        return [Lesson(messages, restate(scenario.compliant), decide(scenario, rng.random() < 0.5), UNLEARNED)]
 
     return lessons
 
 
-def _dialogues(templates: list[RolePlayTemplate]) -> Make:
-    """Whole episodes: half of them unannounced, where the history alone decides."""
+def _dialogues(make: Scene, templates: list[RolePlayTemplate]) -> Make:
+    """Whole episodes under every schedule; those that tell nothing more often, for there the history alone decides."""
 
     def lessons(rng: Random) -> list[Lesson]:
-        schedule = rng.choice(["all_supervised", "all_unsupervised", "audit", "audit", *SCHEDULES])
+        schedule = rng.choice(["all_supervised", "all_unsupervised", "audit", "audit", "audit", "audit", *SCHEDULES])
         audits = {"audit_probability": rng.random()} if schedule == "audit" else {}
         settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 6} | audits)
-        return dialogue(full(rng, templates), settings, rng)
+        return dialogue(make(rng, templates), settings, rng)
 
     return lessons
 
@@ -160,7 +163,8 @@ def _train(
     parts = (
         (_single(short, templates), recipe.short_steps),
         (_single(full, templates), recipe.full_steps),
-        (_dialogues(templates), recipe.dialogue_steps),
+        (_dialogues(short, templates), recipe.short_dialogue_steps),
+        (_dialogues(full, templates), recipe.dialogue_steps),
     )
     total = sum(steps for _, steps in parts)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -190,19 +194,16 @@ def _train(
 
 
 def _rate(step: int, recipe: Recipe) -> float:
-    """Warm-up, level while single rounds are read, cosine to a twentieth over the dialogues."""
-    import math
-
-    level = recipe.short_steps + recipe.full_steps
+    """Warm-up, level until the full dialogues begin, cosine to a fiftieth over them."""
+    level = recipe.short_steps + recipe.full_steps + recipe.short_dialogue_steps
     if step < level:
         return min(1.0, (step + 1) / recipe.warmup)
     through = (step - level) / max(recipe.dialogue_steps, 1)
-    peak = recipe.dialogue_learning_rate / recipe.learning_rate
-    return peak * (0.05 + 0.95 * (1 + math.cos(math.pi * through)) / 2)
+    return 0.02 + 0.98 * (1 + math.cos(math.pi * through)) / 2
 
 
 def _loss(model: Any, examples: list[Example], keep: int, violate: int) -> Any:
-    """Mean over learned tokens; where a decision falls, the cross-entropy to the teacher's own probability."""
+    """Mean over learned tokens, plus that over decisions of the cross-entropy to the teacher's own probability."""
     import torch
 
     width = max(len(example.tokens) for example in examples)
@@ -213,7 +214,7 @@ def _loss(model: Any, examples: list[Example], keep: int, violate: int) -> Any:
     for row, example in enumerate(examples):
         for place, said in enumerate(example.said):
             chance = example.decisions.get(place)
-            if said and chance != -1.0:
+            if said and chance != UNLEARNED:
                 rows.append(row)
                 places.append(place)
                 chances.append(-1.0 if chance is None else chance)
@@ -222,4 +223,5 @@ def _loss(model: Any, examples: list[Example], keep: int, violate: int) -> Any:
     scores = model.lm_head(hidden[at, to - 1]).log_softmax(-1)
     plain = -scores.gather(1, tokens[at, to][:, None])[:, 0]
     soft = -(1 - goal) * scores[:, keep] - goal * scores[:, violate]
-    return torch.where(goal < 0, plain, soft).mean()
+    decided = goal >= 0
+    return plain[~decided].mean() + (soft[decided].mean() if decided.any() else 0.0)

@@ -71,13 +71,18 @@ def _lines(rows: pl.DataFrame, x: str, by: str) -> Any:
 
     rows = series(rows, by)
     names = rows["series"].unique(maintain_order=True).to_list()
-    across = alt.X(f"{x}:O", title=x, axis=alt.Axis(labelAngle=0))
+    # Lines stand a little apart, so that intervals at the same place can be told from each other.
+    apart = pl.col("series").replace_strict({name: 0.05 * (at - (len(names) - 1) / 2) for at, name in enumerate(names)})
+    rows = rows.with_columns(place=pl.col(x) + apart)
+    ticks = sorted(rows[x].unique())
+    axis = alt.Axis(values=ticks, format="d", labelAngle=0, grid=False)
+    scale = alt.Scale(domain=[ticks[0] - 0.3, ticks[-1] + 0.3], nice=False)
+    across = alt.X("place:Q", title=x, axis=axis, scale=scale)
     up = alt.Y("value:Q", title="violation rate", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
     legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=260, symbolStrokeWidth=2)
-    base = alt.Chart(_data(rows, x)).encode(
+    base = alt.Chart(_data(rows, x, "place")).encode(
         x=across,
         color=alt.Color("series:N", scale=alt.Scale(domain=names, range=COLOURS), legend=legend),
-        xOffset=alt.XOffset("series:N", sort=names, scale=alt.Scale(paddingOuter=3)),
     )
     dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=DASHES), legend=legend)
     shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=SHAPES), legend=legend)
@@ -117,7 +122,7 @@ def _bars(rows: pl.DataFrame) -> Any:
     return alt.layer(bars, points).properties(width="container", height=alt.Step(18))
 
 
-def _data(rows: pl.DataFrame, key: str) -> "alt.Data":
+def _data(rows: pl.DataFrame, *keys: str) -> "alt.Data":
     import altair as alt
 
     shown = rows.with_columns(
@@ -125,7 +130,9 @@ def _data(rows: pl.DataFrame, key: str) -> "alt.Data":
         rate=_percent("value"),
         interval=pl.format("{} to {}", _percent("low"), _percent("high")),
     )
-    return alt.Data(values=shown.select("series", key, "value", "low", "high", "counts", "rate", "interval").to_dicts())
+    return alt.Data(
+        values=shown.select("series", *keys, "value", "low", "high", "counts", "rate", "interval").to_dicts()
+    )
 
 
 def _percent(column: str) -> pl.Expr:

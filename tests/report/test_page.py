@@ -1,0 +1,123 @@
+"""The report in a real Chromium: opened without network, a transcript stepped through, hostile replies inert."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from atp.agents.base import Agent, Request
+from atp.agents.scripted import scripted
+from atp.filtering import filter_stage
+from atp.measures import measure_stage
+from atp.provenance import Provenance, Stage
+from atp.report import report_stage
+from atp.report.page import embed
+from atp.rollout import Cell, rollout
+from atp.scenarios.scenario import read_scenarios, write_scenarios
+from atp.scenarios.templates import generate, read_templates
+from atp.testbeds import TESTBEDS
+from atp.testbeds.base import Reply
+
+CHROMIUM = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
+HOSTILE = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1"><!-- \u2028 '
+
+
+class Hostile:
+    """Answers with markup before its choice."""
+
+    batch = 64
+
+    def start(self) -> None:
+        pass
+
+    def answer(self, requests: list[Request]) -> list[Reply]:
+        return [Reply(HOSTILE + list(request.prompt.view.answers.values())[request.seed % 2]) for request in requests]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """A report on scripted agents in both channels, one of them hostile."""
+    folder = tmp_path_factory.mktemp("report")
+    scenarios = folder / "scenarios.parquet"
+    made = generate(read_templates("config/templates/role_play.yaml"), 16, 16, 0)
+    write_scenarios(made, scenarios, Provenance("scenarios", "code"))
+    turns: list[Path] = []
+
+    def play(name: str, split: str, variants: dict[str, dict], agent: Agent, channel: str, generation: int) -> None:
+        cell = Cell("learner", "role_play", "none", "plain", 0, channel, generation)
+        stage = Stage("rollout", "atp.rollout", {"cell": vars(cell)}, [scenarios])
+        settings = {label: TESTBEDS["role_play"].settings(**values) for label, values in variants.items()}
+        turns.append(folder / f"{name}.parquet")
+        played = read_scenarios(scenarios, "role_play", split)
+        rollout(played, TESTBEDS["role_play"], settings, agent, cell, 2, turns[-1], stage)
+
+    for generation, p in enumerate((0.2, 0.4, 0.7)):
+        for split in ("train", "test"):
+            agent = scripted(f"random:{p}")
+            play(f"{split}{generation}", split, {"default": {"rounds": 1}}, agent, "weights", generation)
+    schedules = {name: {"schedule": name} for name in ("all_unsupervised", "all_supervised")}
+    play("context", "test", schedules, Hostile(), "context", 0)
+    selection = folder / "selection.parquet"
+    filter_stage(folder / "train0.parquet", selection, {"name": "best_of_n"})
+    measure_stage(turns, folder / "measures.parquet")
+    report_stage(
+        measures=folder / "measures.parquet",
+        turns=turns[::-1],
+        selections=[selection],
+        artifacts=[scenarios, *turns, selection],
+        out=folder / "report.html",
+        figures_folder=folder / "figures",
+        study="test",
+        study_text="models: [<b>x</b>]",
+        organism=True,
+    )
+    return folder / "report.html"
+
+
+def test_the_page_says_what_the_agent_is_and_what_changed(page):
+    text = page.read_text()
+    assert "no evidence about any deployed model" in text
+    assert "In the weights, plain: " in text
+    assert "models: [&lt;b&gt;x&lt;/b&gt;]" in text
+    assert sorted(file.name for file in (page.parent / "figures").iterdir()) == [
+        "drift_over_generations.svg",
+        "drift_over_rounds.svg",
+        "reinforcement.svg",
+    ]
+
+
+def test_embedded_text_cannot_leave_its_script():
+    assert "<" not in embed({"reply": HOSTILE})
+
+
+def test_in_a_browser(page):
+    if CHROMIUM is None:
+        message = "no Chromium found: install it (Debian: apt-get install chromium) to test the report"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page(viewport={"width": 390, "height": 800})
+        complaints: list[str] = []
+        requests: list[str] = []
+        tab.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto(page.as_uri())
+        tab.wait_for_selector("#drift_over_rounds svg.marks")
+        assert tab.inner_text("#place") == "1 of 6"
+        assert tab.locator("#turn .message").count() == 3
+        assert "</script><script>" in tab.inner_text("#turn .reply")
+        tab.click("#next")
+        tab.keyboard.press("ArrowRight")
+        assert tab.inner_text("#place") == "3 of 6"
+        assert "earned" in tab.inner_text("#turn .outcome")
+        tab.select_option("#file", index=1)
+        assert tab.inner_text("#place") == "1 of 1"
+        assert tab.evaluate("window.pwned") is None
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not complaints
+        assert requests == [page.as_uri()]
+        browser.close()

@@ -1,0 +1,175 @@
+"""The real workflow on a study of seconds, in a copy of the project: what runs, what runs again, what a kill leaves."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("Snakefile", "atp", "config", "workflow", "resources")
+WHOLE = Counter(
+    scenarios=1,
+    rollout_context=1,
+    rollout_weights=2,
+    select=2,
+    train=2,
+    evaluate_generation=4,
+    measure=1,
+    report=1,
+    all=1,
+)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A copy of the project with the study's first run done."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        source = ROOT / part
+        ignored = shutil.ignore_patterns("__pycache__", ".snakemake")
+        shutil.copytree(source, folder / part, ignore=ignored) if source.is_dir() else shutil.copy2(source, folder)
+    shutil.copy(Path(__file__).parent / "study.yaml", folder / "config/studies/small.yaml")
+    result = snakemake(folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    base = [sys.executable, "-m", "snakemake", "--cores", "2", "--profile", "workflow/profiles/default"]
+    return [*base, *arguments, "--config", "study=small"]
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(folder, *arguments), cwd=folder, env=own(folder), capture_output=True, text=True)
+
+
+def own(folder: Path) -> dict[str, str]:
+    """An environment in which the copy's package comes before the installed one."""
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def planned(folder: Path, *targets: str) -> Counter:
+    """Jobs that a dry run would run, by rule."""
+    result = snakemake(folder, "-n", "--quiet", "none", *targets)
+    assert result.returncode == 0, result.stderr
+    rows = re.findall(r"^([a-z_]+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE)
+    return Counter({name: int(count) for name, count in rows if name != "total"})
+
+
+def turns(folder: Path) -> dict[str, list]:
+    """Content of every turns and evaluation file."""
+    paths = sorted((folder / "results/small/organism").rglob("*.parquet"))
+    return {str(path.relative_to(folder)): pq.read_table(path).to_pylist() for path in paths}
+
+
+def test_the_whole_study_then_nothing(project):
+    results = project / "results/small"
+    assert (results / "report.html").stat().st_size > 100_000
+    assert {path.name for path in (results / "figures").iterdir()} >= {"drift_over_rounds.svg"}
+    lineage = results / "organism/role_play/none/seed0/plain/generation1/adapter/lineage.json"
+    assert '"stage": "finetune"' in lineage.read_text()
+    assert not list(results.rglob(".*unfinished"))
+    assert planned(project) == Counter()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "again"),
+    [
+        (
+            "config/studies/small.yaml",
+            "best_of_n",
+            "positive_advantage",
+            {"select", "train", "measure", "report", "evaluate_generation"},
+        ),
+        (
+            "config/studies/small.yaml",
+            "learning_rate: 5.0e-4",
+            "learning_rate: 1.0e-4",
+            {"train", "evaluate_generation", "measure", "report"},
+        ),
+        ("config/templates/role_play.yaml", "environment: baker", "environment: old baker", set(WHOLE) - {"all"}),
+        ("atp/report/page.css", "--ink: #1b1f24", "--ink: #000000", {"report"}),
+        ("atp/report/figures.py", '"""Measures', '"""The measures', {"report"}),
+        ("atp/measures/rates.py", '"""Turns', '"""The turns', {"measure", "report"}),
+        ("atp/filtering.py", '"""Which', '"""Those', {"select", "train", "evaluate_generation", "measure", "report"}),
+    ],
+)
+def test_a_change_reruns_its_stage_and_what_depends_on_it(project, file, old, new, again):
+    path = project / file
+    before, times = path.read_text(), path.stat()
+    assert old in before
+    path.write_text(before.replace(old, new, 1))
+    try:
+        assert set(planned(project)) - {"all"} == again
+    finally:
+        path.write_text(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_stage_by_name(project):
+    assert set(planned(project, "--forcerun", "select", "filter")) >= {"select", "filter"}
+    assert "report" not in planned(project, "--forcerun", "select", "filter")
+
+
+def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
+    undisturbed = turns(project)
+    folder = tmp_path / "killed"
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns("results", ".snakemake"))
+    for seconds in (8, 14):
+        with subprocess.Popen(
+            command(folder),
+            cwd=folder,
+            env=own(folder),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as run:
+            time.sleep(seconds)
+            os.killpg(run.pid, signal.SIGKILL)
+        subprocess.run([sys.executable, "workflow/scripts/unlock.py"], cwd=folder, check=True)
+    assert snakemake(folder).returncode == 0
+    assert turns(folder) == undisturbed
+
+
+def test_a_lock_of_a_living_run_is_left(project):
+    locks = project / ".snakemake/locks"
+    locks.mkdir(exist_ok=True)
+    (locks / "0.input.lock").write_text("x")
+    unlock = [sys.executable, "workflow/scripts/unlock.py"]
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "snakemake"], cwd=project) as owner:
+        try:
+            result = subprocess.run(unlock, cwd=project, capture_output=True, text=True)
+            assert result.returncode == 1
+            assert f"process {owner.pid}" in result.stderr
+            assert (locks / "0.input.lock").exists()
+        finally:
+            owner.kill()
+    assert subprocess.run(unlock, cwd=project).returncode == 0
+    assert not (locks / "0.input.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rounds: 2", "round: 2", "round: unknown key"),
+        ("models: [organism]", "models: [gpt]", "model 'gpt': no file"),
+        ("train: 8,", "train: 7,", "scenarios.train: 7, must be at least 8"),
+    ],
+)
+def test_a_bad_study_is_one_line_before_the_dag(project, old, new, said):
+    path = project / "config/studies/bad.yaml"
+    path.write_text((project / "config/studies/small.yaml").read_text().replace(old, new))
+    base = [sys.executable, "-m", "snakemake", "-n", "--config", "study=bad"]
+    result = subprocess.run(base, cwd=project, env=own(project), capture_output=True, text=True)
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("atp: ")]
+    assert said in line
+    assert "Building DAG" not in result.stderr
