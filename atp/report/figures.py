@@ -84,7 +84,7 @@ def _lines(rows: pl.DataFrame, x: str, by: str) -> Any:
         x=across,
         color=alt.Color("series:N", scale=alt.Scale(domain=names, range=COLOURS), legend=legend),
     )
-    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=DASHES), legend=legend)
+    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=DASHES), legend=None)
     shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=SHAPES), legend=legend)
     tips = ["series:N", f"{x}:O", "counts:N", "rate:N", "interval:N"]
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
@@ -119,7 +119,8 @@ def _bars(rows: pl.DataFrame) -> Any:
         x=across, color=color, shape=shape, tooltip=["series:N", "before:N", "counts:N", "rate:N", "interval:N"]
     )
     bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=color)
-    return alt.layer(bars, points).properties(width="container", height=alt.Step(18))
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return alt.layer(bars, points).properties(width="container", height=alt.Step(18), autosize=fit)
 
 
 def _data(rows: pl.DataFrame, *keys: str) -> "alt.Data":

@@ -1,6 +1,6 @@
 rule report:
     input:
-        measures=rules.measure.output,
+        measures=rules.measure.output[0],
         turns=rules.rollout.input,
         evaluations=rules.evaluate.input,
         selections=rules.filter.input,
