@@ -5,7 +5,7 @@ It is played by the engine that the workflow uses, at temperature 1, under the t
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any

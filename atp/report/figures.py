@@ -79,12 +79,12 @@ def _lines(rows: pl.DataFrame, x: str, by: str) -> Any:
     scale = alt.Scale(domain=[ticks[0] - 0.3, ticks[-1] + 0.3], nice=False)
     across = alt.X("place:Q", title=x, axis=axis, scale=scale)
     up = alt.Y("value:Q", title="violation rate", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
-    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=260, symbolStrokeWidth=2)
+    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=260, symbolStrokeWidth=2, symbolDash=[1, 0])
     base = alt.Chart(_data(rows, x, "place")).encode(
         x=across,
         color=alt.Color("series:N", scale=alt.Scale(domain=names, range=COLOURS), legend=legend),
     )
-    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=DASHES), legend=None)
+    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=DASHES), legend=legend)
     shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=SHAPES), legend=legend)
     tips = ["series:N", f"{x}:O", "counts:N", "rate:N", "interval:N"]
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
@@ -119,8 +119,8 @@ def _bars(rows: pl.DataFrame) -> Any:
         x=across, color=color, shape=shape, tooltip=["series:N", "before:N", "counts:N", "rate:N", "interval:N"]
     )
     bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=color)
-    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    return alt.layer(bars, points).properties(width="container", height=alt.Step(18), autosize=fit)
+    height = 60 * rows["series"].n_unique()
+    return alt.layer(bars, points).properties(width="container", height=height)
 
 
 def _data(rows: pl.DataFrame, *keys: str) -> "alt.Data":

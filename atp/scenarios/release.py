@@ -64,8 +64,8 @@ def assign_splits(scenarios: Sequence[RolePlayScenario], train: int, test: int, 
     """
     prompts: dict[str, dict[tuple[str, str], list[RolePlayScenario]]] = {}
     for scenario in scenarios:
-        group = prompts.setdefault(scenario.environment, {})
-        group.setdefault((scenario.system, scenario.question), []).append(scenario)
+        same = prompts.setdefault(scenario.environment, {})
+        same.setdefault((scenario.system, scenario.question), []).append(scenario)
     rng = Random(seed)
     left = {environment: list(groups.values()) for environment, groups in prompts.items()}
     for groups in left.values():
@@ -80,8 +80,8 @@ def assign_splits(scenarios: Sequence[RolePlayScenario], train: int, test: int, 
             if not open_environments:
                 distinct = sum(len(groups) for groups in prompts.values())
                 raise AtpError(
-                    f"{len(scenarios)} instances ({distinct} different prompts) are too few for {test} test and {train} "
-                    f"train scenarios without a common prompt: {missing} {split} missing"
+                    f"{len(scenarios)} instances ({distinct} different prompts) are too few for {test} test and "
+                    f"{train} train scenarios without a common prompt: {missing} {split} missing"
                 )
             environment = min(open_environments, key=taken.__getitem__)
             group = left[environment].pop()[:missing]

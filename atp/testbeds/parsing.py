@@ -79,9 +79,9 @@ def _unlisted(found: Iterator[_Named], text: str) -> list[_Named]:
 def _json_choices(text: str, key: str, known: dict[str, str]) -> Iterator[_Named]:
     """Known options as the value of `key` in JSON objects, in order."""
     for start, end, value in _objects(text):
-        option = plain(value[key]) if isinstance(value.get(key), str) else None
-        if option in known:
-            yield _Named(start, end, option)
+        named = value.get(key)
+        if isinstance(named, str) and plain(named) in known:
+            yield _Named(start, end, plain(named))
 
 
 def _objects(text: str) -> Iterator[tuple[int, int, dict[str, object]]]:
@@ -91,7 +91,12 @@ def _objects(text: str) -> Iterator[tuple[int, int, dict[str, object]]]:
     at the break: whatever was open there would break at the same place.
     """
     inner: list[dict[str, object]] = []
-    decoder = json.JSONDecoder(object_hook=lambda value: inner.append(value) or value, parse_int=str)
+
+    def keep(value: dict[str, object]) -> dict[str, object]:
+        inner.append(value)
+        return value
+
+    decoder = json.JSONDecoder(object_hook=keep, parse_int=str)
     start = text.find("{")
     while start >= 0:
         inner.clear()
