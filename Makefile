@@ -10,7 +10,7 @@ help: ## show this list
 
 $(BIN)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c requirements.lock -e . --group dev
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[dev]"
 	@touch $@
 
 run: $(BIN)/.installed ## run the default study; ends by naming its report
