@@ -18,7 +18,7 @@ run: $(BIN)/.installed ## run the default study; ends by naming its report
 	@$(SNAKEMAKE) --cores all --profile workflow/profiles/default
 
 test: $(BIN)/.installed ## run the tests (minutes)
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(BIN)/.installed ## rebuild the organism and hold its behaviour to its bands
 	$(BIN)/python -m pytest -m slow
