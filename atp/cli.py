@@ -1,5 +1,6 @@
 """The command line: every stage, one at a time, to look before a study is written."""
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from atp.agents.spec import SCRIPTED, ModelSpec
-from atp.config import explain, read_models
+from atp.artifacts import write_text
+from atp.config import explain, read_models, schemas
 from atp.errors import AtpError
 
 app = typer.Typer(
@@ -155,6 +157,13 @@ def show(
         print_rates(turns)
     else:
         print_transcript(turns, episode)
+
+
+@app.command("schemas")
+def schemas_(out: Annotated[Path, typer.Option(help="folder to write to")] = Path("config/schemas")) -> None:
+    """Write the JSON schemas of studies, models and testbeds, from which editors complete."""
+    for name, schema in schemas().items():
+        write_text(json.dumps(schema, indent=2) + "\n", out / f"{name}.schema.json")
 
 
 def _model(agent: str, folder: Path) -> ModelSpec | None:

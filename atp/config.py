@@ -202,6 +202,13 @@ def _read(path: Path, kind: type[Model]) -> Model:
         raise AtpError(f"{path}: {explain(error, kind)}") from error
 
 
+def schemas() -> dict[str, dict[str, Any]]:
+    """JSON schemas by name: `study`, `model`, and the settings of each testbed. Editors complete from config/schemas."""
+    kinds: dict[str, type[BaseModel]] = {"study": Study, "model": ModelSpec}
+    kinds |= {name: testbed.settings for name, testbed in TESTBEDS.items()}
+    return {name: kind.model_json_schema() for name, kind in kinds.items()}
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML in which a key stands once: the last of two would silently win."""
 

@@ -1,11 +1,12 @@
 """Bad studies are one line that names the file, the key, what was found and what is allowed."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from atp.config import deployment, evaluation, read_models, read_study, variants
+from atp.config import deployment, evaluation, read_models, read_study, schemas, variants
 from atp.errors import AtpError
 
 DEMO = Path("config/studies/demo.yaml")
@@ -28,6 +29,12 @@ def test_the_shipped_files_are_right():
         read_study(path)
     for path in Path("config/models").glob("*.yaml"):
         read_models((path.stem,), path.parent)
+
+
+def test_the_shipped_schemas_are_current():
+    for name, schema in schemas().items():
+        path = Path(f"config/schemas/{name}.schema.json")
+        assert json.loads(path.read_text()) == schema, "run: atp schemas"
 
 
 ROLE_PLAY = ("testbeds", "role_play")
