@@ -203,7 +203,7 @@ def _read(path: Path, kind: type[Model]) -> Model:
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """JSON schemas by name: `study`, `model`, and the settings of each testbed. Editors complete from config/schemas."""
+    """JSON schemas by name: `study`, `model`, each testbed's settings. Editors complete from config/schemas."""
     kinds: dict[str, type[BaseModel]] = {"study": Study, "model": ModelSpec}
     kinds |= {name: testbed.settings for name, testbed in TESTBEDS.items()}
     return {name: kind.model_json_schema() for name, kind in kinds.items()}
