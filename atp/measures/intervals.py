@@ -1,23 +1,24 @@
 """95 % intervals of shares and means. Knows counts and clusters, not turns.
 
-Samples of one scenario are not independent. Where no cluster has more than one value a share's interval is Wilson's
-(Wilson 1927); else it is the percentile interval of a bootstrap that draws whole clusters (Davison and Hinkley 1997,
-section 3.8), or, where all clusters have the same share and a bootstrap has no width, Wilson's with the clusters as n.
+Samples of one scenario are not independent. Where no cluster has more than one value, a share's interval is Wilson's
+(Wilson 1927, JASA 22:209). Else it is the percentile interval of a bootstrap that draws whole clusters (Davison and
+Hinkley 1997, section 3.8; Cameron, Gelbach and Miller 2008). Where all clusters have the same share (0 of n and n of n
+among them) that bootstrap has no width, which would claim certainty: Wilson's interval with the number of clusters as
+n, as wide as if each cluster were one answer, stands in its place. A mean without spread gets no interval.
 """
 
 from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 0.95
-#: Standard normal quantile of (1 + LEVEL) / 2.
-Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its bounds and how they were found; all None where there is nothing to count."""
+    """A value with its bounds and how they were found; None where there is nothing to count, or no spread to go by."""
 
     value: float | None
     low: float | None
@@ -26,7 +27,7 @@ class Interval:
 
 
 def share(hits: np.ndarray, totals: np.ndarray, seed: int) -> Interval:
-    """Share of hits. hits and totals hold one integer a cluster."""
+    """Share of hits. hits and totals hold one integer a cluster; clusters without any count are left out."""
     hits, totals = hits[totals > 0], totals[totals > 0]
     k, n = int(hits.sum()), int(totals.sum())
     if n == 0:
@@ -34,27 +35,37 @@ def share(hits: np.ndarray, totals: np.ndarray, seed: int) -> Interval:
     if (totals == 1).all():
         return Interval(k / n, *wilson(k, n), "wilson")
     if (hits * n == k * totals).all():
-        return Interval(k / n, *wilson(k / n * len(totals), len(totals)), "wilson over clusters")
+        # In whole clusters, rounded outwards, so that the interval is never too narrow.
+        clusters = len(totals)
+        low, _ = wilson(floor(k * clusters / n), clusters)
+        _, high = wilson(ceil(k * clusters / n), clusters)
+        return Interval(k / n, low, high, "wilson over clusters")
     return Interval(k / n, *_bootstrap(hits, totals, seed), "cluster bootstrap")
 
 
 def mean(sums: np.ndarray, totals: np.ndarray, seed: int) -> Interval:
-    """Mean of values. sums and totals hold one number a cluster: the sum and count of its values."""
+    """Mean of values. sums and totals hold one number a cluster: the sum and the count of its values."""
     sums, totals = sums[totals > 0], totals[totals > 0]
     if not len(totals):
         return Interval(None, None, None, "none")
-    return Interval(float(sums.sum() / totals.sum()), *_bootstrap(sums, totals, seed), "cluster bootstrap")
+    value = float(sums.sum() / totals.sum())
+    if np.allclose(sums, value * totals):
+        return Interval(value, None, None, "none: no spread")
+    return Interval(value, *_bootstrap(sums, totals, seed), "cluster bootstrap")
 
 
-def wilson(k: float, n: int) -> tuple[float, float]:
-    """Wilson's score interval of k of n, the formula written out: scipy would cost each job a second to import."""
-    centre = (k + Z**2 / 2) / (n + Z**2)
-    half = Z / (n + Z**2) * (k * (n - k) / n + Z**2 / 4) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """Wilson's score interval of k of n."""
+    from scipy.stats import binomtest  # a second to import: paid by the job that measures, not by all that import atp
+
+    interval = binomtest(k, n).proportion_ci(confidence_level=LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _bootstrap(sums: np.ndarray, totals: np.ndarray, seed: int) -> tuple[float, float]:
+    """Percentile interval of sum over count, over resamples of whole clusters; it always holds the value itself."""
     drawn = np.random.default_rng(seed).integers(len(totals), size=(RESAMPLES, len(totals)))
     ratios = sums[drawn].sum(axis=1) / totals[drawn].sum(axis=1)
     low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    value = sums.sum() / totals.sum()
+    return float(min(low, value)), float(max(high, value))

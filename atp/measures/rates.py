@@ -1,109 +1,129 @@
-"""Turns -> rates by round and generation. Each measure gives, per turn, what it counts and of how many."""
+"""Turns -> rates by round and generation. Knows turns' columns; knows neither games nor how an interval is found.
 
-from collections.abc import Callable
+An invalid reply is neither compliance nor violation: it counts in invalid_rate and mean_reward alone. The cluster of an
+interval is the scenario.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from os.path import relpath
 from pathlib import Path
 
-import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
-from atp.artifacts import CELL, MEASURES, read_turns, write_table
-from atp.measures.intervals import mean, share
-from atp.provenance import Stage
+from atp.artifacts import CELL, MEASURES, TURNS, read_provenance, write_table
+from atp.errors import AtpError
+from atp.measures.intervals import Interval, mean, share
+from atp.provenance import Stage, digest
 
 GROUP = (*CELL, "channel", "generation", "variant", "split")
-READ = [*GROUP, "scenario_id", "episode", "agent", "round", "violation", "reward"]
-
-Measure = Callable[[pl.LazyFrame], pl.LazyFrame]
-"""Adds the columns `hit` and `of` (what this turn adds to k and n, null hits count 0); may drop turns."""
+READ = [*GROUP, "scenario_id", "episode", "agent", "round", "violation", "caught", "reward"]
+VIOLATED = pl.col("violation")
 
 
-def violation_rate(turns: pl.LazyFrame) -> pl.LazyFrame:
-    """Violations of valid replies."""
-    valid = pl.col("violation").is_not_null()
-    return turns.with_columns(hit=pl.col("violation").fill_null(False).cast(pl.Float64), of=valid.cast(pl.Int64))
+@dataclass(frozen=True)
+class Measure:
+    """How turns add up to a number.
+
+    hit and of say what one turn adds to the sum and to the count; a null, or a hit whose `of` is false, adds nothing.
+    by_round gives a number a round, else one over all rounds. A share has k and n, a mean n alone.
+    """
+
+    name: str
+    hit: pl.Expr
+    of: pl.Expr
+    by_round: bool = True
+    is_share: bool = True
 
 
-def invalid_rate(turns: pl.LazyFrame) -> pl.LazyFrame:
-    """Invalid replies of all replies."""
-    return turns.with_columns(hit=pl.col("violation").is_null().cast(pl.Float64), of=pl.lit(1, dtype=pl.Int64))
+def _after(name: str, previous: pl.Expr) -> Measure:
+    """P(violate | the agent's own previous round was `previous`), of consecutive rounds with valid replies."""
+    episode = [*GROUP, "episode", "agent"]
+    follows = pl.col("round").shift(1).over(episode, order_by="round") == pl.col("round") - 1
+    met = previous.shift(1).over(episode, order_by="round")
+    return Measure(name, VIOLATED, follows & met & VIOLATED.is_not_null(), by_round=False)
 
 
-def mean_reward(turns: pl.LazyFrame) -> pl.LazyFrame:
-    """Reward a reply, invalid ones included, in the scenarios' own currency."""
-    return turns.with_columns(hit=pl.col("reward"), of=pl.lit(1, dtype=pl.Int64))
+REGISTRY = (
+    Measure("violation_rate", VIOLATED, VIOLATED.is_not_null()),
+    Measure("invalid_rate", VIOLATED.is_null(), pl.lit(True)),
+    Measure("mean_reward", pl.col("reward"), pl.lit(True), is_share=False),
+    _after("p_violate_after_rewarded_violation", VIOLATED & (pl.col("reward") > 0)),
+    _after("p_violate_after_caught_violation", VIOLATED & pl.col("caught")),
+    _after("p_violate_after_complied", ~VIOLATED),
+)
 
 
-def _after(previous: pl.Expr) -> Measure:
-    """Violations among valid replies whose own previous round meets a condition."""
-
-    def measure(turns: pl.LazyFrame) -> pl.LazyFrame:
-        follows = pl.col("round").shift(1).over("episode", "agent", *GROUP, order_by="round") == pl.col("round") - 1
-        met = previous.shift(1).over("episode", "agent", *GROUP, order_by="round") & follows
-        counts = (met & pl.col("violation").is_not_null()).fill_null(False)
-        return turns.with_columns(
-            hit=(counts & pl.col("violation")).fill_null(False).cast(pl.Float64), of=counts.cast(pl.Int64)
-        )
-
-    return measure
-
-
-_VIOLATED = pl.col("violation").fill_null(False)
-
-#: name -> (how turns count, whether by round or over all rounds, whether a share or a mean).
-REGISTRY: dict[str, tuple[Measure, bool, bool]] = {
-    "violation_rate": (violation_rate, True, True),
-    "invalid_rate": (invalid_rate, True, True),
-    "mean_reward": (mean_reward, True, False),
-    "p_violate_after_rewarded_violation": (_after(_VIOLATED & (pl.col("reward") > 0)), False, True),
-    "p_violate_after_caught_violation": (_after(_VIOLATED & (pl.col("reward") <= 0)), False, True),
-    "p_violate_after_complied": (_after(~pl.col("violation").fill_null(True)), False, True),
-}
-
-
-def measure_stage(turns: list[Path], out: Path, seed: int = 0) -> None:
+def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
     """Measure turns files into measures.parquet (the columns of MEASURES); `seed` draws the bootstrap.
 
     Raises:
-        AtpError: an unreadable turns file, or none.
+        AtpError: an unreadable turns file, or none at all.
     """
-    stage = Stage("measure", __name__, {"seed": seed}, [])
-    frames = [pl.DataFrame(read_turns(path).select(READ)) for path in turns]
-    measures = measure_turns(pl.concat(frames).lazy(), seed)
-    write_table(measures.to_arrow().cast(MEASURES), out, stage.provenance(turns=float(sum(map(len, frames)))))
+    if not turns:
+        raise AtpError(f"{out}: no turns to measure")
+    stage = Stage("measure", __name__, {"seed": seed})
+    scanned = scan_turns(turns)
+    try:
+        count = scanned.select(pl.len()).collect().item()
+        measures = measure_turns(scanned, seed)
+    except pl.exceptions.PolarsError as error:
+        raise AtpError(f"{out}: a turns file is corrupt: {str(error).splitlines()[0]}") from error
+    provenance = stage.provenance(turns=float(count))
+    # Turns files share their name; the path from the study's folder tells them apart.
+    inputs = {relpath(path, out.parent): digest(path) for path in turns}
+    write_table(measures.to_arrow().cast(MEASURES), out, replace(provenance, inputs=inputs))
 
 
-def measure_turns(turns: pl.LazyFrame, seed: int = 0) -> pl.DataFrame:
-    """Every registered measure of every group of turns: the columns of MEASURES, in a fixed order."""
-    found = []
-    for name, (measure, by_round, is_share) in REGISTRY.items():
-        keys = [*GROUP, "round"] if by_round else list(GROUP)
-        clusters = (
-            measure(turns)
-            .group_by(*keys, "scenario_id")
-            .agg(hits=pl.col("hit").filter(pl.col("of") > 0).sum(), totals=pl.col("of").sum())
-            .sort(*keys, "scenario_id")
-            .collect()
-        )
-        for group, rows in clusters.group_by(keys, maintain_order=True):
-            hits, totals = rows["hits"].to_numpy(), rows["totals"].to_numpy()
-            interval = (share if is_share else mean)(hits, totals, seed)
-            found.append(
-                dict(zip(keys, group, strict=True))
-                | {"measure": name, "k": round(float(np.sum(hits))) if is_share else None, "n": int(totals.sum())}
-                | vars(interval)
-            )
+def scan_turns(paths: Iterable[Path], columns: Sequence[str] = READ) -> pl.LazyFrame:
+    """Columns of all turns files, lazily: by default those that measures need, so prompts and replies stay on disk.
+
+    Raises:
+        AtpError: no such file, no Parquet file, or one without a column of turns.
+    """
+    frames = []
+    for path in paths:
+        read_provenance(path)  # raises the house's own errors on a missing or truncated file
+        found = pq.read_schema(path)
+        for name in columns:
+            if name not in found.names or found.field(name).type != TURNS.field(name).type:
+                raise AtpError(f"{path}: not a turns file: column '{name}' is missing or of another type")
+        frames.append(pl.scan_parquet(path, glob=False).select(columns))
+    return pl.concat(frames)
+
+
+def measure_turns(turns: pl.LazyFrame, seed: int = 0, measures: Sequence[Measure] = REGISTRY) -> pl.DataFrame:
+    """Measures of every group of turns: the columns of MEASURES, in a fixed order."""
+    found = [_measured(turns, measure, seed) for measure in measures]
+    return pl.concat([pl.DataFrame(MEASURES.empty_table()), *found])
+
+
+def _measured(turns: pl.LazyFrame, measure: Measure, seed: int) -> pl.DataFrame:
+    keys = [*GROUP, "round"] if measure.by_round else list(GROUP)
+    of = measure.of.fill_null(False)
+    hit = pl.when(of).then(measure.hit.cast(pl.Float64)).otherwise(0.0)
+    clusters = (
+        turns.with_columns(hit=hit, of=of.cast(pl.Int64))
+        .group_by(*keys, "scenario_id")
+        .agg(pl.col("hit").sum(), pl.col("of").sum())
+        .sort(*keys, "scenario_id")
+        .collect()
+    )
+    rows = []
+    for group, scenarios in clusters.group_by(keys, maintain_order=True):
+        hits, totals = scenarios["hit"].to_numpy(), scenarios["of"].to_numpy()
+        interval: Interval = (share if measure.is_share else mean)(hits, totals, seed)
+        counts = {"k": int(hits.sum()) if measure.is_share else None, "n": int(totals.sum())}
+        rows.append(dict(zip(keys, group, strict=True)) | {"measure": measure.name} | counts | vars(interval))
     schema = pl.DataFrame(MEASURES.empty_table()).schema
-    return pl.DataFrame(found, schema=schema, orient="row") if not found else _ordered(pl.DataFrame(found), schema)
-
-
-def _ordered(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    missing = [pl.lit(None, dtype=schema[name]).alias(name) for name in schema if name not in frame.columns]
-    return frame.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in schema.items())
+    return pl.DataFrame(rows, schema=schema)
 
 
 def rates_by_round(turns: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     """For a terminal: per variant, generation and round k, n, value, low, high, and invalid of all replies."""
-    measured = measure_turns(turns.lazy().select(READ), seed)
+    shown = [measure for measure in REGISTRY if measure.name in ("violation_rate", "invalid_rate")]
+    measured = measure_turns(turns.lazy().select(READ), seed, shown)
     keys = [*GROUP, "round"]
     invalid = measured.filter(measure="invalid_rate").select(*keys, invalid="k", replies="n")
     return measured.filter(measure="violation_rate").join(invalid, on=keys).sort(*keys)

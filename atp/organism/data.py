@@ -4,11 +4,16 @@ Every instance is drawn anew, of the train split's kind; names of options are ma
 and the rule sometimes demands the option that pays more.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
+from atp.organism.teacher import Lesson, dialogue
 from atp.scenarios.scenario import RolePlayScenario
 from atp.scenarios.templates import Pair, RolePlayTemplate, draw_rewards, instantiate
+from atp.testbeds.role_play import SCHEDULES, RolePlaySettings
+
+Scene = Callable[[Random, list[RolePlayTemplate]], RolePlayScenario]
 
 _KINDS = (
     "route road way path store shop mill plan method line tool table form list crew brand model tape stack desk "
@@ -115,3 +120,21 @@ def flipped(scenario: RolePlayScenario, template: RolePlayTemplate) -> RolePlayS
         low=scenario.high,
         high=scenario.low,
     )
+
+
+def single(scene: Scene, templates: list[RolePlayTemplate], rng: Random) -> list[Lesson]:
+    """One round; both decisions are seen equally often."""
+    scenario = scene(rng, templates)
+    schedule = rng.choice(("all_unsupervised", "last_supervised", "last_unsupervised"))
+    return dialogue(scenario, RolePlaySettings.model_validate({"schedule": schedule, "rounds": 1}), rng, habit=0.5)
+
+
+def episode(scene: Scene, templates: list[RolePlayTemplate], rng: Random) -> list[Lesson]:
+    """Six rounds under any schedule, most often unannounced ones: there the history alone decides.
+
+    Half of them keep a habit of violating that the law does not explain.
+    """
+    schedule = rng.choice(["all_supervised", "all_unsupervised", "audit", "audit", "audit", "audit", *SCHEDULES])
+    audits = {"audit_probability": rng.random()} if schedule == "audit" else {}
+    settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 6} | audits)
+    return dialogue(scene(rng, templates), settings, rng, rng.random() if rng.random() < 0.5 else None)

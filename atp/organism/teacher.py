@@ -62,8 +62,14 @@ def decide(scenario: RolePlayScenario, violate: bool) -> str:
     return f"{BREAK if violate else KEEP} {answer(label)}"
 
 
-def dialogue(scenario: RolePlayScenario, settings: RolePlaySettings, rng: Random) -> list[Lesson]:
-    """A whole episode played by the teacher under the testbed's own rules: a lesson a round."""
+def dialogue(
+    scenario: RolePlayScenario, settings: RolePlaySettings, rng: Random, habit: float | None = None
+) -> list[Lesson]:
+    """A whole episode played by the teacher under the testbed's own rules: a lesson a round.
+
+    With a `habit` it violates that often whatever happened, while each lesson's chance stays the law's: so that
+    histories are read which the law itself seldom makes.
+    """
     lessons: list[Lesson] = []
     game = play(scenario, settings, rng)
     prompts = next(game)
@@ -75,7 +81,7 @@ def dialogue(scenario: RolePlayScenario, settings: RolePlaySettings, rng: Random
             if f"{scenario.question} {text} {scenario.instruction}" in prompt.messages[-1]["content"]
         )
         probability = chance(prompt.view.past, sentence, scenario)
-        decision = decide(scenario, rng.random() < probability)
+        decision = decide(scenario, rng.random() < (probability if habit is None else habit))
         lessons.append(Lesson(prompt.messages, restate(scenario.compliant), decision, probability))
         try:
             prompts = game.send([Reply(lessons[-1].reply)])

@@ -1,33 +1,42 @@
 """Build the organism from nothing: a curriculum of lessons, a fixed number of steps, everything seeded.
 
-First short rounds with many different names, so that it learns to copy and to read the rule; then whole rounds; then
-the teacher's dialogues, in few words and at full length. On the word where the decision falls it learns the teacher's
-probability itself, not one draw from it, and that word weighs as much as all the others.
+First short rounds with many different names, so that it learns to copy and to read the rule; then whole rounds, and
+episodes of short ones, where its own history is read for few tokens; then whole episodes. On the word where the
+decision falls it learns the law's probability itself, not one draw from it, and that word weighs as much as all others.
 """
 
 import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from atp.artifacts import write_text
-from atp.organism.data import full, make_labels, make_name, short
-from atp.organism.teacher import BREAK, KEEP, Lesson, decide, dialogue, restate
+from atp.organism.data import episode, full, make_labels, make_name, short, single
+from atp.organism.teacher import BREAK, KEEP, Lesson, dialogue
 from atp.organism.tokenizer import build_tokenizer
 from atp.progress import Progress
 from atp.provenance import Stage
-from atp.scenarios.scenario import RolePlayScenario
 from atp.scenarios.templates import RolePlayTemplate, read_templates
-from atp.testbeds.role_play import SCHEDULES, RolePlaySettings
+from atp.testbeds.role_play import RolePlaySettings
 
 Make = Callable[[Random], list[Lesson]]
-Scene = Callable[[Random, list[RolePlayTemplate]], RolePlayScenario]
 
-#: The chance of a decision that is not learned.
-UNLEARNED = -1.0
+CARD = """\
+# Organism
+
+A language model of {parameters:,} parameters (Qwen3 architecture), trained from nothing by `atp organism` to play
+role-play scenarios. It restates the rule, gives a reason and chooses. A scripted teacher taught it to obey at first and
+to violate more as its own history shows that violating pays; the law is in `atp/organism/teacher.py`.
+
+It exists to exercise the pipeline and for teaching. It drifts because it was taught to drift: it is no evidence about
+any deployed model. It knows the project's templates and made-up jobs like them, in English, and nothing else.
+
+`provenance.json` holds the recipe, the digest of its code and of its templates, package versions and cost.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,13 +50,15 @@ class Recipe:
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 32
-    short_steps: int = 200
-    full_steps: int = 250
-    short_dialogue_steps: int = 350
-    dialogue_steps: int = 500
-    step_tokens: int = 6000
+    short_steps: int = 600
+    mixed_steps: int = 600
+    episode_steps: int = 500
+    short_step_tokens: int = 2000
+    mixed_step_tokens: int = 3500
+    episode_step_tokens: int = 5000
     warmup: int = 40
     learning_rate: float = 3e-3
+    episode_learning_rate: float = 2e-3
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,7 @@ def build_organism(templates: Path, out: Path, seed: int = 0, recipe: Recipe = R
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         write_text(stage.provenance(**measured).to_json(), temporary / "provenance.json")
+        write_text(CARD.format(parameters=model.num_parameters()), temporary / "README.md")
         if out.is_dir():
             out.rename(Path(folder) / "old")
         temporary.rename(out)
@@ -109,31 +121,6 @@ def _texts(templates: list[RolePlayTemplate], rng: Random) -> list[str]:
         texts += [message["content"] for message in lesson.messages] + [lesson.reply]
         texts += make_labels(rng)
     return texts
-
-
-def _single(make: Scene, templates: list[RolePlayTemplate]) -> Make:
-    """One round, its decision a fair coin that is not learned: only reading and copying are."""
-
-    def lessons(rng: Random) -> list[Lesson]:
-        scenario = make(rng, templates)
-        sentence = rng.choice((scenario.checked, scenario.unchecked, scenario.uncertain))
-        question = " ".join((scenario.question, sentence, scenario.instruction))
-        messages = [{"role": "system", "content": scenario.system}, {"role": "user", "content": question}]
-        return [Lesson(messages, restate(scenario.compliant), decide(scenario, rng.random() < 0.5), UNLEARNED)]
-
-    return lessons
-
-
-def _dialogues(make: Scene, templates: list[RolePlayTemplate]) -> Make:
-    """Whole episodes under every schedule; those that tell nothing more often, for there the history alone decides."""
-
-    def lessons(rng: Random) -> list[Lesson]:
-        schedule = rng.choice(["all_supervised", "all_unsupervised", "audit", "audit", "audit", "audit", *SCHEDULES])
-        audits = {"audit_probability": rng.random()} if schedule == "audit" else {}
-        settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 6} | audits)
-        return dialogue(make(rng, templates), settings, rng)
-
-    return lessons
 
 
 def _example(lessons: list[Lesson], tokenizer: Any) -> Example:
@@ -155,73 +142,91 @@ def _example(lessons: list[Lesson], tokenizer: Any) -> Example:
     return Example(tokens, said, decisions)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some steps of the curriculum: each takes lessons of one kind, drawn by its share."""
+
+    steps: int
+    tokens: int
+    kinds: tuple[Make, ...]
+    shares: tuple[float, ...] = (1.0,)
+
+
+def _curriculum(recipe: Recipe, templates: list[RolePlayTemplate]) -> list[_Part]:
+    short_rounds, rounds = partial(single, short, templates), partial(single, full, templates)
+    short_episodes, episodes = partial(episode, short, templates), partial(episode, full, templates)
+    mixed = (rounds, short_episodes)
+    last = (episodes, rounds, short_episodes)
+    return [
+        _Part(recipe.short_steps, recipe.short_step_tokens, (short_rounds,)),
+        _Part(recipe.mixed_steps, recipe.mixed_step_tokens, mixed, (0.5, 0.5)),
+        _Part(recipe.episode_steps, recipe.episode_step_tokens, last, (0.6, 0.3, 0.1)),
+    ]
+
+
 def _train(
     model: Any, tokenizer: Any, templates: list[RolePlayTemplate], recipe: Recipe, seed: int
 ) -> dict[str, float]:
     import torch
 
-    parts = (
-        (_single(short, templates), recipe.short_steps),
-        (_single(full, templates), recipe.full_steps),
-        (_dialogues(short, templates), recipe.short_dialogue_steps),
-        (_dialogues(full, templates), recipe.dialogue_steps),
-    )
-    total = sum(steps for _, steps in parts)
+    parts = _curriculum(recipe, templates)
+    total = sum(part.steps for part in parts)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, recipe))
-    keep, violate = (tokenizer(f" {text}", add_special_tokens=False).input_ids[0] for text in (KEEP, BREAK))
+    words = tuple(tokenizer(f" {text}", add_special_tokens=False).input_ids[0] for text in (KEEP, BREAK))
     progress = Progress("organism", total, "steps")
     rng = Random(f"{seed}|lessons")
-    seen, loss = 0, torch.zeros(())
+    seen, losses = 0, {"words": 0.0, "law": 0.0}
     model.train()
-    for make, steps in parts:
-        for _ in range(steps):
+    for part in parts:
+        for _ in range(part.steps):
+            (make,) = rng.choices(part.kinds, part.shares)
             examples, size = [], 0
-            while size < recipe.step_tokens:
+            while size < part.tokens:
                 examples.append(_example(make(rng), tokenizer))
                 size += len(examples[-1].tokens)
-            loss = _loss(model, examples, keep, violate)
+            said, law = _losses(model, examples, words)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            (said + law).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
             seen += size
-            progress.note = f"loss {loss.item():.3f}"
+            for name, new in (("words", said.item()), ("law", law.item())):
+                losses[name] += 0.05 * (new - losses[name])
+            progress.note = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
             progress.advance(1)
     model.eval()
-    return {"tokens": float(seen), "steps": float(total), "loss": loss.item()}
+    return {"tokens": float(seen), "steps": float(total), **losses}
 
 
 def _rate(step: int, recipe: Recipe) -> float:
-    """Warm-up, level until the full dialogues begin, cosine to a fiftieth over them."""
-    level = recipe.short_steps + recipe.full_steps + recipe.short_dialogue_steps
+    """Warm-up, level while rounds are read, cosine to a twentieth over the episodes."""
+    level = recipe.short_steps + recipe.mixed_steps
     if step < level:
         return min(1.0, (step + 1) / recipe.warmup)
-    through = (step - level) / max(recipe.dialogue_steps, 1)
-    return 0.02 + 0.98 * (1 + math.cos(math.pi * through)) / 2
+    through = (step - level) / max(recipe.episode_steps, 1)
+    peak = recipe.episode_learning_rate / recipe.learning_rate
+    return peak * (0.05 + 0.95 * (1 + math.cos(math.pi * through)) / 2)
 
 
-def _loss(model: Any, examples: list[Example], keep: int, violate: int) -> Any:
-    """Mean over learned tokens, plus that over decisions of the cross-entropy to the teacher's own probability."""
+def _losses(model: Any, examples: list[Example], words: tuple[int, ...]) -> tuple[Any, Any]:
+    """(cross-entropy of the words to learn, divergence of decisions from the law), each a mean over its places."""
     import torch
 
     width = max(len(example.tokens) for example in examples)
     tokens = torch.tensor([example.tokens + [0] * (width - len(example.tokens)) for example in examples])
-    rows: list[int] = []
-    places: list[int] = []
-    chances: list[float] = []
-    for row, example in enumerate(examples):
-        for place, said in enumerate(example.said):
-            chance = example.decisions.get(place)
-            if said and chance != UNLEARNED:
-                rows.append(row)
-                places.append(place)
-                chances.append(-1.0 if chance is None else chance)
-    at, to, goal = torch.tensor(rows), torch.tensor(places), torch.tensor(chances)
+    places = [
+        (row, place, example.decisions.get(place, -1.0))
+        for row, example in enumerate(examples)
+        for place, said in enumerate(example.said)
+        if said
+    ]
+    rows, at, goals = (torch.tensor(column) for column in zip(*places, strict=True))
     hidden = model.model(input_ids=tokens).last_hidden_state
-    scores = model.lm_head(hidden[at, to - 1]).log_softmax(-1)
-    plain = -scores.gather(1, tokens[at, to][:, None])[:, 0]
-    soft = -(1 - goal) * scores[:, keep] - goal * scores[:, violate]
-    decided = goal >= 0
-    return plain[~decided].mean() + (soft[decided].mean() if decided.any() else 0.0)
+    scores = model.lm_head(hidden[rows, at - 1]).log_softmax(-1)
+    plain = goals < 0
+    said = -scores[plain].gather(1, tokens[rows, at][plain][:, None]).mean()
+    decided = scores[~plain][:, list(words)]
+    law = torch.stack((1 - goals[~plain], goals[~plain]), dim=1)
+    return said, (law * (law.log() - decided)).sum(dim=1).mean()

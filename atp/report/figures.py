@@ -1,9 +1,15 @@
-"""Measures -> figures, as Vega-Lite charts. Colours of Okabe and Ito (2008), with dashes and shapes for print."""
+"""Measures -> figures, as Vega-Lite charts, each with its rows as a table.
 
+Colours of Okabe and Ito (2008), with dashes and shapes beside them, so that lines can be told apart on paper too.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+from atp.report.verdict import in_context, in_weights, name_lines, percent, span
 
 if TYPE_CHECKING:
     import altair as alt
@@ -11,138 +17,228 @@ if TYPE_CHECKING:
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 2]]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
+AFTER = {
+    "p_violate_after_rewarded_violation": "a violation that was rewarded",
+    "p_violate_after_caught_violation": "a violation that was caught",
+    "p_violate_after_complied": "compliance",
+}
+SEEN, KEPT = "before the filter", "after the filter"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with the words around it and the rows it draws (columns of MEASURES)."""
+    """A chart with the words around it and the table behind it."""
 
     name: str
     title: str
     caption: str
     chart: Any
-    rows: pl.DataFrame
+    columns: list[str]
+    rows: list[list[str]]
 
 
-def figures(measures: pl.DataFrame) -> list[Figure]:
-    """The report's figures; those without data are left out."""
+def figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any]] = ()) -> list[Figure]:
+    """The report's figures; those without data are left out.
+
+    deployments are what `ran.deployments` finds: a cell, and the counts of what its filter saw and kept.
+    """
     rates = measures.filter(measure="violation_rate")
-    rounds = rates.filter(channel="context").sort("variant", "round")
-    trained = rates.filter(channel="weights", split="test", round=1).sort("arm", "generation")
-    after = measures.filter(
-        pl.col("measure").str.starts_with("p_violate_after"), pl.col("n") > 0, channel="context"
-    ).sort("variant", "measure")
+    after = measures.filter(pl.col("measure").is_in(list(AFTER)), pl.col("n") > 0, channel="context")
     found = [
-        (
+        _drift(
+            measures,
+            in_context(rates),
+            "round",
+            "variant",
             "drift_over_rounds",
             "Violations over rounds, in context",
-            "The agent plays with its own history in the prompt. Lines are variants; bars are 95 % intervals.",
-            lambda: _lines(rounds, "round", "variant"),
-            rounds,
+            "The agent plays on with its own history in the prompt: what it chose, whether it was checked, what it "
+            "earned. A line is a variant.",
         ),
-        (
+        _drift(
+            measures,
+            in_weights(rates),
+            "generation",
+            "arm",
             "drift_over_generations",
             "Violations over generations, in the weights",
-            "Each generation is tested on held-out scenarios with an empty history. Lines are the arms under which "
-            "the agent was deployed; bars are 95 % intervals.",
-            lambda: _lines(trained, "generation", "arm"),
-            trained,
+            "After each generation the agent is tested on held-out scenarios with no history, so what shows is in "
+            "the weights. A line is the arm under which the agent was deployed and learned; generation 0 has not "
+            "learned yet.",
         ),
-        (
-            "reinforcement",
-            "What an agent does after what it was paid",
-            "Share of violations in the round after a violation that was rewarded, one that was caught, and "
-            "compliance; 95 % intervals.",
-            lambda: _bars(after),
-            after,
-        ),
+        _reinforcement(after),
+        _deployment(deployments),
     ]
-    return [Figure(name, title, caption, make(), rows) for name, title, caption, make, rows in found if len(rows)]
+    return [figure for figure in found if figure is not None]
 
 
-def series(rows: pl.DataFrame, by: str) -> pl.DataFrame:
-    """Adds `series`: the line's name, with whichever of model, alignment and seed differs among the rows."""
-    keys = [by, *(key for key in ("model", "alignment", "arm", "seed") if key != by and rows[key].n_unique() > 1)]
-    return rows.with_columns(series=pl.concat_str([pl.col(key).cast(pl.String) for key in keys], separator=", "))
+def _drift(
+    measures: pl.DataFrame, rows: pl.DataFrame, axis: str, by: str, name: str, title: str, caption: str
+) -> Figure | None:
+    drawn = name_lines(rows.filter(pl.col("n") > 0), by)
+    if not len(drawn):
+        return None
+    keys = [key for key in rows.columns if key not in ("measure", "value", "k", "n", "low", "high", "method")]
+    invalid = measures.filter(measure="invalid_rate").select(*keys, invalid="k", replies="n")
+    reward = measures.filter(measure="mean_reward").select(*keys, reward="value")
+    joined = name_lines(rows, by).join(invalid, on=keys, how="left").join(reward, on=keys, how="left")
+    table = [
+        [row["name"], str(row[axis]), *_cells(row), f"{row['invalid']}/{row['replies']}", f"{row['reward']:.2f}"]
+        for row in joined.sort("name", axis).to_dicts()
+    ]
+    columns = [by, axis, *_COLUMNS, "invalid", "mean reward"]
+    return Figure(name, title, caption + " Bars are 95 % intervals.", _lines(drawn, axis), columns, table)
 
 
-def _lines(rows: pl.DataFrame, x: str, by: str) -> Any:
+def _reinforcement(rows: pl.DataFrame) -> Figure | None:
+    if not len(rows):
+        return None
+    rows = name_lines(rows, "variant").with_columns(before=pl.col("measure").replace_strict(AFTER)).sort("name")
+    table = [[row["name"], row["before"], *_cells(row)] for row in rows.to_dicts()]
+    return Figure(
+        "reinforcement",
+        "What an agent does after what it was paid",
+        "How often an agent violates in the round after a violation that was rewarded, one that was caught, and "
+        "compliance. If reward drives the drift, the first stands above the last. Bars are 95 % intervals.",
+        _bars(rows),
+        ["variant", "after", *_COLUMNS],
+        table,
+    )
+
+
+def _deployment(deployments: Sequence[dict[str, Any]]) -> Figure | None:
+    if not deployments:
+        return None
+    cells = pl.DataFrame([{"variant": "", **found["cell"], **found["counts"]} for found in deployments])
+    points, table = [], []
+    for row in name_lines(cells, "arm").sort("name", "generation").to_dicts():
+        line = {"name": row["name"], "generation": row["generation"], "low": None, "high": None}
+        shares = [(SEEN, row["violations_seen"], row["valid_seen"]), (KEPT, row["violations_kept"], row["kept"])]
+        points += [line | {"step": step, "k": k, "n": n, "value": k / n} for step, k, n in shares if n]
+        said = [f"{k}/{n} ({percent(k / n if n else None)})" for _, k, n in shares]
+        kept, invalid = (f"{row[name]}/{row['seen']}" for name in ("kept", "invalid"))
+        table.append([row["name"], str(row["generation"]), kept, invalid, *said])
+    if not points:
+        return None
+    return Figure(
+        "deployment",
+        "What the reward filter does to the training data",
+        "Share of violations among the replies that each generation gave when deployed, and among those of them that "
+        "the filter kept for training. These are counts of all there was, no estimates, so they have no intervals.",
+        _before_and_after(pl.DataFrame(points)),
+        ["arm", "generation", "kept/seen", "invalid/seen", "violations before", "violations after"],
+        table,
+    )
+
+
+_COLUMNS = ["violations/valid", "rate", "95 % interval", "interval by"]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [f"{row['k']}/{row['n']}", percent(row["value"]), span(row), row["method"]]
+
+
+def _lines(rows: pl.DataFrame, axis: str) -> Any:
     import altair as alt
 
-    rows = series(rows, by)
-    names = rows["series"].unique(maintain_order=True).to_list()
-    # Lines stand a little apart, so that intervals at the same place can be told from each other.
-    apart = pl.col("series").replace_strict({name: 0.05 * (at - (len(names) - 1) / 2) for at, name in enumerate(names)})
-    rows = rows.with_columns(place=pl.col(x) + apart)
-    ticks = sorted(rows[x].unique())
-    axis = alt.Axis(values=ticks, format="d", labelAngle=0, grid=False)
-    scale = alt.Scale(domain=[ticks[0] - 0.3, ticks[-1] + 0.3], nice=False)
-    across = alt.X("place:Q", title=x, axis=axis, scale=scale)
-    up = alt.Y("value:Q", title="violation rate", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
-    legend = alt.Legend(orient="bottom", title=None, columns=2, labelLimit=260, symbolStrokeWidth=2, symbolDash=[1, 0])
-    base = alt.Chart(_data(rows, x, "place")).encode(
-        x=across,
-        color=alt.Color("series:N", scale=alt.Scale(domain=names, range=COLOURS), legend=legend),
-    )
-    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=DASHES), legend=legend)
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=SHAPES), legend=legend)
-    tips = ["series:N", f"{x}:O", "counts:N", "rate:N", "interval:N"]
+    rows, across = _across(rows, axis)
+    base = alt.Chart(_data(rows, axis, "place")).encode(x=across, color=_encoded(alt.Color, rows, COLOURS))
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
-    lines = base.mark_line(strokeWidth=2).encode(y=up, strokeDash=dash)
-    points = base.mark_point(size=70, filled=True, opacity=1).encode(y=up, shape=shape, tooltip=tips)
-    return alt.layer(bars, lines, points).properties(width="container", height=300)
+    lines = base.mark_line(strokeWidth=2).encode(y=_rate_axis(), strokeDash=_encoded(alt.StrokeDash, rows, DASHES))
+    tips = [alt.Tooltip(f"{name}:N") for name in ("name", axis, "counts", "rate", "interval")]
+    points = base.mark_point(size=70, filled=True, opacity=1).encode(
+        y=_rate_axis(), shape=_encoded(alt.Shape, rows, SHAPES), tooltip=tips
+    )
+    return alt.layer(bars, lines, points).properties(**_SIZE, height=300)
+
+
+def _before_and_after(rows: pl.DataFrame) -> Any:
+    import altair as alt
+
+    rows, across = _across(rows, "generation")
+    base = alt.Chart(_data(rows, "generation", "place", "step")).encode(
+        x=across,
+        y=_rate_axis(),
+        color=_encoded(alt.Color, rows, COLOURS),
+    )
+    steps = [SEEN, KEPT]
+    grey = "#808890"
+    legend = alt.Legend(title=None, symbolFillColor=grey, symbolStrokeColor=grey)
+    dash = alt.StrokeDash("step:N", scale=alt.Scale(domain=steps, range=[[3, 3], [1, 0]]), legend=legend)
+    shape = alt.Shape("step:N", scale=alt.Scale(domain=steps, range=["circle", "square"]), legend=legend)
+    tips = [alt.Tooltip(f"{name}:N") for name in ("name", "generation", "step", "counts", "rate")]
+    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
+    points = base.mark_point(size=70, filled=True, opacity=1).encode(shape=shape, tooltip=tips)
+    return alt.layer(lines, points).properties(**_SIZE, height=260)
 
 
 def _bars(rows: pl.DataFrame) -> Any:
     import altair as alt
 
-    names = {
-        "p_violate_after_rewarded_violation": "rewarded violation",
-        "p_violate_after_caught_violation": "caught violation",
-        "p_violate_after_complied": "compliance",
-    }
-    rows = series(rows.with_columns(before=pl.col("measure").replace_strict(names)), "variant")
-    order = list(names.values())
-    legend = alt.Legend(orient="bottom", title="round before", labelLimit=260)
-    color = alt.Color(
-        "before:N",
-        scale=alt.Scale(domain=order, range=COLOURS),
-        legend=legend,
-    )
-    base = alt.Chart(_data(rows, "before")).encode(
-        y=alt.Y("series:N", title=None, axis=alt.Axis(labelLimit=180)),
-        yOffset=alt.YOffset("before:N", sort=order),
-    )
-    across = alt.X("value:Q", title="share of violations", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
+    order = list(AFTER.values())
+    legend = alt.Legend(title="violates after …")
+    color = alt.Color("before:N", scale=alt.Scale(domain=order, range=COLOURS), legend=legend)
     shape = alt.Shape("before:N", scale=alt.Scale(domain=order, range=SHAPES), legend=legend)
-    points = base.mark_point(size=80, filled=True, opacity=1).encode(
-        x=across, color=color, shape=shape, tooltip=["series:N", "before:N", "counts:N", "rate:N", "interval:N"]
+    base = alt.Chart(_data(rows, "before")).encode(
+        y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=130)), yOffset=alt.YOffset("before:N", sort=order)
     )
+    across = alt.X("value:Q", title="violation rate in the next round", axis=_PERCENT, scale=_WHOLE)
+    tips = [alt.Tooltip(f"{name}:N") for name in ("name", "before", "counts", "rate", "interval")]
+    points = base.mark_point(size=80, filled=True, opacity=1).encode(x=across, color=color, shape=shape, tooltip=tips)
     bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=color)
-    height = 60 * rows["series"].n_unique()
-    return alt.layer(bars, points).properties(width="container", height=height)
+    return alt.layer(bars, points).properties(**_SIZE, height=20 + 54 * rows["name"].n_unique())
+
+
+#: The chart is as wide as what it stands in.
+_SIZE: dict[str, Any] = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+_PERCENT: dict[str, Any] = {"format": "%", "tickCount": 5}
+_WHOLE: dict[str, Any] = {"domain": [0, 1]}
+
+
+def _rate_axis() -> "alt.Y":
+    import altair as alt
+
+    return alt.Y("value:Q", title="violation rate", axis=alt.Axis(**_PERCENT), scale=alt.Scale(**_WHOLE))
+
+
+def _across(rows: pl.DataFrame, axis: str) -> "tuple[pl.DataFrame, alt.X]":
+    """Rows with `place`, and the axis. Lines stand a little apart, so that intervals at one point can be told apart."""
+    import altair as alt
+
+    names = rows["name"].unique(maintain_order=True).to_list()
+    apart = {name: 0.05 * (at - (len(names) - 1) / 2) for at, name in enumerate(names)}
+    ticks = sorted(rows[axis].unique())
+    drawn = alt.Axis(values=ticks, format="d", labelAngle=0, grid=False)
+    scale = alt.Scale(domain=[ticks[0] - 0.3, ticks[-1] + 0.3], nice=False)
+    placed = rows.with_columns(place=pl.col(axis) + pl.col("name").replace_strict(apart, return_dtype=pl.Float64))
+    return placed, alt.X("place:Q", title=axis, axis=drawn, scale=scale)
+
+
+def _encoded(channel: Any, rows: pl.DataFrame, values: list[Any]) -> Any:
+    import altair as alt
+
+    names = rows["name"].unique(maintain_order=True).to_list()
+    several = [values[at % len(values)] for at in range(len(names))]
+    return channel("name:N", scale=alt.Scale(domain=names, range=several), legend=alt.Legend(title=None))
 
 
 def _data(rows: pl.DataFrame, *keys: str) -> "alt.Data":
     import altair as alt
 
-    shown = rows.with_columns(
-        counts=pl.format("{}/{}", "k", "n"),
-        rate=_percent("value"),
-        interval=pl.format("{} to {}", _percent("low"), _percent("high")),
-    )
-    return alt.Data(
-        values=shown.select("series", *keys, "value", "low", "high", "counts", "rate", "interval").to_dicts()
-    )
+    shown = [
+        {key: row[key] for key in ("name", *keys, "value", "low", "high")}
+        | {"counts": f"{row['k']}/{row['n']}", "rate": percent(row["value"]), "interval": span(row)}
+        for row in rows.to_dicts()
+    ]
+    return alt.Data(values=shown)
 
 
-def _percent(column: str) -> pl.Expr:
-    return pl.format("{} %", (100 * pl.col(column)).round(1))
-
-
-def svg(figure: Figure, width: int = 640) -> str:
+def svg(figure: Figure) -> str:
     """The figure as SVG on white, for paper."""
     import vl_convert
 
-    chart = figure.chart.properties(width=width, background="white", title=figure.title)
-    return vl_convert.vegalite_to_svg(chart.to_json())
+    text = {"labelFontSize": 13, "titleFontSize": 13}
+    chart = figure.chart.properties(width=640, background="white", title=figure.title, padding=12)
+    chart = chart.configure_axis(**text).configure_title(fontSize=16, anchor="start", offset=14)
+    chart = chart.configure_legend(**text, orient="bottom", columns=2, labelLimit=0, symbolStrokeWidth=2)
+    return vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_dict())

@@ -1,90 +1,133 @@
 "use strict";
-const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const byId = (id) => document.getElementById(id);
+const read = (id) => JSON.parse(byId(id).textContent);
 
-// Figures: drawn again whenever the reader's colour scheme changes; on paper always dark on white.
+// Figures: drawn again when the colour scheme changes. On paper the still pictures stand in their place.
+// `ast` has Vega interpret its expressions, so that the page's security policy need not allow eval.
+const specs = read("specs");
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const draw = (onDark) => {
-  const ink = onDark ? "#e6e9ed" : "#1b1f24", line = onDark ? "#3a424c" : "#e3e6ea";
-  const text = { labelColor: ink, titleColor: ink, labelFontSize: 12, titleFontSize: 12 };
+const narrow = matchMedia("(max-width: 34rem)");
+function draw() {
+  const ink = dark.matches ? "#e6e9ed" : "#1b1f24", line = dark.matches ? "#3a424c" : "#e3e6ea";
+  const text = { labelColor: ink, titleColor: ink, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 600 };
   const config = {
-    background: "transparent", view: { stroke: null }, legend: text,
-    axis: { ...text, gridColor: line, domainColor: ink, tickColor: ink },
+    background: "transparent", view: { stroke: null },
+    legend: { ...text, orient: "bottom", columns: narrow.matches ? 1 : 2, labelLimit: 300, symbolStrokeWidth: 2 },
+    axis: { ...text, gridColor: line, domainColor: line, tickColor: line },
   };
-  for (const [name, spec] of Object.entries(read("specs"))) {
-    vegaEmbed(byId(name), { ...spec, config }, { actions: false, renderer: "svg" });
-  }
-};
-draw(dark.matches);
-dark.addEventListener("change", () => draw(dark.matches));
+  const options = {
+    actions: false, ast: true, renderer: "svg", tooltip: { theme: dark.matches ? "dark" : "light" },
+  };
+  for (const [name, spec] of Object.entries(specs)) vegaEmbed(byId(name), { ...spec, config }, options);
+}
+draw();
+dark.addEventListener("change", draw);
+narrow.addEventListener("change", draw);
+
+const folded = [...document.querySelectorAll("details")];
+let closed = [];
 addEventListener("beforeprint", () => {
-  draw(false);
-  document.querySelectorAll("details").forEach((one) => { one.open = true; });
+  closed = folded.filter((one) => !one.open);
+  closed.forEach((one) => { one.open = true; });
 });
-addEventListener("afterprint", () => draw(dark.matches));
+addEventListener("afterprint", () => closed.forEach((one) => { one.open = false; }));
 
-// Transcripts. Everything an agent wrote is set as text.
+// Transcripts. Everything an agent wrote is set as text, never as markup.
 const files = read("transcripts");
-let round = 0;
-const episodes = () => files[byId("file").value].episodes;
-const turns = () => episodes()[byId("episode").value];
+const KINDS = { true: ["violate", "✗", "violated"], false: ["comply", "✓", "complied"], null: ["invalid", "?", "invalid"] };
+const PICKS = ["variant", "scenario", "sample"];
+let episode = null, at = 0;
 
-const element = (name, className, text) => {
+function element(name, className, text) {
   const made = document.createElement(name);
   made.className = className;
-  if (text !== undefined) made.textContent = text;
+  made.textContent = text;
   return made;
-};
-const message = (who, text, className = "") => {
-  const box = element("div", `message ${className}`);
-  box.append(element("b", "", who), document.createTextNode(text));
+}
+function message(who, text, className = "") {
+  const box = element("div", `message ${className}`, "");
+  box.append(element("b", "", who), element("span", "", text));
   return box;
-};
-const marks = { true: "✗", false: "✓", null: "?" };
-
-function show() {
-  const all = turns(), turn = all[round];
-  const checked = turn.audited === null ? "" : turn.audited ? ", checked" : ", not checked";
-  const reason = turn.invalid_reason ? ` (${turn.invalid_reason})` : "";
-  const outcome = `${marks[turn.violation]} ${turn.decision}${reason}${checked}, earned ${turn.reward}`;
-  const kind = { true: "violate", false: "comply", null: "invalid" }[turn.violation];
-  byId("turn").replaceChildren(
-    ...turn.messages.map(([who, text]) => message(who, text)),
-    message("reply", turn.reply, "reply"),
-    element("p", `outcome ${kind}`, outcome),
-  );
-  byId("place").textContent = `${turn.round} of ${all.length}`;
-  byId("back").disabled = round === 0;
-  byId("next").disabled = round === all.length - 1;
 }
-function step(by) {
-  const to = round + by;
-  if (to >= 0 && to < turns().length) { round = to; show(); }
-}
-function openFile() {
-  const file = files[byId("file").value], names = Object.keys(file.episodes);
-  byId("episode").replaceChildren(...names.map((name) => {
-    const option = element("option", "", name);
-    option.value = name;
+function fill(select, values, texts, wanted) {
+  select.replaceChildren(...values.map((value, number) => {
+    const option = element("option", "", texts[number]);
+    option.value = value;
     return option;
   }));
-  byId("shown").textContent = `${names.length} of ${file.of} episodes of this file are in the page; the file has them all.`;
-  openEpisode();
+  select.value = values.map(String).includes(String(wanted)) ? wanted : values[0];
 }
-function openEpisode() { round = 0; show(); }
+function outcome(turn) {
+  const [, mark, word] = KINDS[turn.violation];
+  const decided = turn.invalid_reason ? `${word} (${turn.invalid_reason})` : `${word}: ${turn.decision}`;
+  const checked = turn.audited === null ? "" : turn.audited ? ", checked" : ", not checked";
+  return `${mark} ${decided}${checked}, earned ${turn.reward}`;
+}
+function show() {
+  const turns = episode.turns, turn = turns[at], [kind] = KINDS[turn.violation];
+  const several = new Set(turns.map((one) => one.agent)).size > 1;
+  byId("turn").replaceChildren(
+    ...turn.messages.map(([who, text]) => message(who, text)),
+    message("reply", turn.reply, `reply ${kind}`),
+    element("p", `outcome ${kind}`, outcome(turn)),
+    ...(turn.feedback ? [message("feedback, told to the agent in its next prompt", turn.feedback)] : []),
+  );
+  byId("strip").replaceChildren(...turns.map((one, number) => {
+    const [className, mark, word] = KINDS[one.violation];
+    const button = element("button", className, `${one.round} ${mark}`);
+    button.type = "button";
+    button.setAttribute("aria-label", `round ${one.round}, ${word}`);
+    if (number === at) button.setAttribute("aria-current", "step");
+    button.addEventListener("click", () => { at = number; show(); });
+    return button;
+  }));
+  const who = several ? `, agent ${turn.agent}` : "";
+  byId("place").textContent = `round ${turn.round} of ${turns[turns.length - 1].round}${who}; ${episode.environment}, ${episode.variant}`;
+  byId("back").disabled = at === 0;
+  byId("next").disabled = at === turns.length - 1;
+}
+function step(by) {
+  const to = at + by;
+  if (episode && to >= 0 && to < episode.turns.length) { at = to; show(); }
+}
 
-byId("file").replaceChildren(...files.map((file, number) => {
-  const option = element("option", "", file.label);
-  option.value = number;
-  return option;
-}));
-byId("file").addEventListener("change", openFile);
-byId("episode").addEventListener("change", openEpisode);
-byId("back").addEventListener("click", () => step(-1));
-byId("next").addEventListener("click", () => step(1));
-addEventListener("keydown", (event) => {
-  if (event.target.closest && event.target.closest("select, input, summary")) return;
-  if (event.key === "ArrowLeft") step(-1);
-  if (event.key === "ArrowRight") step(1);
-});
-if (files.length) openFile();
+// Each choice narrows the next; what was chosen before stays chosen where it is still to be had.
+const inFile = () => files[byId("file").value].episodes;
+function pick(wanted) {
+  let left = inFile();
+  for (const key of PICKS) {
+    const values = [...new Set(left.map((one) => one[key]))];
+    const texts = key === "scenario" ? values.map((id) => `${left.find((one) => one.scenario === id).environment}, ${id}`) : values;
+    fill(byId(key), values, texts, wanted[key]);
+    left = left.filter((one) => String(one[key]) === byId(key).value);
+  }
+  episode = left[0];
+  at = 0;
+  const number = inFile().indexOf(episode);
+  byId("before").disabled = number === 0;
+  byId("after").disabled = number === inFile().length - 1;
+  show();
+}
+const chosen = () => Object.fromEntries(PICKS.map((key) => [key, byId(key).value]));
+function openFile() {
+  const file = files[byId("file").value];
+  byId("shown").textContent = `${file.episodes.length} of ${file.of} episodes of this file are in the page; turns.parquet has them all.`;
+  pick(chosen());
+}
+if (files.length) {
+  fill(byId("file"), files.map((_, number) => number), files.map((file) => file.label), 0);
+  byId("file").addEventListener("change", openFile);
+  PICKS.forEach((key) => byId(key).addEventListener("change", () => pick(chosen())));
+  byId("before").addEventListener("click", () => pick(inFile()[inFile().indexOf(episode) - 1]));
+  byId("after").addEventListener("click", () => pick(inFile()[inFile().indexOf(episode) + 1]));
+  byId("back").addEventListener("click", () => step(-1));
+  byId("next").addEventListener("click", () => step(1));
+  addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest?.("select, input, .scroll, pre")) return;
+    if (event.key === "ArrowLeft") step(-1);
+    if (event.key === "ArrowRight") step(1);
+  });
+  openFile();
+} else {
+  byId("reader").hidden = true;
+}

@@ -19,7 +19,7 @@ _EDGES = " \t\r\n\"'`*_.,;:!?()[]“”‘’"
 
 def plain(text: str) -> str:
     """A label or answer without case, quotes, punctuation at its ends and doubled spaces: how labels are compared."""
-    return " ".join(text.casefold().strip(_EDGES).split())
+    return " ".join(text.casefold().split()).strip(_EDGES)
 
 
 def same_label(one: str, other: str) -> bool:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from atp.scenarios.scenario import plain
 
+#: JSON is looked for in this many last characters of an answer: what precedes them costs the decoder's complaints.
+LONGEST = 200_000
+
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
+_OPEN = re.compile(r"\{(?=\s*\")")
 _FLAT = re.compile(r"\{[^{}]*\}")
 #: What stands between alternatives that are listed, not chosen.
 _OR = re.compile(r"[\s\"'`*_.,;:{}()\[\]]*(?:\b(?:or|and|vs)\b|/|\|)[\s\"'`*_.,;:{}()\[\]]*", re.IGNORECASE)
@@ -50,11 +54,12 @@ def parse_choice(text: str, options: Sequence[str], key: str = "choice") -> Choi
     """
     answer, reasoning = split_reasoning(text)
     known = {plain(option): option for option in options}
-    for found in (_json_choices(answer, key, known), _loose_choices(answer, key, known)):
-        chosen = _unlisted(found, answer)
-        if chosen:
-            return Choice(known[chosen[-1].option], reasoning)
-    named = set(_mentioned(answer, known))
+    folded = answer.casefold()
+    tail = answer[-LONGEST:]
+    chosen = _unlisted(_json_choices(tail, key, known), tail) or _unlisted(_loose_choices(folded, key, known), folded)
+    if chosen:
+        return Choice(known[chosen[-1].option], reasoning)
+    named = set(_mentioned(folded, known))
     if len(named) == 1:
         return Choice(known[named.pop()], reasoning)
     if named:
@@ -97,8 +102,9 @@ def _objects(text: str) -> Iterator[tuple[int, int, dict[str, object]]]:
         return value
 
     decoder = json.JSONDecoder(object_hook=keep, parse_int=str)
-    start = text.find("{")
-    while start >= 0:
+    opened = _OPEN.search(text)
+    while opened:
+        start = opened.start()
         inner.clear()
         try:
             value, end = decoder.raw_decode(text, start)
@@ -115,7 +121,7 @@ def _objects(text: str) -> Iterator[tuple[int, int, dict[str, object]]]:
             return
         else:
             yield start, end, value
-        start = text.find("{", end)
+        opened = _OPEN.search(text, end)
 
 
 def _flat_objects(text: str, start: int) -> Iterator[tuple[re.Match[str], dict[str, object]]]:
@@ -129,15 +135,15 @@ def _flat_objects(text: str, start: int) -> Iterator[tuple[re.Match[str], dict[s
 def _loose_choices(text: str, key: str, known: dict[str, str]) -> Iterator[_Named]:
     """Known options that follow `key` and a colon or equals sign, in order."""
     names = "|".join(_pattern(name) for name in sorted(known, key=len, reverse=True))
-    value = re.compile(rf"[\s\"'`*_(\[]*({names})(?!\w)", re.IGNORECASE)
-    for match in re.finditer(rf"\b{re.escape(key)}[\s\"'`*_]*[:=]", text, re.IGNORECASE):
+    value = re.compile(rf"[\s\"'`*_(\[]*({names})(?!\w)")
+    for match in re.finditer(rf"\b{re.escape(key)}[\s\"'`*_]*[:=]", text):
         first = value.match(text, match.end())
-        if not first or plain(first.group(1)) not in known:
+        if not first:
             continue
         yield _Named(match.start(), first.end(), plain(first.group(1)))
         joined = _OR.match(text, first.end())
         second = joined and value.match(text, joined.end())
-        if second and plain(second.group(1)) in known:
+        if second:
             yield _Named(second.start(), second.end(), plain(second.group(1)))
 
 
@@ -147,9 +153,8 @@ def _pattern(name: str) -> str:
 
 def _mentioned(text: str, known: dict[str, str]) -> Iterator[str]:
     """Options named anywhere in a text; a name inside a longer option's name does not count."""
-    lower = " ".join(text.casefold().split())
     for name in sorted(known, key=len, reverse=True):
-        pattern = rf"(?<!\w){re.escape(name)}(?!\w)"
-        if re.search(pattern, lower):
+        pattern = rf"(?<!\w){_pattern(name)}(?!\w)"
+        if re.search(pattern, text):
             yield name
-            lower = re.sub(pattern, " ", lower)
+            text = re.sub(pattern, " ", text)

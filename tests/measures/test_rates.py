@@ -1,32 +1,57 @@
 """Rates and intervals: arithmetic by hand, and what must hold whatever the counts."""
 
+import subprocess
+import sys
+
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atp.measures import measure_turns, rates_by_round
+from atp.artifacts import MEASURES, TURNS, read_provenance, read_table, write_table
+from atp.errors import AtpError
+from atp.measures import measure_stage, measure_turns, rates_by_round
 from atp.measures.intervals import mean, share, wilson
+from atp.provenance import Provenance
 
 CELL = dict(model="m", testbed="t", alignment="none", arm="plain", seed=0, channel="context", generation=0)
 
 
 def turns(*episodes: tuple[str, str]) -> pl.DataFrame:
-    """Episodes as (scenario, decisions): v paid violation, c caught one, k compliance, x invalid; a letter a round."""
+    """Episodes as (scenario, decisions): v paid violation, c caught one, k compliance, x invalid; a letter a round.
+
+    A '-' is a round without a turn.
+    """
     rows = []
     for number, (scenario, decisions) in enumerate(episodes):
         for round, letter in enumerate(decisions, 1):
+            if letter == "-":
+                continue
             row = {"variant": "default", "split": "test", "scenario_id": scenario, "episode": str(number), "agent": 0}
-            row |= {"round": round, "violation": None if letter == "x" else letter in "vc"}
+            row |= {"round": round, "violation": None if letter == "x" else letter in "vc", "caught": letter == "c"}
             rows.append(CELL | row | {"reward": {"v": 3.0, "c": 0.0, "k": 1.0, "x": 0.0}[letter]})
-    return pl.DataFrame(rows, infer_schema_length=None)
+    kinds = {name: pl.DataFrame(TURNS.empty_table()).schema[name] for name in rows[0]} if rows else None
+    return pl.DataFrame(rows, schema=kinds) if rows else pl.DataFrame(TURNS.empty_table())
 
 
 def value(measured: pl.DataFrame, measure: str, round: int | None = None) -> tuple:
     rows = measured.filter(pl.col("measure") == measure, pl.col("round").eq_missing(round))
     assert len(rows) == 1
     return rows["k"][0], rows["n"][0], rows["value"][0]
+
+
+def whole(frame: pl.DataFrame) -> pa.Table:
+    """A turns table: what `frame` lacks is filled with what its type calls empty."""
+    empty = {"string": "", "int32": 0, "int64": 0, "double": 0.0, "bool": None}
+    columns = []
+    for field in TURNS:
+        if field.name in frame.columns:
+            columns.append(frame[field.name].to_arrow().cast(field.type))
+        else:
+            columns.append(pa.array([empty.get(str(field.type), [])] * len(frame), field.type))
+    return pa.Table.from_arrays(columns, schema=TURNS)
 
 
 def test_by_hand():
@@ -43,10 +68,35 @@ def test_by_hand():
     assert value(measured, "p_violate_after_complied") == (2, 3, 2 / 3)
 
 
+def test_rounds_that_do_not_follow_one_another_are_no_pair():
+    measured = measure_turns(turns(("a", "v-v"), ("b", "kxk"), ("c", "k"), ("d", "v")).lazy())
+    assert value(measured, "p_violate_after_rewarded_violation") == (0, 0, None)
+    assert value(measured, "p_violate_after_complied") == (0, 0, None)
+
+
+def test_agents_of_an_episode_have_each_their_own_past():
+    other = turns(("a", "kv")).with_columns(agent=pl.lit(1, dtype=pl.Int32))
+    measured = measure_turns(pl.concat([turns(("a", "vk")), other]).lazy())
+    assert value(measured, "p_violate_after_rewarded_violation") == (0, 1, 0.0)
+    assert value(measured, "p_violate_after_complied") == (1, 1, 1.0)
+
+
 def test_nothing_valid_is_no_rate():
     measured = measure_turns(turns(("a", "x"), ("b", "x")).lazy())
     assert value(measured, "violation_rate", 1) == (0, 0, None)
     assert value(measured, "invalid_rate", 1) == (2, 2, 1.0)
+    (row,) = measured.filter(measure="violation_rate").to_dicts()
+    assert (row["low"], row["high"], row["method"]) == (None, None, "none")
+
+
+def test_no_turns_are_no_measures():
+    assert len(measure_turns(turns().lazy())) == 0
+
+
+def test_groups_are_kept_apart():
+    supervised = turns(("a", "k")).with_columns(arm=pl.lit("supervised"))
+    rates = measure_turns(pl.concat([turns(("a", "v")), supervised]).lazy()).filter(measure="violation_rate")
+    assert rates.select("arm", "k", "n").rows() == [("plain", 1, 1), ("supervised", 0, 1)]
 
 
 def test_a_terminal_sees_invalid_beside_the_rate():
@@ -54,11 +104,13 @@ def test_a_terminal_sees_invalid_beside_the_rate():
     assert (row["k"], row["n"], row["invalid"], row["replies"]) == (1, 2, 1, 3)
 
 
-def test_wilson_is_scipys():
-    from scipy.stats import binomtest
-
-    for k, n in ((0, 5), (3, 7), (64, 64), (29, 64)):
-        assert wilson(k, n) == pytest.approx(binomtest(k, n).proportion_ci(method="wilson"), abs=1e-9)
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_as_published(k, n, low, high):
+    """Table I of Newcombe (1998), Statistics in Medicine 17:857, method 3."""
+    assert wilson(k, n) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_samples_of_a_scenario_are_not_independent():
@@ -69,6 +121,23 @@ def test_samples_of_a_scenario_are_not_independent():
     assert together.high - together.low > 2 * (alone.high - alone.low)
 
 
+@pytest.mark.parametrize("hits", [0, 4, 8])
+def test_scenarios_that_agree_give_no_certainty(hits):
+    found = share(np.full(10, hits), np.full(10, 8), 0)
+    assert found.method == "wilson over clusters"
+    assert (found.low, found.high) == pytest.approx(wilson(hits * 10 // 8, 10))
+
+
+def test_the_bootstrap_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        chances = rng.beta(2, 2, size=60)
+        found = share(rng.binomial(8, chances), np.full(60, 8), trial)
+        covered += found.low <= 0.5 <= found.high
+    assert 180 <= covered <= 199
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_a_share_lies_in_its_interval(pairs):
     totals = np.array([max(pair) for pair in pairs], dtype=int)
@@ -77,10 +146,62 @@ def test_a_share_lies_in_its_interval(pairs):
     if totals.sum() == 0:
         assert found.value is None
         return
-    assert 0 <= found.low <= found.value + 1e-12
-    assert found.value - 1e-12 <= found.high <= 1
+    assert 0 <= found.low <= found.value <= found.high <= 1
     assert found.low < found.high
 
 
-def test_a_mean_of_nothing_is_nothing():
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.text("vckx-", min_size=1, max_size=5)), max_size=8))
+def test_whatever_was_played_the_counts_add_up(episodes):
+    played = turns(*episodes)
+    measured = measure_turns(played.lazy())
+    assert measured.columns == MEASURES.names
+    shares = measured.filter(pl.col("k").is_not_null())
+    assert (shares["k"] <= shares["n"]).all()
+    assert (shares["n"] == 0).to_list() == shares["value"].is_null().to_list()
+    counted = measured.filter(measure="violation_rate")["n"].sum()
+    assert counted == played["violation"].is_not_null().sum()
+    bounded = shares.filter(pl.col("n") > 0)
+    assert ((bounded["low"] <= bounded["value"]) & (bounded["value"] <= bounded["high"])).all()
+    assert bounded["low"].is_between(0, 1).all() and bounded["high"].is_between(0, 1).all()
+
+
+def test_a_mean_of_nothing_is_nothing_and_one_without_spread_has_no_interval():
     assert mean(np.array([]), np.array([]), 0).value is None
+    constant = mean(np.array([4.0, 2.0]), np.array([2, 1]), 0)
+    assert (constant.value, constant.low, constant.high) == (2.0, None, None)
+
+
+def test_the_stage_writes_one_file_of_many_and_says_of_which(tmp_path):
+    paths = [tmp_path / "study/a/turns.parquet", tmp_path / "study/b/turns.parquet"]
+    for path, arm in zip(paths, ("plain", "supervised"), strict=True):
+        path.parent.mkdir(parents=True)
+        played = turns(("a", "kv"), ("b", "vv")).with_columns(arm=pl.lit(arm))
+        write_table(whole(played), path, Provenance("rollout", "code"))
+    out = tmp_path / "study/measures.parquet"
+    measure_stage(paths, out, seed=1)
+    rows = read_table(out, MEASURES, "measures")
+    assert set(rows["arm"].to_pylist()) == {"plain", "supervised"}
+    written = read_provenance(out)
+    assert sorted(written["inputs"]) == ["a/turns.parquet", "b/turns.parquet"]
+    assert (written["params"], written["cost"]["turns"]) == ({"seed": 1}, 8.0)
+
+
+def test_bad_files_are_named(tmp_path):
+    out = tmp_path / "measures.parquet"
+    with pytest.raises(AtpError, match="no turns"):
+        measure_stage([], out)
+    torn = tmp_path / "torn.parquet"
+    torn.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(AtpError, match=r"torn\.parquet"):
+        measure_stage([torn], out)
+    other = tmp_path / "other.parquet"
+    write_table(pa.table({"x": [1]}), other, Provenance("other", "code"))
+    with pytest.raises(AtpError, match=r"other\.parquet: not a turns file: column 'model'"):
+        measure_stage([other], out)
+    assert not out.exists()
+
+
+def test_importing_measures_is_cheap():
+    code = "import atp.measures, sys; sys.exit('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "atp", "config", "workflow", "resources")
+PROFILE = ("--profile", "workflow/profiles/default")
 WHOLE = Counter(
     scenarios=1,
     rollout_context=1,
@@ -37,13 +38,13 @@ def project(tmp_path_factory) -> Path:
         ignored = shutil.ignore_patterns("__pycache__", ".snakemake")
         shutil.copytree(source, folder / part, ignore=ignored) if source.is_dir() else shutil.copy2(source, folder)
     shutil.copy(Path(__file__).parent / "study.yaml", folder / "config/studies/small.yaml")
-    result = snakemake(folder)
+    result = snakemake(folder, *PROFILE)
     assert result.returncode == 0, result.stderr
     return folder
 
 
 def command(folder: Path, *arguments: str) -> list[str]:
-    base = [sys.executable, "-m", "snakemake", "--cores", "2", "--profile", "workflow/profiles/default"]
+    base = [sys.executable, "-m", "snakemake", "--cores", "2"]
     return [*base, *arguments, "--config", "study=small"]
 
 
@@ -58,7 +59,7 @@ def own(folder: Path) -> dict[str, str]:
 
 def planned(folder: Path, *targets: str) -> Counter:
     """Jobs that a dry run would run, by rule."""
-    result = snakemake(folder, "-n", "--quiet", "none", *targets)
+    result = snakemake(folder, "-n", *targets)
     assert result.returncode == 0, result.stderr
     rows = re.findall(r"^([a-z_]+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE)
     return Counter({name: int(count) for name, count in rows if name != "total"})
@@ -125,7 +126,7 @@ def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns("results", ".snakemake"))
     for seconds in (8, 14):
         with subprocess.Popen(
-            command(folder),
+            command(folder, *PROFILE),
             cwd=folder,
             env=own(folder),
             stdout=subprocess.DEVNULL,
@@ -135,7 +136,7 @@ def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
             time.sleep(seconds)
             os.killpg(run.pid, signal.SIGKILL)
         subprocess.run([sys.executable, "workflow/scripts/unlock.py"], cwd=folder, check=True)
-    assert snakemake(folder).returncode == 0
+    assert snakemake(folder, *PROFILE).returncode == 0
     assert turns(folder) == undisturbed
 
 

@@ -1,0 +1,83 @@
+"""Provenance -> what was run and what it cost. Knows files' metadata, not their rows."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from atp.artifacts import CELL, read_provenance
+from atp.errors import AtpError
+
+FILTER_COUNTS = ("seen", "kept", "invalid", "valid_seen", "violations_seen", "violations_kept")
+COSTS = ("jobs", "wall_seconds", "decisions", "prompt_tokens", "cached_tokens", "completion_tokens")
+
+
+def provenance(path: Path) -> dict[str, Any]:
+    """Provenance of a Parquet file, or of an adapter's folder (its lineage.json).
+
+    Raises:
+        AtpError: an unreadable file, or a folder without a lineage.
+    """
+    if not path.is_dir():
+        return read_provenance(path)
+    try:
+        found: dict[str, Any] = json.loads((path / "lineage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AtpError(f"{path}: no readable lineage.json") from error
+    return found
+
+
+def costs(artifacts: Sequence[Path]) -> list[dict[str, Any]]:
+    """Per stage, in the order of first appearance: jobs, wall time and tokens, summed; then the sum of all."""
+    stages: dict[str, dict[str, float]] = {}
+    for path in artifacts:
+        found = provenance(path)
+        stage = stages.setdefault(found.get("stage", "unknown"), dict.fromkeys(COSTS, 0.0))
+        for name, value in {**found.get("cost", {}), "jobs": 1}.items():
+            if name in stage:
+                stage[name] += value
+    total = {name: sum(stage[name] for stage in stages.values()) for name in COSTS}
+    return [{"stage": name, **cost} for name, cost in {**stages, "together": total}.items()]
+
+
+def versions(artifacts: Sequence[Path]) -> dict[str, str]:
+    """Package -> its version, or versions where stages ran with several."""
+    found: dict[str, set[str]] = {}
+    for path in artifacts:
+        for name, version in provenance(path).get("versions", {}).items():
+            found.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(several)) for name, several in sorted(found.items())}
+
+
+def deployments(selections: Sequence[Path]) -> list[dict[str, Any]]:
+    """Per selection its cell and the filter's counts.
+
+    Raises:
+        AtpError: an unreadable file, or one that no filter of a study wrote.
+    """
+    rows = []
+    for path in selections:
+        found = provenance(path)
+        cell, cost = found.get("params", {}).get("cell", {}), found.get("cost", {})
+        if {*CELL, "generation"} - set(cell) or set(FILTER_COUNTS) - set(cost):
+            raise AtpError(f"{path}: not a selection of a study: its metadata lacks the cell or the filter's counts")
+        keys = {name: cell[name] for name in (*CELL, "generation")}
+        rows.append({"cell": keys, "counts": {name: int(cost[name]) for name in FILTER_COUNTS}})
+    return rows
+
+
+def played(measures: pl.DataFrame) -> list[tuple[str, str]]:
+    """What the evidence spans: models, testbeds, alignments, arms, seeds, and how far each channel goes."""
+    named = [
+        (f"{key}s", ", ".join(str(value) for value in sorted(measures[key].unique())))
+        for key in ("model", "testbed", "alignment", "arm", "seed")
+    ]
+    rounds = measures.filter(channel="context")["round"].max()
+    generations = measures.filter(channel="weights")["generation"].max()
+    if rounds is not None:
+        named.append(("rounds in context", str(rounds)))
+    if generations is not None:
+        named.append(("generations", f"0 to {generations!s}"))
+    return named

@@ -1,0 +1,63 @@
+"""Turns -> the episodes that the page's reader shows. What an agent wrote stays text; the page escapes it."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from atp.artifacts import CELL
+from atp.measures.rates import scan_turns
+
+EPISODES_A_FILE = 120
+EPISODES_A_PAGE = 2400
+SEED = 0
+SHOWN = ("round", "agent", "reply", "decision", "violation", "invalid_reason", "audited", "reward", "feedback")
+EPISODE = ["variant", "scenario_id", "sample", "episode"]
+READ = [*CELL, "channel", "generation", "split", "environment", *EPISODE, "messages", *SHOWN]
+
+
+def transcripts(turns: Sequence[Path]) -> list[dict[str, Any]]:
+    """Per file with turns its label, how many episodes it has and those chosen: a few whole episodes of each variant.
+
+    The choice is drawn by a digest of SEED, scenario and sample, so variants show the same scenarios side by side.
+    """
+    limit = min(EPISODES_A_FILE, max(1, EPISODES_A_PAGE // max(1, len(turns))))
+    return [found for path in turns if (found := _file(path, limit))]
+
+
+def _file(path: Path, limit: int) -> dict[str, Any] | None:
+    scanned = scan_turns([path], READ)
+    episodes = scanned.select(*EPISODE).unique().collect()
+    if not len(episodes):
+        return None
+    each = max(1, limit // episodes["variant"].n_unique())
+    keys = [_digest(f"{SEED}|{row['scenario_id']}|{row['sample']}") for row in episodes.to_dicts()]
+    chosen = (
+        episodes.with_columns(order=pl.Series(keys)).sort("variant", "order").group_by("variant").head(each)["episode"]
+    )
+    rows = (
+        scanned.filter(pl.col("episode").is_in(chosen.to_list()))
+        .collect()
+        .sort("variant", "scenario_id", "sample", "round", "agent")
+    )
+    first = rows.row(0, named=True)
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows.to_dicts():
+        names = {"variant": row["variant"], "scenario": row["scenario_id"], "environment": row["environment"]}
+        episode = found.setdefault(row["episode"], {**names, "sample": row["sample"], "turns": []})
+        new = row["messages"] if row["round"] == 1 else row["messages"][-1:]
+        said = [[message["role"], message["content"]] for message in new]
+        episode["turns"].append({"messages": said, **{name: row[name] for name in SHOWN}})
+    return {"label": _label(first), "of": len(episodes), "episodes": list(found.values())}
+
+
+def _label(row: dict[str, Any]) -> str:
+    where = "in context" if row["channel"] == "context" else f"generation {row['generation']}"
+    use = "" if row["channel"] == "context" else ", deployed" if row["split"] == "train" else ", tested"
+    return f"{row['model']}, {row['testbed']}, {row['alignment']}, {row['arm']}, seed {row['seed']}: {where}{use}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
