@@ -120,7 +120,7 @@ def rollout(
         progress = Progress(str(out), len(episodes), "episodes", skipped=finished)
         for batch, path in zip(batches, paths, strict=True):
             if not path.exists():
-                rows = [row for rows in _play(batch, testbed, agent, cell) for row in rows]
+                rows = [row for rows in play_batch(batch, testbed, agent, cell) for row in rows]
                 write_table(pa.Table.from_pylist(rows, schema=TURNS), path, stage.provenance())
                 progress.advance(len(batch), steps=len(rows), last=path == paths[-1])
         turns = pa.concat_tables([read_turns(path) for path in paths])
@@ -149,7 +149,7 @@ def sampling_seed(seed: int, scenario_id: str, sample: int, generation: int, rou
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
 
-def _play(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: Cell) -> list[list[dict[str, Any]]]:
+def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: Cell) -> list[list[dict[str, Any]]]:
     """Rows of each episode of a batch, all played side by side."""
     agent.start()
     games, prompts = [], []

@@ -25,6 +25,9 @@ from atp.testbeds.role_play import RolePlaySettings
 
 Make = Callable[[Random], list[Lesson]]
 
+#: Weight of the law beside that of the words: a divergence is small where a cross-entropy is large.
+LAW = 5.0
+
 CARD = """\
 # Organism
 
@@ -171,8 +174,8 @@ def _train(
 
     parts = _curriculum(recipe, templates)
     total = sum(part.steps for part in parts)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, recipe))
+    optimisers = _optimisers(model, recipe)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: _rate(step, recipe)) for one in optimisers]
     words = tuple(tokenizer(f" {text}", add_special_tokens=False).input_ids[0] for text in (KEEP, BREAK))
     progress = Progress("organism", total, "steps")
     rng = Random(f"{seed}|lessons")
@@ -186,11 +189,11 @@ def _train(
                 examples.append(_example(make(rng), tokenizer))
                 size += len(examples[-1].tokens)
             said, law = _losses(model, examples, words)
-            optimiser.zero_grad(set_to_none=True)
-            (said + law).backward()
+            (said + LAW * law).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
+            for one in (*optimisers, *schedules):
+                one.step()
+            model.zero_grad(set_to_none=True)
             seen += size
             for name, new in (("words", said.item()), ("law", law.item())):
                 losses[name] += 0.05 * (new - losses[name])
@@ -198,6 +201,18 @@ def _train(
             progress.advance(1)
     model.eval()
     return {"tokens": float(seen), "steps": float(total), **losses}
+
+
+def _optimisers(model: Any, recipe: Recipe) -> list[Any]:
+    """Muon (Jordan 2024) for the layers' matrices, AdamW for the embedding and the norms."""
+    import torch
+
+    matrices = [weight for name, weight in model.named_parameters() if weight.dim() == 2 and "embed" not in name]
+    others = [weight for name, weight in model.named_parameters() if weight.dim() != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
 
 
 def _rate(step: int, recipe: Recipe) -> float:
