@@ -112,6 +112,7 @@ def write_table(table: pa.Table, path: Path | str, provenance: Provenance) -> No
             temporary,
             compression="zstd",
             dictionary_pagesize_limit=DICTIONARY_BYTES,
+            write_page_checksum=True,
         )
 
 
@@ -143,9 +144,10 @@ def read_table(path: Path | str, schema: pa.Schema | None = None, kind: str = "a
     """Read a Parquet file and hold its columns against `schema`.
 
     Raises:
-        AtpError: no such file, no Parquet file, a truncated one, or one without the columns of a `kind` file.
+        AtpError: no such file, no Parquet file, a truncated or changed one, or one without the columns of a `kind`
+            file or without a value that it must have.
     """
-    table = _open(path, lambda file: pq.read_table(file))
+    table = _open(path, lambda file: pq.read_table(file, page_checksum_verification=True))
     if schema is None:
         return table
     for wanted in schema:
@@ -156,6 +158,8 @@ def read_table(path: Path | str, schema: pa.Schema | None = None, kind: str = "a
         if table.schema.field(wanted.name).type != wanted.type:
             found = table.schema.field(wanted.name).type
             raise AtpError(f"{path}: not a {kind} file: column '{wanted.name}' is {found}, must be {wanted.type}")
+        if not wanted.nullable and table[wanted.name].null_count:
+            raise AtpError(f"{path}: not a {kind} file: column '{wanted.name}' has rows without a value")
     return table.select(schema.names)
 
 
@@ -166,8 +170,7 @@ def read_turns(path: Path | str) -> pa.Table:
 
 def read_provenance(path: Path | str) -> dict[str, Any]:
     """The provenance that a stage wrote into its artifact; {} where there is none."""
-    metadata = _open(path, pq.read_schema).metadata or {}
-    return json.loads(metadata.get(METADATA_KEY, b"{}"))
+    return _open(path, lambda file: json.loads((pq.read_schema(file).metadata or {}).get(METADATA_KEY, b"{}")))
 
 
 def _open(path: Path | str, read: Callable[[Path], T]) -> T:
@@ -176,6 +179,6 @@ def _open(path: Path | str, read: Callable[[Path], T]) -> T:
         raise AtpError(f"{path}: no such file")
     try:
         return read(path)
-    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: UTF-8 or JSON that is none
         reason = str(error).splitlines()[0]
         raise AtpError(f"{path}: no readable Parquet file (truncated, corrupt or another format): {reason}") from error
