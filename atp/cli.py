@@ -188,7 +188,10 @@ def _values(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise AtpError(f"--set {pair}: must be KEY=VALUE")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise AtpError(f"--set {pair}: no readable YAML: {' '.join(str(error).split())}") from error
     return values
 
 

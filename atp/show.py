@@ -27,7 +27,7 @@ def print_rates(path: Path) -> None:
             str(row["round"]),
             f"{row['k']}/{row['n']}",
             _percent(row["value"]),
-            f"{_percent(row['low'])} to {_percent(row['high'])}",
+            "-" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %",
             f"{row['invalid']}/{row['replies']}",
         )
     Console().print(table)
