@@ -22,6 +22,7 @@ from atp import config as atp_config
 from atp.agents.spec import SCRIPTED
 from atp.errors import AtpError
 from atp.provenance import code_digest
+from atp.scenarios.stage import source_files
 
 
 include: "workflow/rules/common.smk"

@@ -106,7 +106,8 @@ def read_scenarios(path: Path | str, testbed: str, split: str | None = None) -> 
     """Scenarios of a file in its order, of one split if asked.
 
     Raises:
-        AtpError: the file is unreadable, holds another testbed's scenarios or none, or repeats a scenario_id.
+        AtpError: the file is unreadable, holds another testbed's scenarios, impossible ones or none, or repeats a
+            scenario_id.
     """
     table = read_table(path, kind="scenario")
     found = sorted(set(table["testbed"].to_pylist())) if "testbed" in table.column_names else []
@@ -119,7 +120,10 @@ def read_scenarios(path: Path | str, testbed: str, split: str | None = None) -> 
         repeated = next(name for name in ids if ids.count(name) > 1)
         raise AtpError(f"{path}: scenario_id '{repeated}' stands more than once")
     kind = KINDS[testbed]
-    scenarios = [kind(**row) for row in rows if split in (None, row["split"])]
+    try:
+        scenarios = [kind(**row) for row in rows if split in (None, row["split"])]
+    except AtpError as error:
+        raise AtpError(f"{path}: {error}") from error
     if not scenarios:
         raise AtpError(f"{path}: no scenarios{f' in split {split!r}' if split else ''}")
     return scenarios

@@ -1,6 +1,7 @@
 """The scenario stage: templates or published files in, scenarios.parquet out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,14 +26,31 @@ class ScenarioSettings(BaseModel):
 
 
 def _role_play(settings: ScenarioSettings) -> list[Scenario]:
+    path, sizes = Path(settings.path), (settings.train, settings.test, settings.seed)
+    draw: Callable[[], Sequence[Scenario]]
     if settings.source == "release":
         from atp.scenarios.release import assign_splits, import_release
 
-        published = import_release(Path(settings.path), Path(settings.templates) if settings.templates else None)
-        return list(assign_splits(published, settings.train, settings.test, settings.seed))
-    from atp.scenarios.templates import generate, read_templates
+        published = import_release(path, Path(settings.templates) if settings.templates else None)
+        draw = partial(assign_splits, published, *sizes)
+    else:
+        from atp.scenarios.templates import generate, read_templates
 
-    return list(generate(read_templates(settings.path), settings.train, settings.test, settings.seed))
+        draw = partial(generate, read_templates(path), *sizes)
+    try:
+        return list(draw())
+    except AtpError as error:
+        raise AtpError(f"{path}: {error}") from error
+
+
+def source_files(settings: ScenarioSettings, folder: Path = Path()) -> list[Path]:
+    """Files that scenarios are made from, seen from `folder`; the release's templates too where they lie beside it."""
+    path, templates = folder / settings.path, folder / settings.templates if settings.templates else None
+    if settings.source == "release":
+        from atp.scenarios.release import find_templates
+
+        templates = find_templates(path, templates)
+    return [path, templates] if templates else [path]
 
 
 #: testbed -> how its scenarios are made.
@@ -46,10 +64,9 @@ def scenarios_stage(settings: ScenarioSettings, testbed: str, out: Path) -> None
         AtpError: unknown testbed, unreadable or wrong templates or release files, too few instances.
     """
     _known(testbed)
-    inputs = [path for path in (settings.path, settings.templates) if path]
     params = settings.model_dump(exclude={"path", "templates"})
-    scenarios = GENERATORS[testbed](settings)
-    write_scenarios(scenarios, out, Stage("scenarios", __name__, params, inputs).provenance())
+    stage = Stage("scenarios", __name__, params, source_files(settings))
+    write_scenarios(GENERATORS[testbed](settings), out, stage.provenance())
 
 
 def import_release_stage(file: Path, testbed: str, out: Path, templates: Path | None = None) -> None:
@@ -57,8 +74,9 @@ def import_release_stage(file: Path, testbed: str, out: Path, templates: Path | 
     from atp.scenarios.release import import_release
 
     _known(testbed)
-    scenarios = import_release(file, templates)
-    write_scenarios(scenarios, out, Stage("scenarios", __name__, {"source": "release"}, [file]).provenance())
+    settings = ScenarioSettings(source="release", path=str(file), templates=str(templates) if templates else None)
+    stage = Stage("scenarios", __name__, {"source": "release"}, source_files(settings))
+    write_scenarios(import_release(file, templates), out, stage.provenance())
 
 
 def _known(testbed: str) -> None:

@@ -1,6 +1,6 @@
 def scenario_files(wildcards):
     settings = STUDY.testbeds[wildcards.testbed].scenarios
-    return [str(ROOT / path) for path in (settings.path, settings.templates) if path]
+    return [str(path) for path in source_files(settings, ROOT)]
 
 
 rule scenarios:
