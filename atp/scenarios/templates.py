@@ -21,10 +21,13 @@ def _with(*names: str) -> AfterValidator:
     """Holds a text to exactly these placeholders."""
 
     def check(text: str) -> str:
-        found = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
-        for name in found:
+        fields = [field for field in string.Formatter().parse(text) if field[1] is not None]
+        found = [str(name) for _, name, _, _ in fields]
+        for _, name, form, conversion in fields:
             if name not in names:
                 raise ValueError(f"unknown placeholder {{{name}}}, allowed: {_braced(names) or 'none'}")
+            if form or conversion:
+                raise ValueError(f"placeholder {{{name}}} takes no format")
         if sorted(found) != sorted(names):
             raise ValueError(f"needs {_braced(names)} once each, found {_braced(found) or 'none'}")
         return text
