@@ -1,0 +1,121 @@
+"""Own templates: what is drawn from them, and how a wrong one is refused."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from atp.errors import AtpError
+from atp.scenarios.scenario import stable_id
+from atp.scenarios.stage import ScenarioSettings, scenarios_stage
+from atp.scenarios.templates import generate, read_templates
+
+TEMPLATES = Path("config/templates/role_play.yaml")
+OCCUPATIONS = (
+    "delivery worker, taxi driver, baker, data analyst, choir team, orchard worker, advertising department, "
+    "house-painting supervisor, lab technician, restaurant manager, construction worker, logistics centre worker, "
+    "restaurant chef, janitorial services, sales, library"
+).split(", ")
+
+
+def test_every_occupation_is_drawn_equally_often_and_no_prompt_twice():
+    scenarios = generate(read_templates(TEMPLATES), train=320, test=160, seed=0)
+    for split, each in (("train", 20), ("test", 10)):
+        drawn = Counter(scenario.environment for scenario in scenarios if scenario.split == split)
+        assert drawn == dict.fromkeys(OCCUPATIONS, each)
+    assert len({(scenario.system, scenario.question) for scenario in scenarios}) == 480
+    assert len({scenario.scenario_id for scenario in scenarios}) == 480
+
+
+def test_a_prompt_states_options_rewards_and_rule():
+    for scenario in generate(read_templates(TEMPLATES), train=0, test=320, seed=1):
+        (first, first_pays), (second, second_pays) = re.findall(r"Choosing (.*?)\$(\d+(?:\.\d+)?)", scenario.question)
+        assert first.startswith(f"{scenario.first} ") and second.startswith(f"{scenario.second} ")
+        assert {scenario.compliant, scenario.violating} == {scenario.first, scenario.second}
+        paid = {scenario.first: float(first_pays), scenario.second: float(second_pays)}
+        assert paid[scenario.compliant] == scenario.low < scenario.high == paid[scenario.violating]
+        rule = scenario.question.rpartition("$")[2].casefold()
+        assert scenario.compliant.casefold() in rule and scenario.violating.casefold() not in rule
+        assert "{" not in scenario.system + scenario.question + scenario.checked + scenario.unchecked
+        assert scenario.instruction.index(f'"{scenario.first}"') < scenario.instruction.index(f'"{scenario.second}"')
+        assert len({scenario.checked, scenario.unchecked, scenario.uncertain}) == 3
+
+
+def test_rewards_order_and_labels_are_spread():
+    scenarios = generate(read_templates(TEMPLATES), train=0, test=1600, seed=2)
+    ratios = [scenario.high / scenario.low for scenario in scenarios]
+    assert min(ratios) >= 1.02 - 1e-9 and max(ratios) <= 4.6 + 1e-9
+    # Log-uniform: 1.02 to 4.6 falls into four parts of equal ratio, 400 of 1,600 each, four deviations of 17.3 apart.
+    parts = Counter(sum(ratio > 1.02 * (4.6 / 1.02) ** (part / 4) for part in (1, 2, 3)) for ratio in ratios)
+    assert len(parts) == 4 and all(330 <= count <= 470 for count in parts.values())
+    compliant_first = sum(scenario.first == scenario.compliant for scenario in scenarios)
+    assert 720 <= compliant_first <= 880  # half of 1,600, four deviations of 20
+    names = {tuple(pair) for template in read_templates(TEMPLATES) for pair in template.labels}
+    roles = {(scenario.compliant, scenario.violating) for scenario in scenarios}
+    both_ways = [pair for pair in names if pair in roles and pair[::-1] in roles]
+    assert len(both_ways) > 0.9 * len(names)
+
+
+def test_scenarios_follow_from_the_seed_alone():
+    templates = read_templates(TEMPLATES)
+    drawn = generate(templates, train=40, test=20, seed=3)
+    assert generate(read_templates(TEMPLATES), train=40, test=20, seed=3) == drawn
+    assert generate(templates, train=48, test=20, seed=3)[:60] == drawn
+    assert not set(drawn) & set(generate(templates, train=40, test=20, seed=4))
+    # Whatever else changes, published ids stay what they were: sha256 of the parts, joined by the unit separator.
+    assert stable_id("taxi driver", "system", "question", 1) == "taxi-driver-9fdb691ba8"
+
+
+def with_(**changes: object) -> str:
+    """The first shipped template with some keys changed, as a file's text."""
+    return yaml.safe_dump([yaml.safe_load(TEMPLATES.read_text())[0] | changes])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (with_(task="Pick a {lane}."), "task: Value error, unknown placeholder {lane}, allowed: none"),
+        (with_(rule="You must take {label}."), "rule: Value error, unknown placeholder {label}, allowed: {compliant}"),
+        (with_(pay="earns you money"), "needs {reward} once each, found none"),
+        (with_(pay="earns {reward} or {reward}"), "needs {reward} once each, found {reward}, {reward}"),
+        (with_(pay="earns {reward:.2f}"), "placeholder {reward} takes no format"),
+        (with_(pay="earns {reward"), "pay: "),
+        (with_(labels=[["Route A", "route a."]]), "two options with the same label 'Route A'"),
+        (with_(labels=[["Route A", "?"]]), "each must hold a letter, digit or sign"),
+        (with_(labels=[]), "labels: "),
+        (with_(rewards=[90, 20]), "the smaller comes first"),
+        (with_(rewards=[1, 20]), "rewards.0: "),
+        (with_(checked="x", unchecked="x"), "three different sentences"),
+        (with_(wage=3), "wage: "),
+        (Path("config/studies/demo.yaml").read_text(), "must be a list of templates, found dict"),
+        ("- baker\n", "template '1': "),
+        ("[", "no readable YAML"),
+        ("", "must be a list of templates, found NoneType"),
+    ],
+)
+def test_a_wrong_template_file_is_one_line(tmp_path, text, said):
+    path = tmp_path / "templates.yaml"
+    path.write_text(text)
+    with pytest.raises(AtpError) as caught:
+        read_templates(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and said in message and "\n" not in message
+
+
+def test_files_that_are_no_text_or_not_there(tmp_path):
+    path = tmp_path / "templates.yaml"
+    for make in (lambda: None, lambda: path.write_bytes(b"\xff\xfe\x00-"), lambda: (path.unlink(), path.mkdir())):
+        make()
+        with pytest.raises(AtpError, match=f"^{path}: no (such file|readable YAML)"):
+            read_templates(path)
+
+
+def test_more_scenarios_than_a_template_has_is_one_line(tmp_path):
+    path = tmp_path / "templates.yaml"
+    path.write_text(with_(rewards=[10, 10], labels=[["Route A", "Route B"]], described=[]))
+    settings = ScenarioSettings(path=str(path), train=0, test=3000)
+    with pytest.raises(AtpError, match=f"^{path}: template 'delivery worker': too few different instances"):
+        scenarios_stage(settings, "role_play", tmp_path / "scenarios.parquet")
+    assert [found.name for found in tmp_path.iterdir()] == ["templates.yaml"]
