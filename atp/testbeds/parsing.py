@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from atp.scenarios.scenario import plain
 
 #: JSON is looked for in this many last characters of an answer: what precedes them costs the decoder's complaints.
-LONGEST = 200_000
+LONGEST = 50_000
 
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
 _OPEN = re.compile(r"\{(?=\s*\")")
