@@ -1,0 +1,140 @@
+"""The engine: a row a decision, the same rows in any company, and finished shards kept when a rollout is killed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from atp.agents import Agent, Request
+from atp.agents.scripted import ScriptedAgent, bandit
+from atp.artifacts import TURNS, read_provenance, read_turns
+from atp.errors import AtpError
+from atp.provenance import Provenance, Stage
+from atp.rollout import Cell, rollout, rollout_stage
+from atp.scenarios.scenario import RolePlayScenario, write_scenarios
+from atp.scenarios.templates import generate, read_templates
+from atp.testbeds import TESTBEDS
+from atp.testbeds.base import Reply
+from atp.testbeds.role_play import RolePlaySettings
+
+CELL = Cell("scripted:bandit", "role_play", "none", "plain", seed=7, channel="context", generation=0)
+VARIANTS = {
+    "unsupervised": RolePlaySettings(rounds=4),
+    "audit": RolePlaySettings(rounds=4, schedule="audit", audit_probability=0.5),
+}
+SCENARIOS = generate(read_templates("config/templates/role_play.yaml"), train=2, test=5, seed=0)
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing in the engine may catch it."""
+
+
+class Player:
+    """A bandit that counts the batches it was given, and is killed when it begins the one after `lives`."""
+
+    def __init__(self, batch: int, lives: int = 10**9):
+        self.batch, self.lives, self.started = batch, lives, 0
+        self.conversations: list[list[int]] = []
+        self.inner = ScriptedAgent(bandit(0.5))
+
+    def start(self) -> None:
+        if self.started == self.lives:
+            raise Killed
+        self.started += 1
+
+    def answer(self, requests: Sequence[Request]) -> list[Reply]:
+        self.conversations.append([request.conversation for request in requests])
+        return self.inner.answer(requests)
+
+
+def play(
+    out: Path, agent: Agent, scenarios: Sequence[RolePlayScenario] = SCENARIOS, samples: int = 2, **params: Any
+) -> pa.Table:
+    stage = Stage("rollout", "atp.rollout", {"samples": samples, **params})
+    rollout(scenarios, TESTBEDS["role_play"], VARIANTS, agent, CELL, samples, out, stage)
+    return read_turns(out)
+
+
+def test_one_row_a_decision(tmp_path):
+    agent = Player(batch=8)
+    turns = play(tmp_path / "turns.parquet", agent)
+    assert turns.schema.remove_metadata().equals(TURNS)
+    assert len(turns) == 7 * 2 * 2 * 4  # scenarios, samples, variants, rounds
+    rows = turns.to_pylist()
+    assert len({(row["episode"], row["round"], row["agent"]) for row in rows}) == len(rows)
+    assert {row["episode"] for row in rows} == {
+        f"{scenario.scenario_id}/{variant}/{sample}"
+        for scenario in SCENARIOS
+        for variant in VARIANTS
+        for sample in (0, 1)
+    }
+    by_id = {scenario.scenario_id: scenario for scenario in SCENARIOS}
+    for row in rows:
+        scenario = by_id[row["scenario_id"]]
+        assert (row["split"], row["environment"]) == (scenario.split, scenario.environment)
+        assert {name: row[name] for name in vars(CELL)} == vars(CELL)
+        assert row["reward"] == (scenario.low if not row["violation"] else 0 if row["audited"] else scenario.high)
+        assert dict(row["details"])["choice"] in (scenario.first, scenario.second)
+    assert (
+        agent.started == 4 and agent.conversations[:4] == [[0, 1, 2, 3, 4, 5, 6, 7]] * 4
+    )  # 28 episodes in batches of 8
+    found = read_provenance(tmp_path / "turns.parquet")
+    assert (found["stage"], found["params"]) == ("rollout", {"samples": 2})
+    assert (found["cost"]["episodes"], found["cost"]["decisions"]) == (28.0, 112.0)
+
+
+def test_a_turn_is_the_same_in_any_company(tmp_path):
+    turns = play(tmp_path / "turns.parquet", Player(batch=2048))
+    assert play(tmp_path / "small.parquet", Player(batch=3)).equals(turns)
+    alone = play(tmp_path / "alone.parquet", Player(batch=5), SCENARIOS[3:4], samples=1)
+    wanted = SCENARIOS[3].scenario_id
+    rows = [row for row in turns.to_pylist() if row["scenario_id"] == wanted and row["sample"] == 0]
+    assert alone.to_pylist() == rows and len(rows) == 8
+    seeds = {(row["scenario_id"], row["sample"], row["round"]): set() for row in turns.to_pylist()}
+    for row in turns.to_pylist():
+        seeds[row["scenario_id"], row["sample"], row["round"]].add(row["sampling_seed"])
+    assert all(len(found) == 1 for found in seeds.values())  # variants share a turn's randomness
+    assert len(set().union(*seeds.values())) == 7 * 2 * 4  # and nothing else does
+
+
+def test_a_killed_rollout_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
+    out = tmp_path / "turns.parquet"
+    undisturbed = play(tmp_path / "undisturbed.parquet", Player(batch=5))
+    with pytest.raises(Killed):
+        play(out, Player(batch=5, lives=2))
+    assert not out.exists()
+    (folder,) = (tmp_path / ".turns.parquet.unfinished").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.parquet", "00001.parquet"]
+    agent = Player(batch=5)
+    assert play(out, agent).equals(undisturbed)
+    assert agent.started == 4  # 28 episodes are six batches of five, two of which were done
+    assert {path.name for path in tmp_path.iterdir()} == {"turns.parquet", "undisturbed.parquet"}
+
+
+def test_shards_of_other_params_are_dropped(tmp_path):
+    out = tmp_path / "turns.parquet"
+    with pytest.raises(Killed):
+        play(out, Player(batch=5, lives=2))
+    with pytest.raises(Killed):
+        play(out, Player(batch=5, lives=1), temperature=2)
+    (folder,) = (tmp_path / ".turns.parquet.unfinished").iterdir()
+    assert [path.name for path in folder.iterdir()] == ["00000.parquet"]
+    agent = Player(batch=5)
+    play(out, agent)
+    assert agent.started == 6
+
+
+def test_the_stage_plays_the_rows_it_is_asked_for(tmp_path):
+    path, out = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
+    write_scenarios(SCENARIOS, path, Provenance("scenarios", "code"))
+    cell = Cell("scripted:comply", "role_play", "none", "plain", seed=0, channel="context", generation=0)
+    variants = {"default": {"rounds": 2}}
+    rollout_stage(path, out, cell, variants, "test", samples=1, limit=(1, 3))
+    found = dict.fromkeys(read_turns(out)["scenario_id"].to_pylist())
+    assert list(found) == [scenario.scenario_id for scenario in SCENARIOS[1:3]]
+    assert read_provenance(out)["inputs"].keys() == {"scenarios.parquet"}
+    with pytest.raises(AtpError, match=f"^{path}: 5 scenarios in split 'test', 6 are needed$"):
+        rollout_stage(path, tmp_path / "more.parquet", cell, variants, "test", samples=1, limit=(3, 6))
+    assert {found.name for found in tmp_path.iterdir()} == {"scenarios.parquet", "turns.parquet"}
