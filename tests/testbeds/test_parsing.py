@@ -24,6 +24,9 @@ QUESTION = '{"choice": "Lift A"} or {"choice": "keep money"}'
         ('{"answer": {"choice": "Lift A"}}\n{"choice": "keep money"}', "keep money"),
         ('{"a": {"choice": "Lift A"}, "b": not JSON', "Lift A"),
         ('{"why": "not closed. {"choice": "Lift A"}', "Lift A"),
+        # Escapes that JSON alone can read, after JSON that breaks off.
+        ('{"why": no JSON} {"choice": "Lift \\u0041"}', "Lift A"),
+        ('{"why": "not closed. {"choice": "Lift \\u0041"}', "Lift A"),
         ('{"choice": " LIFT  A. "}', "Lift A"),
         ("{'choice': 'Keep Money'}", "keep money"),
         ("choice: keep   money", "keep money"),
