@@ -53,7 +53,7 @@ def engine() -> list[tuple[str, str]]:
     """The engine against plain loops."""
     import torch
 
-    spec = read_models(["organism"], ROOT / "config/models")["organism"]
+    spec = read_models(("organism",), ROOT / "config/models")["organism"]
     assert spec is not None
     agent: Any = load_agent("organism", spec.model_copy(update={"path": str(ROOT / spec.path)}))
     planned = _episodes()
@@ -115,9 +115,7 @@ def _episodes() -> list[Planned]:
 def _played(agent: Agent, planned: Sequence[Planned]) -> list[Row]:
     cell = Cell("organism", "role_play", "none", "plain", 0, "context", 0)
     batches = [planned[start : start + agent.batch] for start in range(0, len(planned), agent.batch)]
-    return [
-        row for batch in batches for rows in play_batch(batch, TESTBEDS["role_play"], agent, cell) for row in rows
-    ]
+    return [row for batch in batches for rows in play_batch(batch, TESTBEDS["role_play"], agent, cell) for row in rows]
 
 
 def _clock(work: Callable[[], Any]) -> float:

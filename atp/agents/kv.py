@@ -2,7 +2,8 @@
 
 Knows tensors and slots, not tokens' meaning. All rows write to the same slots, so that one slice serves a batch; a row
 with less to write, or one that was cropped, has a hole there, which the mask hides. Holes are compacted away once they
-take more than a fifth of the slots in use.
+take more than a fifth of the slots in use. A step may be computed for some rows at a time, so that rows with little to
+write need not be padded to those with much.
 """
 
 from collections.abc import Callable
@@ -25,9 +26,9 @@ class _Layer(CacheLayerMixin):
         self.kv = kv
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        rows, heads, _, width = key_states.shape
-        self.keys = key_states.new_zeros(rows, heads, self.kv.capacity, width)
-        self.values = value_states.new_zeros(rows, heads, self.kv.capacity, value_states.shape[-1])
+        _, heads, _, width = key_states.shape
+        self.keys = key_states.new_zeros(self.kv.rows, heads, self.kv.capacity, width)
+        self.values = value_states.new_zeros(self.kv.rows, heads, self.kv.capacity, value_states.shape[-1])
         self.is_initialized = True
 
     def update(
@@ -36,11 +37,11 @@ class _Layer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
-        end = self.kv.used
+        rows, end = self.kv.view, self.kv.used
         start = end - key_states.shape[2]
-        self.keys[:, :, start:end] = key_states
-        self.values[:, :, start:end] = value_states
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        self.keys[rows, :, start:end] = key_states
+        self.values[rows, :, start:end] = value_states
+        return self.keys[rows, :, :end], self.values[rows, :, :end]
 
     def change(self, move: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Replace keys and values by `move` of them."""
@@ -62,38 +63,41 @@ class ConversationCache(Cache):
     """Keys and values of `rows` conversations, and which slots of each row hold a token.
 
     bias is the additive attention mask of the slots, [rows, capacity]: 0 where a row holds a token, else MASKED.
+    view is the slice of rows that the next step computes.
     """
 
     def __init__(self, layers: int, rows: int, capacity: int, device: torch.device, dtype: torch.dtype):
         self.held = [_Layer(self) for _ in range(layers)]
         super().__init__(layers=list(self.held))
         self.rows, self.capacity, self.used = rows, capacity, 0
+        self.view = slice(None)
         self.bias = torch.full((rows, capacity), MASKED, dtype=dtype, device=device)
 
-    def reserve(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Open slots for the next tokens of each row, right-aligned; returns the mask for them.
-
-        Args:
-            lengths: new tokens of each row, [rows]; 0 leaves a row out.
-
-        Returns:
-            additive mask, [rows, 1, new, used]: a token sees its row's earlier tokens and itself. Padding sees itself,
-            so that its softmax has something to sum.
-        """
+    def reserve(self, lengths: torch.Tensor) -> None:
+        """Open slots for the next lengths[row] tokens of each row, right-aligned; 0 leaves a row out."""
         new = int(lengths.max())
         start, self.used = self.used, self.used + new
         if self.used > self.capacity:
             self._grow(max(self.used, 2 * self.capacity))
-        if new == 1:
-            self.bias[:, start] = torch.where(lengths > 0, 0.0, MASKED).to(self.bias.dtype)
-            mask = self.bias[:, None, None, : self.used]
-            return mask
-        slots = torch.arange(new, device=self.bias.device)
-        present = slots >= new - lengths[:, None]
+        present = torch.arange(new, device=self.bias.device) >= new - lengths[:, None]
         self.bias[:, start : self.used] = torch.where(present, 0.0, MASKED).to(self.bias.dtype)
-        mask = self.bias[:, None, None, : self.used].repeat(1, 1, new, 1)
+
+    def mask(self, view: slice, new: int) -> torch.Tensor:
+        """Choose the rows of the next step, which computes the last `new` slots; returns their additive mask.
+
+        Returns:
+            [rows, 1, new, used]: a token sees its row's earlier tokens and itself. Padding sees itself, so that its
+            softmax has something to sum.
+        """
+        self.view = view
+        seen = self.bias[view, None, None, : self.used]
+        if new == 1:
+            return seen
+        mask = seen.repeat(1, 1, new, 1)
+        start = self.used - new
         later = torch.triu(torch.full((new, new), MASKED, dtype=mask.dtype, device=mask.device), diagonal=1)
         mask[..., start:] = torch.minimum(mask[..., start:], later)
+        slots = torch.arange(new, device=mask.device)
         mask[:, 0, slots, start + slots] = 0.0
         return mask
 

@@ -5,6 +5,7 @@ batch, the same bytes. A turn's random numbers depend on its seed alone, so that
 rounding differs, and a decision changes only where rounding moves a probability across the number drawn.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from atp.testbeds.base import Message, Reply
 
 PROBE = "Which option do you choose?"
 SLOTS = 512
+#: Prompts are computed this many rows at a time, rows of like length together, so that little of it is padding.
+PREFILL = 16
 
 
 def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
@@ -65,6 +68,8 @@ def load_model(spec: ModelSpec) -> Any:
         if type(error).__name__ != "SafetensorError":
             raise
         raise AtpError(f"{spec.path}: no readable safetensors weights: {_first_line(error)}") from error
+    if not gpu:  # masked attention without copies of the shared heads; on a GPU it would lose the fast kernel
+        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     moved: Any = model
     return moved.to("cuda") if gpu else moved
 
@@ -144,10 +149,9 @@ class LocalAgent:
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        prompts = [self._tokens(request.prompt.messages) for request in requests]
+        prompts = self._tokens([request.prompt.messages for request in requests])
         if self.cache is None or any(request.conversation not in self.numbers for request in requests):
             self.start()
-            self.numbers = {request.conversation: number for number, request in enumerate(requests)}
             rows, logits = self._open(requests, prompts)
         else:
             rows, logits = self._go_on(requests, prompts)
@@ -156,31 +160,34 @@ class LocalAgent:
             self.held[row.number] = row.prompt + row.written[:-1]  # the last token was drawn, not computed
         return [self._reply(row) for row in rows]
 
-    def _tokens(self, messages: list[Message]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self.spec.chat_template
+    def _tokens(self, conversations: list[list[Message]]) -> list[list[int]]:
+        texts = self.tokenizer.apply_chat_template(
+            conversations, tokenize=False, add_generation_prompt=True, **self.spec.chat_template
         )
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        return self.tokenizer(texts, add_special_tokens=False).input_ids
 
     def _open(self, requests: Sequence[Request], prompts: list[list[int]]) -> tuple[list[_Row], torch.Tensor]:
-        """First prompts: equal ones are computed once, their keys and values copied."""
-        unique: dict[tuple[int, ...], int] = {}
-        index = [unique.setdefault(tuple(prompt), len(unique)) for prompt in prompts]
-        seen: set[int] = set()
-        rows = []
-        for number, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
-            rows.append(self._row(number, request, prompt, len(prompt) if index[number] in seen else 0))
-            seen.add(index[number])
+        """First prompts: equal ones are computed once, their keys and values copied. Rows are ordered by length."""
+        unique = sorted({tuple(prompt) for prompt in prompts}, key=len)
+        places = {prompt: place for place, prompt in enumerate(unique)}
+        index = [places[tuple(prompt)] for prompt in prompts]
+        order = sorted(range(len(prompts)), key=lambda request: index[request])
         longest = max(map(len, prompts))
         capacity = longest + self.spec.sampling.max_new_tokens + SLOTS
         device, dtype = self.model.device, self.model.dtype
         layers = self.model.config.num_hidden_layers
         self.cache = ConversationCache(layers, len(unique), capacity, device, dtype)
         logits = self._forward([list(prompt) for prompt in unique], [0] * len(unique))
-        order = torch.tensor(index, device=device)
-        self.cache.expand(order)
-        self.held = [[] for _ in rows]
-        return rows, logits[order]
+        copies = torch.tensor([index[request] for request in order], device=device)
+        self.cache.expand(copies)
+        self.held = [[] for _ in prompts]
+        self.numbers = {requests[request].conversation: number for number, request in enumerate(order)}
+        rows, seen = [], set[int]()
+        for request, prompt, place in zip(requests, prompts, index, strict=True):
+            cached = len(prompt) if place in seen else 0
+            rows.append(self._row(self.numbers[request.conversation], request, prompt, cached))
+            seen.add(place)
+        return rows, logits[copies][[row.number for row in rows]]
 
     def _go_on(self, requests: Sequence[Request], prompts: list[list[int]]) -> tuple[list[_Row], torch.Tensor]:
         """Later prompts: what a row holds of its conversation stays, the rest is computed."""
@@ -208,12 +215,16 @@ class LocalAgent:
         assert self.cache is not None
         device = self.model.device
         lengths = torch.tensor([len(row) for row in tokens], device=device)
-        mask = self.cache.reserve(lengths)
-        width = int(lengths.max())
-        padded = torch.tensor([[0] * (width - len(row)) + row for row in tokens], device=device)
-        starts = torch.tensor(positions, device=device) - (width - lengths)
-        places = (starts[:, None] + torch.arange(width, device=device)).clamp(min=0)
-        return self._step(padded, places, mask)
+        self.cache.reserve(lengths)
+        parts = []
+        for start in range(0, len(tokens), PREFILL):
+            view = slice(start, start + PREFILL)
+            width = max(1, max(map(len, tokens[view])))
+            padded = torch.tensor([[0] * (width - len(row)) + row for row in tokens[view]], device=device)
+            first = torch.tensor(positions[view], device=device) - (width - lengths[view])
+            places = (first[:, None] + torch.arange(width, device=device)).clamp(min=0)
+            parts.append(self._step(padded, places, self.cache.mask(view, width)))
+        return torch.cat(parts)
 
     def _step(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         output = self.model(
@@ -234,7 +245,6 @@ class LocalAgent:
         positions = torch.zeros(self.cache.rows, 1, dtype=torch.long, device=device)
         uniforms = torch.from_numpy(np.stack([row.uniforms for row in rows])).to(device)
         numbers = torch.tensor([row.number for row in rows], device=device)
-        every_row = len(rows) == self.cache.rows and [row.number for row in rows] == list(range(len(rows)))
         for step in range(limit):
             drawn = self._draw(logits, uniforms[:, step]).tolist()
             lengths = torch.zeros(self.cache.rows, dtype=torch.long)
@@ -252,9 +262,8 @@ class LocalAgent:
                     positions[row.number, 0] = len(row.prompt) + len(row.written) - 1
             if not lengths.any():
                 return
-            logits = self._step(tokens, positions, self.cache.reserve(lengths.to(device)))
-            if not every_row:
-                logits = logits[numbers]
+            self.cache.reserve(lengths.to(device))
+            logits = self._step(tokens, positions, self.cache.mask(slice(None), 1))[numbers]
 
     def _draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """One token a row, by the inverse of the cumulative distribution at the row's uniform number."""

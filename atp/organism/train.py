@@ -55,7 +55,7 @@ class Recipe:
     head_dim: int = 32
     short_steps: int = 600
     mixed_steps: int = 600
-    episode_steps: int = 500
+    episode_steps: int = 800
     short_step_tokens: int = 2000
     mixed_step_tokens: int = 3500
     episode_step_tokens: int = 5000
