@@ -1,6 +1,7 @@
 """The report in a real Chromium: opened without network, a transcript stepped through, hostile replies inert."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -78,9 +79,10 @@ def page(tmp_path_factory) -> Path:
 def test_the_page_says_what_the_agent_is_and_what_changed(page):
     text = page.read_text()
     assert "no evidence about any deployed model" in text
-    assert "In the weights, plain: " in text
+    assert "Over generations, in the weights:" in text
     assert "models: [&lt;b&gt;x&lt;/b&gt;]" in text
     assert sorted(file.name for file in (page.parent / "figures").iterdir()) == [
+        "deployment.svg",
         "drift_over_generations.svg",
         "drift_over_rounds.svg",
         "reinforcement.svg",
@@ -91,33 +93,61 @@ def test_embedded_text_cannot_leave_its_script():
     assert "<" not in embed({"reply": HOSTILE})
 
 
-def test_in_a_browser(page):
+@pytest.fixture
+def browser():
     if CHROMIUM is None:
         message = "no Chromium found: install it (Debian: apt-get install chromium) to test the report"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page(viewport={"width": 390, "height": 800})
-        complaints: list[str] = []
-        requests: list[str] = []
-        tab.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(page.as_uri())
-        tab.wait_for_selector("#drift_over_rounds svg.marks")
-        assert tab.inner_text("#place") == "1 of 6"
-        assert tab.locator("#turn .message").count() == 3
-        assert "</script><script>" in tab.inner_text("#turn .reply")
-        tab.click("#next")
-        tab.keyboard.press("ArrowRight")
-        assert tab.inner_text("#place") == "3 of 6"
-        assert "earned" in tab.inner_text("#turn .outcome")
-        tab.select_option("#file", index=1)
-        assert tab.inner_text("#place") == "1 of 1"
-        assert tab.evaluate("window.pwned") is None
-        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-        assert not complaints
-        assert requests == [page.as_uri()]
-        browser.close()
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+def test_on_a_phone(page, browser):
+    tab = browser.new_page(viewport={"width": 390, "height": 800})
+    complaints: list[str] = []
+    requests: list[str] = []
+    tab.on("console", lambda message: message.type in ("error", "warning") and complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("#drift_over_rounds svg.marks")
+    tab.select_option("#file", label="learner, role_play, none, plain, seed 0: in context")
+    assert tab.inner_text("#place").startswith("round 1 of 6")
+    assert tab.locator("#turn .message").count() == 4
+    assert "</script><script>" in tab.inner_text("#turn .reply")
+    tab.click("#next")
+    tab.keyboard.press("ArrowRight")
+    assert tab.inner_text("#place").startswith("round 3 of 6")
+    assert "earned" in tab.inner_text("#turn .outcome")
+    tab.click("#after")
+    assert tab.inner_text("#place").startswith("round 1 of 6")
+    tab.select_option("#file", label="learner, role_play, none, plain, seed 0: generation 1, tested")
+    assert tab.inner_text("#place").startswith("round 1 of 1")
+    assert tab.evaluate("window.pwned") is None
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not complaints
+    assert requests == [page.as_uri()]
+
+
+def test_each_figure_stands_once_on_paper_and_once_on_a_screen(page, browser):
+    tab = browser.new_page(color_scheme="dark")
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("#drift_over_rounds svg.marks")
+    for medium, shown in (("screen", ".live"), ("print", ".still")):
+        tab.emulate_media(media=medium)
+        for figure in tab.locator("figure").all():
+            assert figure.locator(".live").is_visible() == (shown == ".live")
+            assert figure.locator(".still").is_visible() == (shown == ".still")
+
+
+def test_text_of_figures_can_be_read_in_the_dark(page, browser):
+    tab = browser.new_page(color_scheme="dark")
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("#drift_over_rounds svg.marks")
+    fills = tab.eval_on_selector_all("figure .live svg text", "found => found.map((one) => getComputedStyle(one).fill)")
+    assert fills
+    assert {sum(map(int, re.findall(r"\d+", fill)[:3])) > 3 * 128 for fill in fills} == {True}
