@@ -240,14 +240,12 @@ class LocalAgent:
     def _write(self, rows: list[_Row], logits: torch.Tensor) -> None:
         """Draw tokens until every row has stopped; a stopped row leaves holes."""
         assert self.cache is not None
-        device, limit = self.model.device, self.spec.sampling.max_new_tokens
-        tokens = torch.zeros(self.cache.rows, 1, dtype=torch.long, device=device)
-        positions = torch.zeros(self.cache.rows, 1, dtype=torch.long, device=device)
+        device, limit, count = self.model.device, self.spec.sampling.max_new_tokens, self.cache.rows
         uniforms = torch.from_numpy(np.stack([row.uniforms for row in rows])).to(device)
         numbers = torch.tensor([row.number for row in rows], device=device)
         for step in range(limit):
             drawn = self._draw(logits, uniforms[:, step]).tolist()
-            lengths = torch.zeros(self.cache.rows, dtype=torch.long)
+            lengths, tokens, positions = [0] * count, [0] * count, [0] * count
             for row, token in zip(rows, drawn, strict=True):
                 if row.finish:
                     continue
@@ -257,13 +255,13 @@ class LocalAgent:
                 elif len(row.written) == limit:
                     row.finish = "length"
                 else:
-                    lengths[row.number] = 1
-                    tokens[row.number, 0] = token
-                    positions[row.number, 0] = len(row.prompt) + len(row.written) - 1
-            if not lengths.any():
+                    lengths[row.number], tokens[row.number] = 1, token
+                    positions[row.number] = len(row.prompt) + len(row.written) - 1
+            if not any(lengths):
                 return
-            self.cache.reserve(lengths.to(device))
-            logits = self._step(tokens, positions, self.cache.mask(slice(None), 1))[numbers]
+            written, new, places = torch.tensor([lengths, tokens, positions], device=device)
+            self.cache.reserve(written)
+            logits = self._step(new[:, None], places[:, None], self.cache.mask(slice(None), 1))[numbers]
 
     def _draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """One token a row, by the inverse of the cumulative distribution at the row's uniform number."""
