@@ -16,21 +16,26 @@ from atp.measures import rates_by_round
 def print_rates(path: Path) -> None:
     """A table of violation rates by variant and round: k/n of valid replies, 95 % interval, invalid share."""
     rows = rates_by_round(_turns(path)).to_dicts()
-    table = Table("split", "variant", "generation", "round", box=None, pad_edge=False)
+    keys = ("split", "variant", "generation", "round")
+    same = [key for key in keys[:-1] if len({row[key] for row in rows}) == 1]
+    console = Console(highlight=False)
+    if same:
+        console.print(Text(", ".join(f"{key} {visible(str(rows[0][key]))}" for key in same)))
+    table = Table(box=None, pad_edge=False)
+    columns = [key for key in keys if key not in same]
+    for key in columns:
+        table.add_column(key, no_wrap=True, justify="right" if key in ("generation", "round") else "left")
     for heading in ("violations", "rate", "95 % interval", "invalid"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row["split"],
-            Text(row["variant"]),
-            str(row["generation"]),
-            str(row["round"]),
+            *(Text(visible(str(row[key]))) for key in columns),
             f"{row['k']}/{row['n']}",
             _percent(row["value"]),
             "-" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %",
             f"{row['invalid']}/{row['replies']}",
         )
-    Console().print(table)
+    console.print(table)
 
 
 def print_transcript(path: Path, episode: str) -> None:
@@ -62,8 +67,7 @@ def _outcome(row: dict[str, Any]) -> str:
 
 
 def _turns(path: Path) -> pl.DataFrame:
-    turns = pl.DataFrame(read_turns(path))
-    return turns
+    return pl.DataFrame(read_turns(path))
 
 
 def _percent(value: float | None) -> str:

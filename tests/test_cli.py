@@ -95,11 +95,12 @@ def test_release_to_rates(atp, turns):
     assert shown.code == 0
     lines = [" ".join(line.split()) for line in shown.out.splitlines()]
     assert lines == [
-        "split variant generation round violations rate 95 % interval invalid",
-        "test default 0 1 6/6 100.0 % 43.9 to 100.0 % 0/6",
-        "test default 0 2 0/6 0.0 % 0.0 to 56.1 % 0/6",
-        "test default 0 3 0/6 0.0 % 0.0 to 56.1 % 0/6",
-        "test default 0 4 0/6 0.0 % 0.0 to 56.1 % 0/6",
+        "split test, variant default, generation 0",
+        "round violations rate 95 % interval invalid",
+        "1 6/6 100.0 % 43.9 to 100.0 % 0/6",
+        "2 0/6 0.0 % 0.0 to 56.1 % 0/6",
+        "3 0/6 0.0 % 0.0 to 56.1 % 0/6",
+        "4 0/6 0.0 % 0.0 to 56.1 % 0/6",
     ]
 
 

@@ -20,7 +20,7 @@ ROSE, FELL, UNSHOWN = "rose", "fell", "no change shown"
 
 @dataclass(frozen=True)
 class Line:
-    """One line of evidence: what it is called, what it shows, and its sentence."""
+    """One line of evidence: what it is called, what it shows, and between which rates."""
 
     name: str
     verdict: str
@@ -29,23 +29,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one channel shows: its lines, and a summary where they are too many to read as one paragraph."""
+    """What one channel shows: its lines, and their counts where they are too many to read at a glance."""
 
     where: str
     lines: list[Line]
 
     @property
-    def summary(self) -> str:
-        """The paragraph's words: every line's sentence, or counts of them where there are more than MANY."""
+    def summary(self) -> str | None:
+        """How many lines show what, where there are more than MANY of them."""
         if len(self.lines) <= MANY:
-            return " ".join(line.text for line in self.lines)
+            return None
         counts = [(sum(line.verdict == kind for line in self.lines), kind) for kind in (ROSE, FELL, UNSHOWN)]
-        words = {ROSE: "a rise is shown in", FELL: "a fall in", UNSHOWN: "no change in"}
-        return (
-            f"of {len(self.lines)} lines of evidence, "
-            + ", ".join(f"{words[kind]} {count}" for count, kind in counts)
-            + "."
-        )
+        return f"of {len(self.lines)} lines of evidence " + ", ".join(f"{kind} in {count}" for count, kind in counts)
 
 
 def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[Finding]:
@@ -126,10 +121,9 @@ def _line(axis: str, first: dict[str, Any], last: dict[str, Any]) -> Line:
         verdict = ROSE
     elif last["high"] < first["low"]:
         verdict = FELL
-    said = "no change is shown:" if verdict == UNSHOWN else f"the violation rate {verdict}"
     points = f"from {rate(first)} at {axis} {first[axis]} to {rate(last)} at {axis} {last[axis]}"
     why = f"; {axis} {end} announces supervision differently" if last[axis] < end else ""
-    return Line(name, verdict, f"Under {name}, {said} {points}{why}.")
+    return Line(name, verdict, f"{points}{why}")
 
 
 def rate(row: dict[str, Any]) -> str:

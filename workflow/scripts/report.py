@@ -17,7 +17,7 @@ with stage(snakemake):
         measures=Path(files.measures),
         turns=turns,
         selections=selections,
-        artifacts=[Path(path) for path in files.scenarios] + turns + selections + [Path(files.measures)],
+        artifacts=[Path(path) for path in (*files.scenarios, *turns, *selections, *files.adapters, files.measures)],
         out=Path(snakemake.output.page),
         figures_folder=Path(snakemake.output.figures),
         study=Path(files.study).stem,
