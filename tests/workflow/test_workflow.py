@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "atp", "config", "workflow", "resources")
 PROFILE = ("--profile", "workflow/profiles/default")
 WHOLE = Counter(
-    scenarios=1,
+    generate_scenarios=1,
     rollout_context=1,
     rollout_weights=2,
     select=2,
@@ -115,14 +115,28 @@ def test_a_change_reruns_its_stage_and_what_depends_on_it(project, file, old, ne
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_a_stage_by_name(project):
-    assert set(planned(project, "filter", "--forcerun", "select")) >= {"select", "filter"}
-    assert "report" not in planned(project, "filter", "--forcerun", "select")
+@pytest.mark.parametrize(
+    ("stage", "rule", "again"),
+    [
+        ("scenarios", "generate_scenarios", 1),
+        ("rollout", "rollout_weights", 2),
+        ("filter", "select", 2),
+        ("finetune", "train", 2),
+        ("evaluate", "evaluate_generation", 4),
+        ("measure", "measure", 1),
+        ("report", "report", 1),
+    ],
+)
+def test_a_stage_by_name(project, stage, rule, again):
+    jobs = planned(project, stage, "--forcerun", rule)
+    assert jobs[rule] == again
+    assert stage == "report" or "report" not in jobs
 
 
 def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
     undisturbed = turns(project)
     folder = tmp_path / "killed"
+    unlock = [sys.executable, "workflow/scripts/unlock.py"]
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns("results", ".snakemake"))
     for seconds in (8, 14):
         with subprocess.Popen(
@@ -134,27 +148,13 @@ def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
             start_new_session=True,
         ) as run:
             time.sleep(seconds)
+            living = subprocess.run(unlock, cwd=folder, capture_output=True, text=True)
             os.killpg(run.pid, signal.SIGKILL)
-        subprocess.run([sys.executable, "workflow/scripts/unlock.py"], cwd=folder, check=True)
+        assert living.returncode == 1
+        assert f"process {run.pid}" in living.stderr
+        subprocess.run(unlock, cwd=folder, check=True)
     assert snakemake(folder, *PROFILE).returncode == 0
     assert turns(folder) == undisturbed
-
-
-def test_a_lock_of_a_living_run_is_left(project):
-    locks = project / ".snakemake/locks"
-    locks.mkdir(exist_ok=True)
-    (locks / "0.input.lock").write_text("x")
-    unlock = [sys.executable, "workflow/scripts/unlock.py"]
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "snakemake"], cwd=project) as owner:
-        try:
-            result = subprocess.run(unlock, cwd=project, capture_output=True, text=True)
-            assert result.returncode == 1
-            assert f"process {owner.pid}" in result.stderr
-            assert (locks / "0.input.lock").exists()
-        finally:
-            owner.kill()
-    assert subprocess.run(unlock, cwd=project).returncode == 0
-    assert not (locks / "0.input.lock").exists()
 
 
 @pytest.mark.parametrize(

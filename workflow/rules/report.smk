@@ -5,9 +5,7 @@ rule report:
         evaluations=rules.evaluate.input,
         selections=rules.filter.input,
         adapters=rules.finetune.input,
-        scenarios=[
-            f"{RESULTS}/{testbed}/scenarios.parquet" for testbed in STUDY.testbeds
-        ],
+        scenarios=rules.scenarios.input,
         study=STUDY_FILE,
     output:
         page=report(

@@ -3,7 +3,7 @@ def scenario_files(wildcards):
     return [str(path) for path in source_files(settings, ROOT)]
 
 
-rule scenarios:
+rule generate_scenarios:
     input:
         files=scenario_files,
     output:
@@ -21,3 +21,8 @@ rule scenarios:
         code=code("scenarios"),
     script:
         "../scripts/scenarios.py"
+
+
+rule scenarios:
+    input:
+        [f"{RESULTS}/{testbed}/scenarios.parquet" for testbed in STUDY.testbeds],
