@@ -270,7 +270,7 @@ class LocalAgent:
         scores = logits.float() / self.spec.sampling.temperature
         for warp in self.warpers:
             scores = warp(None, scores)
-        total = scores.double().softmax(dim=-1).cumsum(dim=-1)
+        total = scores.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
         drawn = torch.searchsorted(total, (uniforms * total[:, -1])[:, None], right=True)
         return drawn[:, 0].clamp(max=total.shape[1] - 1)
 
