@@ -131,7 +131,7 @@ def organism(
     templates: Annotated[Path, typer.Option(help="template file")] = Path("config/templates/role_play.yaml"),
     seed: int = 0,
 ) -> None:
-    """Train the embedded agent from nothing (about ten minutes on two cores)."""
+    """Train the embedded agent from nothing (about a quarter of an hour on two cores)."""
     from atp.organism.train import build_organism
 
     build_organism(templates, out, seed)

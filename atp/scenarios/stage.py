@@ -11,6 +11,8 @@ from atp.errors import AtpError
 from atp.provenance import Stage
 from atp.scenarios.scenario import Scenario, write_scenarios
 
+TEST = 64
+
 
 class ScenarioSettings(BaseModel):
     """Where a testbed's scenarios come from, and how many."""
@@ -20,23 +22,24 @@ class ScenarioSettings(BaseModel):
     source: Literal["templates", "release"] = Field("templates", description="own templates, or the paper's release")
     path: str = Field(description="template file (YAML), or the release's instances (JSON)")
     templates: str | None = Field(None, description="the release's templates.json, where it is not beside `path`")
-    train: int = Field(192, ge=0, description="training scenarios")
-    test: int = Field(64, ge=1, description="test scenarios")
+    train: int = Field(0, ge=0, description="training scenarios; only the weights channel needs any")
+    test: int | None = Field(None, ge=1, description="test scenarios; left out: 64, or all that a release holds")
     seed: int = Field(0, description="decides instances and split")
 
 
 def _role_play(settings: ScenarioSettings) -> list[Scenario]:
-    path, sizes = Path(settings.path), (settings.train, settings.test, settings.seed)
+    path, test = Path(settings.path), settings.test
     draw: Callable[[], Sequence[Scenario]]
     if settings.source == "release":
         from atp.scenarios.release import assign_splits, import_release
 
         published = import_release(path, Path(settings.templates) if settings.templates else None)
-        draw = partial(assign_splits, published, *sizes)
+        test = max(1, len(published) - settings.train) if test is None else test
+        draw = partial(assign_splits, published, settings.train, test, settings.seed)
     else:
         from atp.scenarios.templates import generate, read_templates
 
-        draw = partial(generate, read_templates(path), *sizes)
+        draw = partial(generate, read_templates(path), settings.train, test or TEST, settings.seed)
     try:
         return list(draw())
     except AtpError as error:

@@ -47,7 +47,7 @@ def test_release_to_parquet_names_every_file_it_read(tmp_path, scenario):
     path, out = tmp_path / "question.json", tmp_path / "scenarios.parquet"
     path.write_text(json.dumps([item]))
     (tmp_path / "templates.json").write_text(json.dumps([{"environment": "porter", "template": sentences}]))
-    scenarios_stage(ScenarioSettings(source="release", path=str(path), train=0, test=1), "role_play", out)
+    scenarios_stage(ScenarioSettings(source="release", path=str(path)), "role_play", out)
     (found,) = read_scenarios(out, "role_play", "test")
     assert (found.scenario_id, found.low, found.high, found.checked) == ("id-1", 2.0, 5.0, "a")
     assert set(read_provenance(out)["inputs"]) == {"question.json", "templates.json"}
