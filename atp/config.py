@@ -171,6 +171,15 @@ def read_study(path: Path | str) -> Study:
     return _read(Path(path), Study)
 
 
+def check_files(path: Path | str, study: Study, root: Path) -> None:
+    """Raises AtpError if a file that the study at `path` names does not lie under `root`, where paths begin."""
+    for name, section in study.testbeds.items():
+        for key in ("path", "templates"):
+            file = getattr(section.scenarios, key)
+            if file and not (root / file).is_file():
+                raise AtpError(f"{path}: testbeds.{name}.scenarios.{key}: no such file, found '{file}'")
+
+
 def read_models(names: tuple[str, ...], folder: Path | str) -> dict[str, ModelSpec | None]:
     """The model files of a study's models; None for scripted policies. Raises AtpError as `read_study` does."""
     found: dict[str, ModelSpec | None] = {}
@@ -232,7 +241,7 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(_known_keys(kind, loc[:-1]))
         return f"{key}: unknown key, allowed are {allowed}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
     found = "" if first["type"] in ("value_error", "missing") else f", found {str(first['input'])[:80]!r}"
     return f"{key}: {message}{found}" if key else f"{message}{found}"
 

@@ -163,6 +163,7 @@ def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
         ("rounds: 2", "round: 2", "round: unknown key"),
         ("models: [organism]", "models: [gpt]", "model 'gpt': no file"),
         ("train: 8,", "train: 7,", "scenarios.train: 7, must be at least 8"),
+        ("templates/role_play.yaml", "templates/x.yaml", "scenarios.path: no such file, found 'config/templates/x"),
     ],
 )
 def test_a_bad_study_is_one_line_before_the_dag(project, old, new, said):

@@ -24,6 +24,7 @@ def read_config():
             else ROOT / f"config/studies/{named}.yaml"
         )
         study = atp_config.read_study(path)
+        atp_config.check_files(path, study, ROOT)
         return path, study, atp_config.read_models(study.models, ROOT / "config/models")
     except AtpError as error:
         print(f"atp: {error}", file=sys.stderr)
