@@ -16,6 +16,7 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 run: $(BIN)/.installed ## run the default study; ends by naming its report
 	@$(BIN)/python workflow/scripts/unlock.py
 	@$(SNAKEMAKE) --cores all --profile workflow/profiles/default
+	@echo "The report is results/demo/report.html"
 
 test: $(BIN)/.installed ## run the tests (minutes)
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

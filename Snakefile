@@ -40,8 +40,3 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report.html",
-
-
-onsuccess:
-    if Path(f"{RESULTS}/report.html").exists():
-        print(f"The report is {RESULTS}/report.html", file=sys.stderr)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -58,31 +59,37 @@ def engine() -> list[tuple[str, str]]:
     agent: Any = load_agent("organism", spec.model_copy(update={"path": str(ROOT / spec.path)}))
     planned = _episodes()
     rows, spent = _played(agent, planned), Spent()
-    seconds = []
-    with _timed(agent.model, spent):
-        for _ in range(REPEATS):
-            seconds.append(_clock(lambda: _played(agent, planned)))
     model, tokenizer = agent.model, agent.tokenizer
-    one = _clock(lambda: _loop(model, tokenizer, rows, 1))
-    many = _clock(lambda: _loop(model, tokenizer, rows, SCENARIOS))
-    ours, count = sum(seconds) / REPEATS, len(rows)
+    ours, one, many = [], [], []
+    for _ in range(REPEATS):
+        with _timed(model, spent):
+            ours.append(_clock(lambda: _played(agent, planned)))
+        one.append(_clock(lambda: _loop(model, tokenizer, rows, 1)))
+        many.append(_clock(lambda: _loop(model, tokenizer, rows, SCENARIOS)))
+    count, seconds = len(rows), median(ours)
     distinct = _distinct(agent, rows)
     rate, needed = _matmul_rate(), _operations(model.config, rows)
     return [
         ("threads", str(torch.get_num_threads())),
         (f"decisions, {SCENARIOS} scenarios x {ROUNDS} rounds", f"{count}"),
-        ("engine, decisions/s", f"{count / ours:.1f}"),
-        ("(a) generate, one prompt at a time, decisions/s", f"{count / one:.1f}"),
-        ("(b) generate, batched, decisions/s", f"{count / many:.1f}"),
-        ("engine over (a)", f"{one / ours:.1f}x"),
-        ("engine over (b)", f"{many / ours:.1f}x"),
+        ("engine, decisions/s", f"{count / seconds:.1f}"),
+        ("(a) generate, one prompt at a time, decisions/s", f"{count / median(one):.1f}"),
+        ("(b) generate, batched, decisions/s", f"{count / median(many):.1f}"),
+        ("engine over (a)", _times(one, ours)),
+        ("engine over (b)", _times(many, ours)),
         ("prompt tokens computed per distinct prompt token", f"{_computed(rows) / distinct:.3f}"),
         ("... with the padding of its batches", f"{spent.prompt / REPEATS / distinct:.3f}"),
-        ("time outside the model's forward passes", f"{100 * (1 - spent.seconds / sum(seconds)):.1f} %"),
+        ("time outside the model's forward passes", f"{100 * (1 - spent.seconds / sum(ours)):.1f} %"),
         ("matmul rate of this machine, GFLOP/s", f"{rate / 1e9:.0f}"),
         ("arithmetic limit, decisions/s", f"{count * rate / needed:.0f}"),
-        ("share of the limit that the engine reaches", f"{100 * needed / rate / ours:.0f} %"),
+        ("share of the limit that the engine reaches", f"{100 * needed / rate / seconds:.0f} %"),
     ]
+
+
+def _times(slower: list[float], faster: list[float]) -> str:
+    """The median of the ratios of neighbouring runs, and their range."""
+    ratios = [one / other for one, other in zip(slower, faster, strict=True)]
+    return f"{median(ratios):.1f}x ({min(ratios):.1f} to {max(ratios):.1f})"
 
 
 def scripted() -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from atp.agents.base import Request
 from atp.agents.kv import ConversationCache
 from atp.agents.spec import ModelSpec, Sampling
 from atp.errors import AtpError
-from atp.testbeds.base import Message, Reply
+from atp.testbeds.base import Reply
 
 PROBE = "Which option do you choose?"
 SLOTS = 512
@@ -139,6 +139,7 @@ class LocalAgent:
         eos = model.generation_config.eos_token_id
         self.stop = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         self.warpers = _warpers(spec.sampling)
+        self.specials, self.special_ids = tokenizer.all_special_tokens, set(tokenizer.all_special_ids)
         self.start()
 
     def start(self) -> None:
@@ -146,25 +147,42 @@ class LocalAgent:
         self.cache: ConversationCache | None = None
         self.held: list[list[int]] = []
         self.numbers: dict[int, int] = {}
+        self.split: dict[int, tuple[str, list[int]]] = {}
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        prompts = self._tokens([request.prompt.messages for request in requests])
-        if self.cache is None or any(request.conversation not in self.numbers for request in requests):
+        if any(request.conversation not in self.numbers for request in requests):
             self.start()
-            rows, logits = self._open(requests, prompts)
-        else:
-            rows, logits = self._go_on(requests, prompts)
+        prompts = self._tokens(requests)
+        rows, logits = (self._open if self.cache is None else self._go_on)(requests, prompts)
         self._write(rows, logits)
         for row in rows:
             self.held[row.number] = row.prompt + row.written[:-1]  # the last token was drawn, not computed
         return [self._reply(row) for row in rows]
 
-    def _tokens(self, conversations: list[list[Message]]) -> list[list[int]]:
+    def _tokens(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Prompts in tokens; of a conversation that grew, only what follows its last prompt's last special token is
+        split anew, for at such a token every tokenizer starts afresh.
+        """
         texts = self.tokenizer.apply_chat_template(
-            conversations, tokenize=False, add_generation_prompt=True, **self.spec.chat_template
+            [request.prompt.messages for request in requests],
+            tokenize=False,
+            add_generation_prompt=True,
+            **self.spec.chat_template,
         )
-        return self.tokenizer(texts, add_special_tokens=False).input_ids
+        starts = []
+        for request, text in zip(requests, texts, strict=True):
+            known, tokens = self.split.get(request.conversation, ("", []))
+            starts.append((known, tokens) if known and text.startswith(known) else ("", []))
+        rests = [text[len(known) :] for text, (known, _) in zip(texts, starts, strict=True)]
+        new = self.tokenizer(rests, add_special_tokens=False).input_ids
+        prompts = [tokens + rest for (_, tokens), rest in zip(starts, new, strict=True)]
+        for request, text, prompt in zip(requests, texts, prompts, strict=True):
+            end = max((text.rfind(special) for special in self.specials), default=-1)
+            place = next((at for at in range(len(prompt) - 1, -1, -1) if prompt[at] in self.special_ids), -1)
+            if end > 0 and place > 0:
+                self.split[request.conversation] = (text[:end], prompt[:place])
+        return prompts
 
     def _open(self, requests: Sequence[Request], prompts: list[list[int]]) -> tuple[list[_Row], torch.Tensor]:
         """First prompts: equal ones are computed once, their keys and values copied. Rows are ordered by length."""

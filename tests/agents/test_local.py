@@ -59,7 +59,9 @@ def test_greedy_replies_are_those_of_plain_generation(folder, window):
     prompts, replies = talk(player, [0, 1, 2, 3, 4], rounds=6, window=window)
     for number, asked in prompts.items():
         for messages, reply in zip(asked, replies[number], strict=True):
-            ids = torch.tensor([player._tokens(messages)])
+            ids = player.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            ).input_ids
             whole = player.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
             text = player.tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True).strip()
             assert reply.text == text
