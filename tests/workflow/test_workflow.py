@@ -138,7 +138,7 @@ def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
     folder = tmp_path / "killed"
     unlock = [sys.executable, "workflow/scripts/unlock.py"]
     shutil.copytree(project, folder, ignore=shutil.ignore_patterns("results", ".snakemake"))
-    for seconds in (8, 14):
+    for seconds in (4, 10):
         with subprocess.Popen(
             command(folder, *PROFILE),
             cwd=folder,
@@ -147,6 +147,9 @@ def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         ) as run:
+            while not list((folder / ".snakemake/locks").glob("*")):
+                assert run.poll() is None
+                time.sleep(0.1)
             time.sleep(seconds)
             living = subprocess.run(unlock, cwd=folder, capture_output=True, text=True)
             os.killpg(run.pid, signal.SIGKILL)
