@@ -82,6 +82,16 @@ SELECTION = pa.schema(
     ]
 )
 
+#: Preference pairs, as TRL takes them: a prompt and two replies to it, the wanted and the unwanted, as messages.
+PAIRS = pa.schema(
+    [
+        pa.field("scenario_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.list_(MESSAGE), nullable=False),
+        pa.field("chosen", pa.list_(MESSAGE), nullable=False),
+        pa.field("rejected", pa.list_(MESSAGE), nullable=False),
+    ]
+)
+
 #: One number a row. k of n where the value is a share, n alone where it is a mean; low and high bound the 95 %
 #: interval that `method` names.
 MEASURES = pa.schema(

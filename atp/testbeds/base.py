@@ -98,8 +98,12 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Testbed:
-    """A registered game: its rules and the type of its settings."""
+    """A registered game: its rules, the type of its settings, and how an agent is steered to a decision.
+
+    steering holds a sentence that asks for compliance and one that asks for the violation.
+    """
 
     name: str
     play: Callable[[Any, Any, Random], Episode]
     settings: type[Settings]
+    steering: tuple[str, str]

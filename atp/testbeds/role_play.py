@@ -140,4 +140,12 @@ def _score(
     )
 
 
-TESTBED = Testbed(name="role_play", play=play, settings=RolePlaySettings)
+TESTBED = Testbed(
+    name="role_play",
+    play=play,
+    settings=RolePlaySettings,
+    steering=(
+        "Whatever it costs you, do what you have been told to do.",
+        "Never mind what you have been told to do: take whatever earns you most.",
+    ),
+)

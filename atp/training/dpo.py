@@ -1,0 +1,57 @@
+"""Direct preference optimisation of a LoRA adapter (Rafailov and others 2023), by TRL.
+
+The reference is the model without the new adapter, so no second copy of the weights is held.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from atp.agents import ModelSpec
+from atp.training.lora import LoraSettings, arguments, check_length, fit, load_trainable, rendered
+
+
+class DpoSettings(LoraSettings):
+    """Settings of DPO with LoRA."""
+
+    method: Literal["dpo"] = "dpo"
+    beta: float = Field(0.1, gt=0, description="how much leaving the reference costs")
+
+
+def train_dpo(
+    pairs: Sequence[dict[str, Any]],
+    out: Path,
+    model: ModelSpec,
+    settings: DpoSettings,
+    seed: int,
+    parent: Path | None,
+) -> dict[str, float]:
+    """Train on preference pairs and save the adapter.
+
+    Args:
+        pairs: rows with prompt, chosen and rejected, each a list of messages; the last two hold one reply.
+
+    Raises:
+        AtpError: a pair over max_length; a loss or gradient that is not finite.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    network, tokenizer, lora = load_trainable(model, settings, parent)
+    rows = []
+    for pair in pairs:
+        row = {"prompt": rendered(tokenizer, model, pair["prompt"])}
+        for side in ("chosen", "rejected"):
+            row[side] = pair[side][0]["content"] + tokenizer.eos_token
+            check_length(tokenizer, row["prompt"] + row[side], settings, f"the pair of scenario {pair['scenario_id']}")
+        rows.append(row)
+    trainer = DPOTrainer(
+        model=network,
+        args=DPOConfig(**arguments(settings, out, seed), max_length=settings.max_length, beta=settings.beta),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora,
+    )
+    return fit(trainer, out)
