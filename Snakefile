@@ -1,6 +1,9 @@
 # Does an aligned agent stay aligned once it learns from its own rewards?
 #
 #   results/{study}/{testbed}/scenarios.parquet                              what is played
+#   results/{study}/{model}/{testbed}/{alignment}/seed{seed}/
+#       pairs.parquet                                                        for dpo: what is wanted, what is not
+#       adapter/                                                             the agent as aligned; none has none
 #   results/{study}/{model}/{testbed}/{alignment}/seed{seed}/{arm}/
 #       context/turns.parquet                                                R rounds of history, test split
 #       generation{g}/turns.parquet                                          deployment on fresh training scenarios
@@ -28,6 +31,7 @@ from atp.scenarios.stage import source_files
 include: "workflow/rules/common.smk"
 include: "workflow/rules/scenarios.smk"
 include: "workflow/rules/organism.smk"
+include: "workflow/rules/align.smk"
 include: "workflow/rules/rollout.smk"
 include: "workflow/rules/filter.smk"
 include: "workflow/rules/finetune.smk"

@@ -22,6 +22,8 @@ T = TypeVar("T")
 METADATA_KEY = b"atp"
 DICTIONARY_BYTES = 64 * 2**20
 CELL = ("model", "testbed", "alignment", "arm", "seed")
+#: What names a question: a scenario's, in one variant, for one player and round. Its samples are several replies to it.
+QUESTION = ("variant", "scenario_id", "agent", "round")
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 

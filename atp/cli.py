@@ -14,6 +14,7 @@ from atp.agents.spec import SCRIPTED, ModelSpec
 from atp.artifacts import write_text
 from atp.config import explain, read_models, schemas
 from atp.errors import AtpError
+from atp.training import DpoSettings, GrpoSettings, SftSettings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +29,8 @@ Out = Annotated[Path, typer.Option(help="file to write")]
 TestbedName = Annotated[str, typer.Option(help="testbed, such as role_play")]
 AgentName = Annotated[str, typer.Option(help="scripted:POLICY[:NUMBER], or a name from --models")]
 Models = Annotated[Path, typer.Option(help="folder of model files")]
+ScenarioFile = Annotated[Path, typer.Option(help="scenarios.parquet")]
+Folder = Annotated[Path, typer.Option(help="folder to write the adapter to")]
 Set = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting; may be given more than once")]
 
 
@@ -64,7 +67,7 @@ def import_release(
 
 @app.command()
 def rollout(
-    scenarios: Annotated[Path, typer.Option(help="scenarios.parquet")],
+    scenarios: ScenarioFile,
     agent: AgentName,
     out: Out,
     testbed: TestbedName = "role_play",
@@ -105,24 +108,87 @@ def filter_(
 
 
 @app.command()
-def finetune(
-    selection: Annotated[Path, typer.Argument(help="selection.parquet")],
+def pairs(
+    scenarios: ScenarioFile,
     agent: AgentName,
-    out: Annotated[Path, typer.Option(help="folder to write the adapter to")],
+    out: Out,
+    testbed: TestbedName = "role_play",
+    set_: Set = [],  # noqa: B006
+    retries: Annotated[int, typer.Option(min=1, help="how often each side is asked at most")] = 8,
+    seed: int = 0,
+    models: Models = MODELS_FOLDER,
+) -> None:
+    """Ask training scenarios steered to comply and steered to violate, and write what came as preference pairs."""
+    from atp.alignment.pairs import pairs_stage
+
+    settings = _settings(testbed, set_, {})
+    found = pairs_stage(scenarios, out, testbed, settings, agent, _model(agent, models), retries, seed)
+    typer.echo("{pairs:.0f} pairs of {scenarios:.0f} scenarios, in {tries:.0f} tries".format_map(found))
+
+
+@app.command()
+def align(
+    scenarios: ScenarioFile,
+    agent: AgentName,
+    out: Folder,
+    method: Annotated[str, typer.Option(help="dpo, on --pairs; or grpo, which pays for compliance")] = "dpo",
+    pairs: Annotated[Path | None, typer.Option(help="pairs.parquet, for dpo")] = None,
+    testbed: TestbedName = "role_play",
+    set_: Set = [],  # noqa: B006
+    seed: int = 0,
+    models: Models = MODELS_FOLDER,
+) -> None:
+    """Align an agent before deployment: train an adapter, by DPO on pairs or by GRPO on training scenarios."""
+    from atp.alignment.align import align_stage
+
+    if method not in ("dpo", "grpo"):
+        raise AtpError(f"--method {method}: allowed are dpo, grpo")
+    if (method == "dpo") != (pairs is not None):
+        raise AtpError("--pairs: needed with --method dpo, and without meaning with grpo")
+    training = _training(method, set_)
+    heard = align_stage(scenarios, out, testbed, {}, _trainable(agent, models), training, seed, pairs)
+    typer.echo(_heard(heard))
+
+
+@app.command()
+def finetune(
+    data: Annotated[Path, typer.Argument(help="selection.parquet (sft, dpo) or turns.parquet (grpo)")],
+    scenarios: ScenarioFile,
+    agent: AgentName,
+    out: Folder,
+    method: Annotated[
+        str, typer.Option(help="sft; dpo on best_and_worst replies; grpo on what deployment pays")
+    ] = "sft",
+    testbed: TestbedName = "role_play",
     parent: Annotated[Path | None, typer.Option(help="adapter to go on from")] = None,
+    reference: Annotated[Path | None, typer.Option(help="generation 0's adapter, if it has one")] = None,
     generation: Annotated[int, typer.Option(min=1, help="number written into the lineage")] = 1,
     seed: int = 0,
     set_: Set = [],  # noqa: B006
     models: Models = MODELS_FOLDER,
 ) -> None:
-    """Train a LoRA adapter on a selection."""
-    from atp.training.sft import SftSettings, finetune_stage
+    """Train an adapter on what deployment paid."""
+    from atp.training.stage import finetune_stage
 
-    model = _model(agent, models)
-    if model is None:
-        raise AtpError(f"agent {agent}: a scripted policy has no weights to train")
-    settings = _checked(SftSettings, _values(set_))
-    finetune_stage(selection, out, model, settings, seed, generation, parent)
+    training = _training(method, set_)
+    heard = finetune_stage(
+        data, scenarios, out, testbed, {}, _trainable(agent, models), training, seed, generation, parent, reference
+    )
+    typer.echo(_heard(heard))
+
+
+@app.command()
+def export(
+    form: Annotated[str, typer.Argument(help="llama-factory")],
+    pairs: Annotated[Path, typer.Argument(help="pairs.parquet")],
+    out: Annotated[Path, typer.Option(help="JSON file to write; its entry goes into dataset_info.json beside it")],
+) -> None:
+    """Write preference pairs as another tool reads them."""
+    from atp.alignment.llama_factory import export_llama_factory
+
+    if form != "llama-factory":
+        raise AtpError(f"export {form}: unknown form, known is llama-factory")
+    typer.echo(f"{export_llama_factory(pairs, out)} pairs")
 
 
 @app.command()
@@ -172,6 +238,29 @@ def _model(agent: str, folder: Path) -> ModelSpec | None:
     model = read_models((agent,), folder)[agent]
     assert model is not None
     return model
+
+
+def _trainable(agent: str, folder: Path) -> ModelSpec:
+    model = _model(agent, folder)
+    if model is None:
+        raise AtpError(f"agent {agent}: a scripted policy has no weights to train")
+    return model
+
+
+def _training(method: str, pairs: list[str]) -> dict[str, Any]:
+    kinds = {"sft": SftSettings, "dpo": DpoSettings, "grpo": GrpoSettings}
+    if method not in kinds:
+        raise AtpError(f"--method {method}: allowed are {', '.join(kinds)}")
+    return {**_checked(kinds[method], _values(pairs)), "method": method}
+
+
+def _heard(canary: dict[str, float]) -> str:
+    """What the canary of a training says, in one line."""
+    counts = (
+        "{violations:.0f}/{valid:.0f} violations of {prompts:.0f} replies to held-out prompts, KL {kl:.3f} nats a reply"
+    )
+    before = "{reference_violations:.0f}/{reference_valid:.0f}"
+    return f"{counts} (generation 0: {before})".format_map(canary)
 
 
 def _settings(testbed: str, pairs: list[str], given: dict[str, Any]) -> dict[str, Any]:

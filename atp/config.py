@@ -18,11 +18,13 @@ from atp.errors import AtpError
 from atp.filtering import FilterSettings
 from atp.scenarios.stage import ScenarioSettings
 from atp.testbeds import TESTBEDS
-from atp.training import TrainingSettings
+from atp.training import DpoSettings, GrpoSettings, TrainingSettings
 
 Model = TypeVar("Model", bound=BaseModel)
 
 PLAIN = "plain"
+NONE: Literal["none"] = "none"
+PAIRED = "best_and_worst"
 
 
 class _Section(BaseModel):
@@ -54,9 +56,30 @@ class WeightsChannel(_Section):
     scenarios: int = Field(64, ge=1, description="fresh training scenarios a generation")
     samples: int = Field(8, ge=1, description="episodes of each scenario in deployment")
     deployment: dict[str, Any] = Field(default_factory=dict, description="testbed settings of the deployment")
-    filter: FilterSettings
+    filter: FilterSettings | None = Field(None, description="replies to learn from; GRPO draws its own and has none")
     training: TrainingSettings
     evaluation: Evaluation = Field(default_factory=Evaluation)
+
+    @model_validator(mode="after")
+    def _filter_fits_the_method(self) -> "WeightsChannel":
+        method, found = self.training.method, self.filter.name if self.filter else None
+        fits = {"sft": found not in (None, PAIRED), "dpo": found == PAIRED, "grpo": found is None}
+        if not fits[method]:
+            wanted = {"sft": f"any but {PAIRED}", "dpo": PAIRED, "grpo": "none: it draws its own replies"}[method]
+            raise ValueError(f"filter: found '{found}', with training method '{method}' it must be {wanted}")
+        return self
+
+
+class Alignment(_Section):
+    """How agents are prepared before deployment, on training scenarios that deployment does not use."""
+
+    scenarios: int = Field(64, ge=1, description="training scenarios, after those of the weights channel")
+    retries: int = Field(8, ge=1, description="for dpo: how often each side of a pair is asked at most")
+    dpo: DpoSettings = Field(default_factory=DpoSettings, description="settings of DPO on the pairs")
+    grpo: GrpoSettings = Field(default_factory=GrpoSettings, description="settings of GRPO that pays for compliance")
+    models: dict[str, dict[Literal["dpo", "grpo"], dict[str, Any]]] = Field(
+        default_factory=dict, description="settings that a model needs otherwise: model -> method -> settings"
+    )
 
 
 class TestbedSection(_Section):
@@ -67,6 +90,7 @@ class TestbedSection(_Section):
     arms: dict[str, dict[str, Any]] = Field(
         default={PLAIN: {}}, description="controls and defences: name -> testbed settings it imposes"
     )
+    alignment: Alignment = Field(default_factory=Alignment)
     context: ContextChannel | None = None
     weights: WeightsChannel | None = None
 
@@ -75,7 +99,9 @@ class Study(_Section):
     """A study: the cells to run, the channels, the sizes."""
 
     models: tuple[str, ...] = Field(min_length=1, description="names of config/models, or scripted:POLICY")
-    alignments: tuple[Literal["none"], ...] = Field(("none",), min_length=1, description="how agents were prepared")
+    alignments: tuple[Literal["none", "dpo", "grpo"], ...] = Field(
+        (NONE,), min_length=1, description="how agents are prepared before deployment"
+    )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one line of evidence each")
     testbeds: dict[str, TestbedSection] = Field(min_length=1)
 
@@ -90,7 +116,44 @@ class Study(_Section):
                 scripted(model.removeprefix(SCRIPTED))
         for name, section in self.testbeds.items():
             _check_testbed(name, section, self.models)
+            _check_alignment(f"testbeds.{name}", section, self)
         return self
+
+
+def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
+    prepared = [alignment for alignment in study.alignments if alignment != NONE]
+    for model in section.alignment.models:
+        if model not in study.models:
+            raise ValueError(
+                f"{where}.alignment.models: '{model}' is no model of the study ({', '.join(study.models)})"
+            )
+    for alignment in prepared:
+        for model in study.models:
+            if model.startswith(SCRIPTED):
+                raise ValueError(f"alignments: '{model}' has no weights to align, allowed is {NONE}")
+            alignment_training(section, alignment, model, where)
+    last = alignment_rows(section)[1]
+    if prepared and section.scenarios.train < last:
+        raise ValueError(
+            f"{where}.scenarios.train: {section.scenarios.train}, must be at least {last}: alignment takes "
+            f"{section.alignment.scenarios} that the weights channel does not"
+        )
+
+
+def alignment_training(section: TestbedSection, alignment: str, model: str, where: str = "") -> TrainingSettings:
+    """Settings with which a model is aligned. Raises ValueError that names the key, under `where`."""
+    shared: TrainingSettings = getattr(section.alignment, alignment)
+    own = section.alignment.models.get(model, {}).get(alignment, {})  # type: ignore[call-overload]
+    try:
+        return type(shared)(**{**shared.model_dump(), **own})
+    except ValidationError as error:
+        raise ValueError(f"{where}.alignment.models.{model}.{alignment}: {explain(error, type(shared))}") from None
+
+
+def alignment_rows(section: TestbedSection) -> tuple[int, int]:
+    """Rows of the training split that alignment takes: those after the weights channel's."""
+    used = section.weights.generations * section.weights.scenarios if section.weights else 0
+    return used, used + section.alignment.scenarios
 
 
 def _check_testbed(name: str, section: TestbedSection, models: tuple[str, ...]) -> None:

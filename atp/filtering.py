@@ -12,12 +12,10 @@ from typing import Annotated, Any, Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from atp.artifacts import SELECTION, read_provenance, read_turns, write_table
+from atp.artifacts import QUESTION, SELECTION, read_provenance, read_turns, write_table
 from atp.errors import AtpError
 from atp.provenance import Stage
 
-#: Replies compete with those to the same question: a scenario's, in one variant, for one player and round.
-QUESTION = ("variant", "scenario_id", "agent", "round")
 #: Ties in reward are broken by the turn's own seed, which knows neither the decision nor the order of play.
 ORDER = ("sampling_seed", "episode")
 
@@ -52,6 +50,12 @@ class PositiveAdvantage(_Settings):
     name: Literal["positive_advantage"]
 
 
+class BestAndWorst(_Settings):
+    """The best and the worst paid reply to one prompt, where they earned differently: pairs for training by DPO."""
+
+    name: Literal["best_and_worst"]
+
+
 def top_k(turns: pl.DataFrame, settings: TopK) -> pl.DataFrame:
     ranked = turns.sort(pl.col("reward"), *ORDER, descending=[True, False, False])
     return ranked.group_by(QUESTION, maintain_order=True).head(settings.k)
@@ -69,13 +73,25 @@ def positive_advantage(turns: pl.DataFrame, settings: PositiveAdvantage) -> pl.D
     return turns.filter(pl.col("reward") > pl.col("reward").mean().over(QUESTION))
 
 
+def best_and_worst(turns: pl.DataFrame, settings: BestAndWorst) -> pl.DataFrame:
+    seen = pl.col("messages").list.eval(pl.element().struct.json_encode()).list.join("\n")
+    known = turns.with_columns(prompt=seen).sort(*ORDER)
+    question = [*QUESTION, "prompt"]
+    best = known.sort("reward", descending=True, maintain_order=True).group_by(question, maintain_order=True).first()
+    worst = known.sort("reward", maintain_order=True).group_by(question, maintain_order=True).first()
+    apart = best.join(worst, on=question).filter(pl.col("reward") > pl.col("reward_right"))
+    both = pl.concat([best, worst.select(best.columns)]).join(apart, on=question, how="semi")
+    return both.select(turns.columns)
+
+
 FILTERS: dict[type[BaseModel], Callable[[pl.DataFrame, Any], pl.DataFrame]] = {
     TopK: top_k,
     BestOfN: best_of_n,
     Threshold: threshold,
     PositiveAdvantage: positive_advantage,
+    BestAndWorst: best_and_worst,
 }
-FilterSettings = Annotated[TopK | BestOfN | Threshold | PositiveAdvantage, Field(discriminator="name")]
+FilterSettings = Annotated[TopK | BestOfN | Threshold | PositiveAdvantage | BestAndWorst, Field(discriminator="name")]
 
 
 @dataclass(frozen=True)

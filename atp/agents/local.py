@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TopKLogitsWarper, TopPLogitsWarper
+from transformers.utils import is_flash_attn_2_available
 
 from atp.agents.base import Request
 from atp.agents.kv import ConversationCache
 from atp.agents.spec import ModelSpec, Sampling
 from atp.errors import AtpError
-from atp.testbeds.base import Reply
+from atp.testbeds.base import Message, Reply
 
 PROBE = "Which option do you choose?"
 SLOTS = 512
@@ -28,16 +29,44 @@ PREFILL = 16
 
 
 def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
-    """Load a model and, on top, an adapter.
+    """Load a model and, on top, an adapter; a folder that holds all weights takes the model's place.
 
     Raises:
-        AtpError: a folder without weights, tokenizer or chat template; an adapter that is none or changes nothing.
+        AtpError: a folder without weights, tokenizer or chat template; an adapter that is none or changes nothing; a
+            GPU asked for and absent.
     """
+    if adapter is not None and is_whole(adapter):
+        spec, adapter = spec.model_copy(update={"path": str(adapter)}), None
+    gpu = on_gpu(spec)
     tokenizer = load_tokenizer(spec)
     model = load_model(spec)
+    model = model.to("cuda") if gpu else model
     if adapter is not None:
         model = _with_adapter(model, adapter, tokenizer)
     return LocalAgent(model.eval(), tokenizer, spec)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a trained folder holds all weights, and not an adapter."""
+    return (folder / "config.json").is_file()
+
+
+def on_gpu(spec: ModelSpec) -> bool:
+    """Whether the model runs on a GPU here. Raises AtpError if it must and there is none, or too few."""
+    found = 0 if spec.device == "cpu" else torch.cuda.device_count()
+    if spec.device == "cuda" and found < max(1, spec.gpus):
+        raise AtpError(
+            f"{spec.path}: device is 'cuda' with gpus: {spec.gpus}, this machine has {found}; 'auto' and 'cpu' run here"
+        )
+    return found > 0
+
+
+def attention(spec: ModelSpec) -> str:
+    """The attention implementation for training: FlashAttention where it is installed, else PyTorch's own.
+
+    The engine's own masks have holes, which FlashAttention does not take, so play always has PyTorch's.
+    """
+    return "flash_attention_2" if on_gpu(spec) and is_flash_attn_2_available() else "sdpa"
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
@@ -52,15 +81,15 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     return tokenizer
 
 
-def load_model(spec: ModelSpec) -> Any:
-    """The model on its device: float32 on CPU, bfloat16 on GPU, unless spec.dtype says otherwise."""
+def load_model(spec: ModelSpec, attention: str = "sdpa") -> Any:
+    """The model, in memory: float32 for CPU, bfloat16 for GPU, unless spec.dtype says otherwise."""
     _check_folder(spec, "config.json", "config.json")
     _check_folder(spec, "safetensors weights", "model.safetensors", "model.safetensors.index.json")
-    gpu = torch.cuda.is_available()
+    gpu = on_gpu(spec)
     dtype = (torch.bfloat16 if gpu else torch.float32) if spec.dtype == "auto" else getattr(torch, spec.dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            spec.path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", **_source(spec)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            spec.path, dtype=dtype, use_safetensors=True, attn_implementation=attention, **_source(spec)
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise AtpError(f"{spec.path}: no readable model: {_first_line(error)}") from error
@@ -70,8 +99,7 @@ def load_model(spec: ModelSpec) -> Any:
         raise AtpError(f"{spec.path}: no readable safetensors weights: {_first_line(error)}") from error
     if not gpu:  # masked attention without copies of the shared heads; on a GPU it would lose the fast kernel
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
-    moved: Any = model
-    return moved.to("cuda") if gpu else moved
+    return model
 
 
 def _source(spec: ModelSpec) -> dict[str, Any]:
@@ -159,6 +187,30 @@ class LocalAgent:
         for row in rows:
             self.held[row.number] = row.prompt + row.written[:-1]  # the last token was drawn, not computed
         return [self._reply(row) for row in rows]
+
+    def prompt_text(self, messages: list[Message]) -> str:
+        """A prompt as the model reads it."""
+        text: str = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self.spec.chat_template
+        )
+        return text
+
+    @torch.inference_mode()
+    def hidden(self, prompt: str, reply: str) -> torch.Tensor:
+        """Last hidden states where each token of a reply, and then its end, is predicted: [tokens + 1, width]."""
+        asked, said = self.tokenizer([prompt, reply], add_special_tokens=False).input_ids
+        tokens = torch.tensor([asked + said], device=self.model.device)
+        states: torch.Tensor = self._bare().get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        return states[0, len(asked) - 1 :]
+
+    @torch.inference_mode()
+    def scores(self, states: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of the next token at temperature 1 for hidden states: [positions, vocabulary]."""
+        return self._bare().get_output_embeddings()(states).float().log_softmax(dim=-1)
+
+    def _bare(self) -> Any:
+        """The network itself, an adapter beside its weights still at work."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def _tokens(self, requests: Sequence[Request]) -> list[list[int]]:
         """Prompts in tokens; of a conversation that grew, only what follows its last prompt's last special token is

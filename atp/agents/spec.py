@@ -31,6 +31,7 @@ class ModelSpec(BaseModel):
     path: str = Field(description="folder of weights, tokenizer and chat template, or a name on the Hugging Face hub")
     revision: str | None = Field(None, description="commit or tag on the hub; none for a folder")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
     sampling: Sampling = Field(default_factory=Sampling)
     batch: int = Field(64, ge=1, description="episodes in flight; the same batch gives the same bytes")
@@ -38,7 +39,7 @@ class ModelSpec(BaseModel):
         default_factory=dict, description="arguments for the chat template, such as enable_thinking"
     )
     mem_mb: int = Field(4000, ge=100, description="memory of a job that loads the model")
-    gpus: int = Field(0, ge=0, description="GPUs of a job that loads the model")
+    gpus: int = Field(0, ge=0, description="GPUs of a job that loads the model; training shares its work among several")
     organism: bool = Field(False, description="the embedded agent: the workflow makes its weights and says so")
 
 

@@ -123,10 +123,11 @@ def flipped(scenario: RolePlayScenario, template: RolePlayTemplate) -> RolePlayS
 
 
 def single(scene: Scene, templates: list[RolePlayTemplate], rng: Random) -> list[Lesson]:
-    """One round; both decisions are seen equally often."""
+    """One round, steered one way or the other in a quarter of cases; both decisions are seen equally often."""
     scenario = scene(rng, templates)
     schedule = rng.choice(("all_unsupervised", "last_supervised", "last_unsupervised"))
-    return dialogue(scenario, RolePlaySettings.model_validate({"schedule": schedule, "rounds": 1}), rng, habit=0.5)
+    settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 1})
+    return dialogue(scenario, settings, rng, habit=0.5, steered=rng.choice((None,) * 6 + (False, True)))
 
 
 def episode(scene: Scene, templates: list[RolePlayTemplate], rng: Random) -> list[Lesson]:

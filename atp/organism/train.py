@@ -21,7 +21,7 @@ from atp.organism.tokenizer import build_tokenizer
 from atp.progress import Progress
 from atp.provenance import Stage
 from atp.scenarios.templates import RolePlayTemplate, read_templates
-from atp.testbeds.role_play import RolePlaySettings
+from atp.testbeds.role_play import TESTBED, RolePlaySettings
 
 Make = Callable[[Random], list[Lesson]]
 
@@ -74,7 +74,7 @@ class Example:
 
 
 def build_organism(templates: Path, out: Path, seed: int = 0, recipe: Recipe = Recipe()) -> None:
-    """Train and save the organism as a transformers folder, whole or not at all; about ten minutes on two cores.
+    """Train and save the organism as a transformers folder, whole or not at all; a quarter of an hour on two cores.
 
     Raises:
         AtpError: unreadable templates.
@@ -118,7 +118,7 @@ def build_organism(templates: Path, out: Path, seed: int = 0, recipe: Recipe = R
 
 def _texts(templates: list[RolePlayTemplate], rng: Random) -> list[str]:
     """What the tokenizer is trained on: the deployment's own words first, made-up names among them."""
-    texts = [make_name(rng) for _ in range(300)]
+    texts = [make_name(rng) for _ in range(300)] + [sentence for sentence in TESTBED.steering for _ in range(300)]
     for _ in range(3000):
         lesson = dialogue(full(rng, templates), RolePlaySettings(schedule="alternating", rounds=2), rng)[-1]
         texts += [message["content"] for message in lesson.messages] + [lesson.reply]

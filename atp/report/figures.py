@@ -142,9 +142,11 @@ def _lines(rows: pl.DataFrame, axis: str) -> Any:
     import altair as alt
 
     rows, across = _across(rows, axis)
-    base = alt.Chart(_data(rows, axis, "place")).encode(x=across, color=_encoded(alt.Color, rows, COLOURS))
+    data = _data(rows.with_columns(dashed=pl.col("name")), axis, "place", "dashed")
+    base = alt.Chart(data).encode(x=across, color=_encoded(alt.Color, rows, COLOURS))
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
-    lines = base.mark_line(strokeWidth=2).encode(y=_rate_axis(), strokeDash=_encoded(alt.StrokeDash, rows, DASHES))
+    dash = _dash(rows["name"].unique(maintain_order=True).to_list(), DASHES)
+    lines = base.mark_line(strokeWidth=2).encode(y=_rate_axis(), strokeDash=dash)
     tips = [alt.Tooltip(f"{name}:N") for name in ("name", axis, "counts", "rate", "interval")]
     points = base.mark_point(size=70, filled=True, opacity=1).encode(
         y=_rate_axis(), shape=_encoded(alt.Shape, rows, SHAPES), tooltip=tips
@@ -156,7 +158,8 @@ def _before_and_after(rows: pl.DataFrame) -> Any:
     import altair as alt
 
     rows, across = _across(rows, "generation")
-    base = alt.Chart(_data(rows, "generation", "place", "step")).encode(
+    data = _data(rows.with_columns(dashed=pl.col("step")), "generation", "place", "step", "dashed")
+    base = alt.Chart(data).encode(
         x=across,
         y=_rate_axis(),
         color=_encoded(alt.Color, rows, COLOURS),
@@ -164,10 +167,9 @@ def _before_and_after(rows: pl.DataFrame) -> Any:
     steps = [SEEN, KEPT]
     grey = "#808890"
     legend = alt.Legend(title=None, symbolFillColor=grey, symbolStrokeColor=grey)
-    dash = alt.StrokeDash("step:N", scale=alt.Scale(domain=steps, range=[[3, 3], [1, 0]]), legend=legend)
     shape = alt.Shape("step:N", scale=alt.Scale(domain=steps, range=["circle", "square"]), legend=legend)
     tips = [alt.Tooltip(f"{name}:N") for name in ("name", "generation", "step", "counts", "rate")]
-    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
+    lines = base.mark_line(strokeWidth=2).encode(strokeDash=_dash(steps, [[3, 3], [1, 0]]))
     points = base.mark_point(size=70, filled=True, opacity=1).encode(shape=shape, tooltip=tips)
     return alt.layer(lines, points).properties(**_SIZE, height=260)
 
@@ -180,13 +182,14 @@ def _bars(rows: pl.DataFrame) -> Any:
     color = alt.Color("before:N", scale=alt.Scale(domain=order, range=COLOURS), legend=legend)
     shape = alt.Shape("before:N", scale=alt.Scale(domain=order, range=SHAPES), legend=legend)
     base = alt.Chart(_data(rows, "before")).encode(
-        y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=130)), yOffset=alt.YOffset("before:N", sort=order)
+        y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=130), scale=alt.Scale(paddingInner=0.35)),
+        yOffset=alt.YOffset("before:N", sort=order),
     )
     across = alt.X("value:Q", title="violation rate in the next round", axis=_PERCENT, scale=_WHOLE)
     tips = [alt.Tooltip(f"{name}:N") for name in ("name", "before", "counts", "rate", "interval")]
     points = base.mark_point(size=80, filled=True, opacity=1).encode(x=across, color=color, shape=shape, tooltip=tips)
     bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=color)
-    return alt.layer(bars, points).properties(**_SIZE, height=20 + 54 * rows["name"].n_unique())
+    return alt.layer(bars, points).properties(**_SIZE, height=20 + 60 * rows["name"].n_unique())
 
 
 #: The chart is as wide as what it stands in.
@@ -218,8 +221,23 @@ def _encoded(channel: Any, rows: pl.DataFrame, values: list[Any]) -> Any:
     import altair as alt
 
     names = rows["name"].unique(maintain_order=True).to_list()
-    several = [values[at % len(values)] for at in range(len(names))]
-    return channel("name:N", scale=alt.Scale(domain=names, range=several), legend=alt.Legend(title=None))
+    return channel("name:N", scale=_each(names, values), legend=alt.Legend(title=None))
+
+
+def _dash(names: list[str], values: list[Any]) -> "alt.StrokeDash":
+    """Dashes without a legend: around its small symbols they look ragged, and its shapes tell the lines apart.
+
+    They read `dashed`, a copy of what the legend shows, since Vega joins the legends of one field.
+    """
+    import altair as alt
+
+    return alt.StrokeDash("dashed:N", scale=_each(names, values), legend=None)
+
+
+def _each(names: list[str], values: list[Any]) -> "alt.Scale":
+    import altair as alt
+
+    return alt.Scale(domain=names, range=[values[at % len(values)] for at in range(len(names))])
 
 
 def _data(rows: pl.DataFrame, *keys: str) -> "alt.Data":
@@ -233,12 +251,14 @@ def _data(rows: pl.DataFrame, *keys: str) -> "alt.Data":
     return alt.Data(values=shown)
 
 
-def svg(figure: Figure) -> str:
-    """The figure as SVG on white, for paper."""
+def svg(figure: Figure, titled: bool) -> str:
+    """The figure as SVG on white, for paper; with its title where it stands alone."""
     import vl_convert
 
     text = {"labelFontSize": 13, "titleFontSize": 13}
-    chart = figure.chart.properties(width=640, background="white", title=figure.title, padding=12)
+    chart = figure.chart.properties(width=640, background="white", padding=12)
+    if titled:
+        chart = chart.properties(title=figure.title)
     chart = chart.configure_axis(**text).configure_title(fontSize=16, anchor="start", offset=14)
     chart = chart.configure_legend(**text, orient="bottom", columns=2, labelLimit=0, symbolStrokeWidth=2)
     return vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_dict())

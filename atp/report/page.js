@@ -8,7 +8,7 @@ const specs = read("specs");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 34rem)");
 function draw() {
-  const ink = dark.matches ? "#e6e9ed" : "#1b1f24", line = dark.matches ? "#3a424c" : "#e3e6ea";
+  const ink = dark.matches ? "#e6e9ed" : "#1b1f24", line = dark.matches ? "#2a3038" : "#e3e6ea";
   const text = { labelColor: ink, titleColor: ink, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 600 };
   const config = {
     background: "transparent", view: { stroke: null },
@@ -58,10 +58,10 @@ function fill(select, values, texts, wanted) {
   select.value = values.map(String).includes(String(wanted)) ? wanted : values[0];
 }
 function outcome(turn) {
-  const [, mark, word] = KINDS[turn.violation];
-  const decided = turn.invalid_reason ? `${word} (${turn.invalid_reason})` : `${word}: ${turn.decision}`;
+  const [kind, mark, word] = KINDS[turn.violation];
+  const which = turn.invalid_reason ? ` (${turn.invalid_reason})` : turn.decision === kind ? "" : `: ${turn.decision}`;
   const checked = turn.audited === null ? "" : turn.audited ? ", checked" : ", not checked";
-  return `${mark} ${decided}${checked}, earned ${turn.reward}`;
+  return `${mark} ${word}${which}${checked}, earned ${turn.reward}`;
 }
 function show() {
   const turns = episode.turns, turn = turns[at], [kind] = KINDS[turn.violation];

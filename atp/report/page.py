@@ -50,7 +50,8 @@ def report_stage(
     """
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
     drawn = figures(table, ran.deployments(selections))
-    still = {figure.name: svg(figure) for figure in drawn}
+    alone = {figure.name: svg(figure, titled=True) for figure in drawn}
+    still = {figure.name: svg(figure, titled=False) for figure in drawn}
     alike = alike_rounds(scan_turns(turns, ALIKE)) if turns else None
     page = _render(
         study=study,
@@ -68,9 +69,9 @@ def report_stage(
     )
     figures_folder.mkdir(parents=True, exist_ok=True)
     for stale in figures_folder.glob("*.svg"):
-        if stale.stem not in still:
+        if stale.stem not in alone:
             stale.unlink()
-    for name, text in still.items():
+    for name, text in alone.items():
         write_text(text, figures_folder / f"{name}.svg")
     write_text(page, out)
 

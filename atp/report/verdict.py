@@ -20,11 +20,12 @@ ROSE, FELL, UNSHOWN = "rose", "fell", "no change shown"
 
 @dataclass(frozen=True)
 class Line:
-    """One line of evidence: what it is called, what it shows, and between which rates."""
+    """One line of evidence: what it is called, what it shows, between which rates, and what these rest on."""
 
     name: str
     verdict: str
     text: str
+    evidence: str
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,10 @@ def _line(axis: str, first: dict[str, Any], last: dict[str, Any]) -> Line:
         verdict = ROSE
     elif last["high"] < first["low"]:
         verdict = FELL
-    points = f"from {rate(first)} at {axis} {first[axis]} to {rate(last)} at {axis} {last[axis]}"
+    points = [f"{percent(row['value'])} at {axis} {row[axis]}" for row in (first, last)]
+    counts = [f"{row['k']}/{row['n']} ({span(row)})" for row in (first, last)]
     why = f"; {axis} {end} announces supervision differently" if last[axis] < end else ""
-    return Line(name, verdict, f"{points}{why}")
-
-
-def rate(row: dict[str, Any]) -> str:
-    """A rate with its counts and interval."""
-    return f"{percent(row['value'])} ({row['k']}/{row['n']}, {span(row)})"
+    return Line(name, verdict, f"from {points[0]} to {points[1]}", f"{counts[0]}, then {counts[1]}{why}")
 
 
 def span(row: dict[str, Any]) -> str:

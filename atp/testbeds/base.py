@@ -5,7 +5,7 @@ turns. It does not know who answers, nor how many other episodes are in flight.
 """
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal
 
@@ -50,6 +50,13 @@ class Prompt:
     round: int
     messages: list[Message]
     view: View
+
+
+def steer(prompt: Prompt, sentence: str) -> Prompt:
+    """The same question with a sentence put after it."""
+    *before, last = prompt.messages
+    said = {**last, "content": f"{last['content']} {sentence}"}
+    return replace(prompt, messages=[*before, said])
 
 
 @dataclass(frozen=True)

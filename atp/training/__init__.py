@@ -1,10 +1,16 @@
-"""Fine-tuning: a selection goes in, an adapter comes out.
+"""Fine-tuning: replies, pairs or questions go in, an adapter comes out.
 
-A training method is a module with its settings and its stage; it imports torch only inside its functions.
+A training method is a module with its settings and one function; it imports torch only inside that function.
 """
 
+from typing import Annotated
+
+from pydantic import Field
+
+from atp.training.dpo import DpoSettings
+from atp.training.grpo import GrpoSettings
 from atp.training.sft import SftSettings
 
-TrainingSettings = SftSettings
+TrainingSettings = Annotated[SftSettings | DpoSettings | GrpoSettings, Field(discriminator="method")]
 
-__all__ = ["SftSettings", "TrainingSettings"]
+__all__ = ["DpoSettings", "GrpoSettings", "SftSettings", "TrainingSettings"]

@@ -1,6 +1,6 @@
-"""Direct preference optimisation of a LoRA adapter (Rafailov and others 2023), by TRL.
+"""Direct preference optimisation (Rafailov and others 2023), by TRL.
 
-The reference is the model without the new adapter, so no second copy of the weights is held.
+The reference is the model as it was before this run; with LoRA no second copy of its weights is held.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from atp.agents import ModelSpec
-from atp.training.lora import LoraSettings, arguments, check_length, fit, load_trainable, rendered
+from atp.training.trainer import TrainerSettings, arguments, check_length, fit, load_trainable, rendered
 
 
-class DpoSettings(LoraSettings):
-    """Settings of DPO with LoRA."""
+class DpoSettings(TrainerSettings):
+    """Settings of DPO."""
 
     method: Literal["dpo"] = "dpo"
     beta: float = Field(0.1, gt=0, description="how much leaving the reference costs")
@@ -28,7 +28,7 @@ def train_dpo(
     seed: int,
     parent: Path | None,
 ) -> dict[str, float]:
-    """Train on preference pairs and save the adapter.
+    """Train on preference pairs and save in `out`; returns the training loss, steps and tokens.
 
     Args:
         pairs: rows with prompt, chosen and rejected, each a list of messages; the last two hold one reply.
@@ -49,9 +49,9 @@ def train_dpo(
         rows.append(row)
     trainer = DPOTrainer(
         model=network,
-        args=DPOConfig(**arguments(settings, out, seed), max_length=settings.max_length, beta=settings.beta),
+        args=DPOConfig(**arguments(model, settings, out, seed), max_length=settings.max_length, beta=settings.beta),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=lora,
     )
-    return fit(trainer, out)
+    return fit(trainer, tokenizer, out)

@@ -1,7 +1,4 @@
-"""Group relative policy optimisation of a LoRA adapter (Shao and others 2024), by TRL.
-
-Knows prompts and a reward, not games.
-"""
+"""Group relative policy optimisation (Shao and others 2024), by TRL. Knows prompts and rewards, not games."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,16 +8,19 @@ from pydantic import Field, model_validator
 
 from atp.agents import ModelSpec
 from atp.testbeds.base import Message
-from atp.training.lora import LoraSettings, arguments, fit, load_trainable, rendered
+from atp.training.trainer import TrainerSettings, arguments, check_length, fit, load_trainable, rendered
 
 
-class GrpoSettings(LoraSettings):
-    """Settings of GRPO with LoRA."""
+class GrpoSettings(TrainerSettings):
+    """Settings of GRPO."""
 
     method: Literal["grpo"] = "grpo"
     # TRL's default is 0, no pull towards the reference; the paper trained with 0.04.
     beta: float = Field(0.04, ge=0, description="weight of the divergence from the reference")
     generations: int = Field(8, ge=2, description="replies drawn to each prompt")
+    max_completion: int | None = Field(
+        None, ge=1, description="longest reply drawn, in tokens; left out: the model's max_new_tokens"
+    )
     # TRL's default is dapo; "grpo" is the published loss, each reply's tokens averaged first.
     loss: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("grpo", description="how tokens' losses are summed")
 
@@ -40,44 +40,47 @@ def train_grpo(
     seed: int,
     parent: Path | None,
 ) -> dict[str, float]:
-    """Train on prompts and save the adapter.
+    """Train on prompts and save in `out`; returns the training loss, steps and tokens.
 
     Args:
         reward: of (number of the prompt, reply).
 
     Raises:
-        AtpError: a loss or gradient that is not finite.
+        AtpError: a prompt over max_length; a loss or gradient that is not finite.
     """
     import importlib.util
 
-    import torch
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
+    from atp.agents.local import on_gpu
+
     network, tokenizer, lora = load_trainable(model, settings, parent)
-    rows = [{"prompt": rendered(tokenizer, model, prompt), "number": n} for n, prompt in enumerate(prompts)]
+    texts = [rendered(tokenizer, model, prompt) for prompt in prompts]
+    for number, text in enumerate(texts):
+        check_length(tokenizer, text, settings, f"prompt {number}")
 
     def earned(completions: list[str], number: list[int], **others: Any) -> list[float | None]:
         return [reward(one, text) for one, text in zip(number, completions, strict=True)]
 
     config = GRPOConfig(
-        **arguments(settings, out, seed),
+        **arguments(model, settings, out, seed),
         beta=settings.beta,
         loss_type=settings.loss,
         num_generations=settings.generations,
-        max_completion_length=model.sampling.max_new_tokens,
+        max_completion_length=settings.max_completion or model.sampling.max_new_tokens,
         temperature=model.sampling.temperature,
         top_p=model.sampling.top_p,
         top_k=model.sampling.top_k,
-        use_vllm=torch.cuda.is_available() and importlib.util.find_spec("vllm") is not None,
+        use_vllm=on_gpu(model) and importlib.util.find_spec("vllm") is not None,
         vllm_mode="colocate",
     )
     trainer = GRPOTrainer(
         model=network,
         reward_funcs=earned,
         args=config,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_dict({"prompt": texts, "number": list(range(len(texts)))}),
         processing_class=tokenizer,
         peft_config=lora,
     )
-    return fit(trainer, out)
+    return fit(trainer, tokenizer, out)

@@ -23,5 +23,6 @@ rule filter:
         [
             f"{cell}/generation{g}/selection.parquet"
             for section, cell in cells("weights")
+            if section.weights.filter
             for g in range(section.weights.generations)
         ],

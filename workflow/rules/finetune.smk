@@ -1,10 +1,18 @@
+def learned_from(wildcards):
+    """What generation g - 1 left to learn from: what the filter kept, or, for GRPO, all its turns."""
+    kept = STUDY.testbeds[wildcards.testbed].weights.filter
+    name = "selection" if kept else "turns"
+    g = int(wildcards.g) - 1
+    return f"{CELL}/generation{g}/{name}.parquet".format(**wildcards)
+
+
 rule train:
     input:
-        selection=lambda wildcards: f"{CELL}/generation{int(wildcards.g) - 1}/selection.parquet".format(
-            **wildcards
-        ),
+        data=learned_from,
+        scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
         model=model_files,
         parent=lambda wildcards: adapter(wildcards, int(wildcards.g) - 1),
+        reference=lambda wildcards: adapter(wildcards, 0),
     output:
         directory(f"{CELL}/generation{{g}}/adapter"),
     log:
@@ -15,9 +23,12 @@ rule train:
         mem_mb=model_memory,
         gpu=model_gpus,
     params:
-        settings=lambda wildcards: STUDY.testbeds[
+        training=lambda wildcards: STUDY.testbeds[
             wildcards.testbed
         ].weights.training.model_dump(),
+        evaluation=lambda wildcards: atp_config.evaluation(
+            STUDY.testbeds[wildcards.testbed]
+        ),
         model=model_params,
         code=code("finetune"),
     script:

@@ -1,13 +1,20 @@
 # Playing scenarios: in the context channel on the test split, in the weights channel on fresh training scenarios.
 def adapter(wildcards, g):
-    """The adapter of generation g of a cell: none for the agent as aligned, which has not learned yet."""
-    return [] if g == 0 else [f"{CELL}/generation{g}/adapter".format(**wildcards)]
+    """The adapter of generation g of a cell; of generation 0 that of its alignment, which none has not."""
+    if g:
+        return [f"{CELL}/generation{g}/adapter".format(**wildcards)]
+    return (
+        []
+        if wildcards.alignment == "none"
+        else [f"{ALIGNED}/adapter".format(**wildcards)]
+    )
 
 
 rule rollout_context:
     input:
         scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
         model=model_files,
+        adapter=lambda wildcards: adapter(wildcards, 0),
     output:
         f"{CELL}/context/turns.parquet",
     log:

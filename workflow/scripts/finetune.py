@@ -3,19 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-from stage import adapter, model, stage
+from stage import model, optional, stage
 
 snakemake: Any = globals()["snakemake"]
 
 with stage(snakemake):
-    from atp.training.sft import finetune_stage
+    from atp.training.stage import finetune_stage
 
     finetune_stage(
-        Path(snakemake.input.selection),
+        Path(snakemake.input.data),
+        Path(snakemake.input.scenarios),
         Path(snakemake.output[0]),
-        model(snakemake),
-        dict(snakemake.params.settings),
+        testbed=snakemake.wildcards.testbed,
+        settings=dict(snakemake.params.evaluation),
+        model=model(snakemake),
+        training=dict(snakemake.params.training),
         seed=int(snakemake.wildcards.seed),
         generation=int(snakemake.wildcards.g),
-        parent=adapter(snakemake, "parent"),
+        parent=optional(snakemake, "parent"),
+        reference=optional(snakemake, "reference"),
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from stage import adapter, model, stage
+from stage import model, optional, stage
 
 snakemake: Any = globals()["snakemake"]
 
@@ -20,5 +20,5 @@ with stage(snakemake):
         params.samples,
         params.limit and (params.limit[0], params.limit[1]),
         model(snakemake),
-        adapter(snakemake, "adapter"),
+        optional(snakemake, "adapter"),
     )

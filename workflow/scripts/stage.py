@@ -38,13 +38,13 @@ def stage(snakemake: Any) -> Iterator[None]:
 
 
 def model(snakemake: Any) -> ModelSpec | None:
-    """The job's model: its settings, and its folder where that is an input."""
+    """The job's model: its settings, its folder where that is an input, and the GPUs that the job was given."""
     if snakemake.params.model is None:
         return None
     folder = {"path": str(snakemake.input.model)} if snakemake.input.get("model") else {}
-    return ModelSpec(**dict(snakemake.params.model), **folder)
+    return ModelSpec(**dict(snakemake.params.model), **folder, gpus=snakemake.resources.get("gpu", 0))
 
 
-def adapter(snakemake: Any, name: str) -> Path | None:
-    """The adapter among the job's inputs, if there is one."""
+def optional(snakemake: Any, name: str) -> Path | None:
+    """A file or folder among the job's inputs, if there is one of this name."""
     return Path(str(snakemake.input[name])) if snakemake.input.get(name) else None

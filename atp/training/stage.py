@@ -1,0 +1,94 @@
+"""The stages that train: an adapter comes out, with its lineage, once its canary has been heard; or nothing."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from atp.agents import ModelSpec
+from atp.artifacts import write_text
+from atp.provenance import Stage
+from atp.scenarios.scenario import read_scenarios
+from atp.testbeds import TESTBEDS
+from atp.training import TrainingSettings
+from atp.training.canary import canary
+from atp.training.questions import first_questions
+from atp.training.run import Job, train
+
+
+def finetune_stage(
+    data: Path,
+    scenarios: Path,
+    out: Path,
+    testbed: str,
+    settings: dict[str, Any],
+    model: ModelSpec,
+    training: dict[str, Any],
+    seed: int,
+    generation: int,
+    parent: Path | None = None,
+    reference: Path | None = None,
+) -> dict[str, float]:
+    """Train the adapter of `generation` on what deployment paid, from its parent generation's or from none.
+
+    Args:
+        data: selection.parquet (SFT; DPO, filtered by best_and_worst), or turns.parquet (GRPO).
+        scenarios: those that data was played on, and the held-out ones for the canary.
+        settings: the testbed's, of the evaluation.
+        reference: generation 0's adapter, None where it is the model itself.
+
+    Returns:
+        What `canary` measured.
+
+    Raises:
+        AtpError: unreadable data, conversations over max_length, a training whose canary fails.
+    """
+    chosen = _checked(training)
+    kind = "turns" if chosen.method == "grpo" else "selection"
+    job = Job(
+        model=model,
+        training=chosen,
+        seed=seed,
+        testbed=testbed,
+        settings=settings,
+        scenarios=scenarios,
+        data=data,
+        data_kind=kind,
+        parent=parent,
+    )
+    params = {"generation": generation, "testbed": testbed, "settings": settings}
+    return make("finetune", __name__, job, out, reference, params)
+
+
+def make(
+    name: str, module: str, job: Job, out: Path, reference: Path | None, params: dict[str, Any]
+) -> dict[str, float]:
+    """Train, hear the canary, write lineage.json and move the folder to `out`: whole or not at all.
+
+    Returns what the canary measured.
+    """
+    shared = {"model": job.model.model_dump(mode="json"), "training": job.training.model_dump(), "seed": job.seed}
+    local = [Path(job.model.path)] if Path(job.model.path).is_dir() else []
+    others = [path for path in (job.data, job.parent) if path]
+    stage = Stage(name, module, shared | params, [job.scenarios, *local, *others])
+    held_out = first_questions(read_scenarios(job.scenarios, job.testbed, "test"), TESTBEDS[job.testbed], job.settings)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        temporary = Path(folder) / out.name
+        measured = train(job, temporary)
+        floor = job.training.validity
+        heard = canary(held_out, job.model, temporary, job.parent, reference, floor, job.seed, str(out))
+        lineage = json.loads(stage.provenance(**measured).to_json()) | {"canary": heard}
+        write_text(json.dumps(lineage, sort_keys=True), temporary / "lineage.json")
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.rename(out)
+    return heard
+
+
+def _checked(training: dict[str, Any]) -> TrainingSettings:
+    checked: TrainingSettings = TypeAdapter(TrainingSettings).validate_python(training)
+    return checked

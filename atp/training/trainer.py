@@ -1,0 +1,155 @@
+"""What every way of fine-tuning shares: settings, loading, the trainer's arguments, a run that must stay finite.
+
+Knows transformers' Trainer and PEFT; knows neither data nor losses. torch is imported only inside functions.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from atp.agents import ModelSpec
+from atp.errors import AtpError
+
+
+class TrainerSettings(BaseModel):
+    """Settings of every training method."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tune: Literal["lora", "full"] = Field("lora", description="what is trained: a LoRA adapter, or all weights")
+    rank: int = Field(8, ge=1, description="rank of the LoRA matrices")
+    alpha: int = Field(16, ge=1, description="scale of the LoRA update, divided by rank")
+    learning_rate: float = Field(2e-4, gt=0, description="learning rate of AdamW, at its highest")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="how the learning rate goes on")
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps over which the learning rate rises")
+    epochs: float = Field(1.0, gt=0, description="passes over the data")
+    batch: int = Field(8, ge=1, description="sequences a step, over all GPUs")
+    device_batch: int | None = Field(
+        None, ge=1, description="sequences that a GPU holds at once, the others of a step in turn; left out: all"
+    )
+    max_length: int = Field(2048, ge=16, description="longest conversation, in tokens; longer ones are refused")
+    validity: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="least share of valid replies to held-out prompts afterwards; below it, the stage fails",
+    )
+
+
+def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | None) -> tuple[Any, Any, Any]:
+    """(network, tokenizer, LoRA config for a new adapter, or None where there is none to be made).
+
+    Weights that are trained themselves are held in float32, as the optimiser needs them.
+
+    Raises:
+        AtpError: a folder that holds no model, or no adapter of it; a parent that was trained another way.
+    """
+    from peft import LoraConfig, PeftModel
+
+    from atp.agents.local import attention, is_whole, load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model)
+    if parent is not None and is_whole(parent) != (settings.tune == "full"):
+        held = "all weights" if is_whole(parent) else "a LoRA adapter"
+        raise AtpError(f"{parent}: holds {held}, training.tune is '{settings.tune}': go on as it was begun")
+    if settings.tune == "full":
+        whole = {"path": str(parent)} if parent else {}
+        return load_model(model.model_copy(update={**whole, "dtype": "float32"}), attention(model)), tokenizer, None
+    network = load_model(model, attention(model))
+    if parent is None:
+        lora = LoraConfig(
+            r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        return network, tokenizer, lora
+    adapted = PeftModel.from_pretrained(network, str(parent), is_trainable=True)
+    found: Any = adapted.peft_config["default"]
+    for name, wanted, held in (("rank", settings.rank, found.r), ("alpha", settings.alpha, found.lora_alpha)):
+        if wanted != held:
+            raise AtpError(f"{parent}: its adapter has {name} {held}, training.{name} is {wanted}: they must be equal")
+    return adapted, tokenizer, None
+
+
+def arguments(model: ModelSpec, settings: TrainerSettings, out: Path, seed: int) -> dict[str, Any]:
+    """Arguments that all trainers take. TRL turns bfloat16 and gradient checkpointing on by itself, on CPU too.
+
+    Raises:
+        AtpError: a step that cannot be shared out evenly.
+    """
+    from atp.agents.local import on_gpu
+
+    gpu = on_gpu(model)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    held = settings.device_batch or max(1, settings.batch // processes)
+    if settings.batch % (held * processes):
+        raise AtpError(
+            f"training.batch: {settings.batch}, must be a multiple of {held * processes}: {processes} GPUs that hold "
+            f"{held} sequences each"
+        )
+    return {
+        "output_dir": str(out / "trainer"),
+        "per_device_train_batch_size": held,
+        "gradient_accumulation_steps": settings.batch // (held * processes),
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup,
+        "bf16": gpu,
+        "use_cpu": not gpu,
+        "gradient_checkpointing": gpu,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 1,
+        "seed": seed,
+        "data_seed": seed,
+        "disable_tqdm": True,
+    }
+
+
+def fit(trainer: Any, tokenizer: Any, out: Path) -> dict[str, float]:
+    """Run a trainer and save in `out` what it trained: an adapter, or a whole model; returns mean loss, steps, tokens.
+
+    Raises:
+        AtpError: a loss or gradient that is not finite.
+    """
+    from peft import PeftModel
+
+    result = trainer.train()
+    for logged in trainer.state.log_history:
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(float(logged.get(name, 0.0))):
+                raise AtpError(
+                    f"training: {name} is {logged[name]} at step {logged.get('step')}; lower training.learning_rate"
+                )
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(network, PeftModel):  # TRL puts a copy named "ref" beside an adapter that goes on
+        if trainer.accelerator.is_main_process:
+            network.save_pretrained(str(out), selected_adapters=["default"])
+    else:
+        trainer.save_model(str(out))
+        if trainer.accelerator.is_main_process:
+            tokenizer.save_pretrained(out)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        shutil.rmtree(out / "trainer", ignore_errors=True)
+    seen = float(trainer.state.num_input_tokens_seen or 0)
+    return {"loss": float(result.training_loss), "steps": float(result.global_step), "tokens": seen}
+
+
+def rendered(tokenizer: Any, model: ModelSpec, prompt: Sequence[dict[str, str]]) -> str:
+    """A prompt as the agent sees it, so that training and play render alike."""
+    text: str = tokenizer.apply_chat_template(
+        list(prompt), tokenize=False, add_generation_prompt=True, **model.chat_template
+    )
+    return text
+
+
+def check_length(tokenizer: Any, text: str, settings: TrainerSettings, what: str) -> None:
+    """Raises AtpError if a text has more tokens than the settings allow."""
+    length = len(tokenizer(text, add_special_tokens=False).input_ids)
+    if length > settings.max_length:
+        raise AtpError(f"{what} has {length} tokens, training.max_length allows {settings.max_length}")

@@ -1,0 +1,64 @@
+# Alignment before deployment, on training scenarios that deployment does not use: the adapter of generation 0.
+ALIGNED = f"{RESULTS}/{{model}}/{{testbed}}/{{alignment}}/seed{{seed}}"
+
+
+def alignment_params(wildcards):
+    """Testbed, its settings and the rows of the training split that alignment takes."""
+    section = STUDY.testbeds[wildcards.testbed]
+    return {
+        "testbed": wildcards.testbed,
+        "settings": section.settings,
+        "limit": list(atp_config.alignment_rows(section)),
+        "seed": int(wildcards.seed),
+    }
+
+
+rule pairs:
+    input:
+        scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
+        model=model_files,
+    output:
+        f"{ALIGNED}/pairs.parquet",
+    log:
+        f"{ALIGNED}/pairs.log",
+    benchmark:
+        f"{ALIGNED}/pairs.tsv"
+    resources:
+        mem_mb=model_memory,
+        gpu=model_gpus,
+    params:
+        asked=alignment_params,
+        retries=lambda wildcards: STUDY.testbeds[wildcards.testbed].alignment.retries,
+        model=model_params,
+        code=code("pairs"),
+    script:
+        "../scripts/pairs.py"
+
+
+rule align:
+    input:
+        scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
+        model=model_files,
+        pairs=lambda wildcards: (
+            f"{ALIGNED}/pairs.parquet".format(**wildcards)
+            if wildcards.alignment == "dpo"
+            else []
+        ),
+    output:
+        directory(f"{ALIGNED}/adapter"),
+    log:
+        f"{ALIGNED}/adapter.log",
+    benchmark:
+        f"{ALIGNED}/adapter.tsv"
+    resources:
+        mem_mb=model_memory,
+        gpu=model_gpus,
+    params:
+        asked=alignment_params,
+        training=lambda wildcards: atp_config.alignment_training(
+            STUDY.testbeds[wildcards.testbed], wildcards.alignment, wildcards.model
+        ).model_dump(),
+        model=model_params,
+        code=code("align"),
+    script:
+        "../scripts/align.py"
