@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from atp.agents import ModelSpec
-from atp.training.trainer import TrainerSettings, arguments, check_length, fit, load_trainable, rendered
+from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, fit, rendered
 
 
 class DpoSettings(TrainerSettings):
@@ -22,11 +22,11 @@ class DpoSettings(TrainerSettings):
 
 def train_dpo(
     pairs: Sequence[dict[str, Any]],
+    loaded: Loaded,
     out: Path,
     model: ModelSpec,
     settings: DpoSettings,
     seed: int,
-    parent: Path | None,
 ) -> dict[str, float]:
     """Train on preference pairs and save in `out`; returns the training loss, steps and tokens.
 
@@ -39,7 +39,7 @@ def train_dpo(
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    network, tokenizer, lora = load_trainable(model, settings, parent)
+    tokenizer = loaded.tokenizer
     rows = []
     for pair in pairs:
         row = {"prompt": rendered(tokenizer, model, pair["prompt"])}
@@ -48,10 +48,10 @@ def train_dpo(
             check_length(tokenizer, row["prompt"] + row[side], settings, f"the pair of scenario {pair['scenario_id']}")
         rows.append(row)
     trainer = DPOTrainer(
-        model=network,
+        model=loaded.network,
         args=DPOConfig(**arguments(model, settings, out, seed), max_length=settings.max_length, beta=settings.beta),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=lora,
+        peft_config=loaded.lora,
     )
     return fit(trainer, tokenizer, out)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from atp.agents import ModelSpec
 from atp.testbeds.base import Message
-from atp.training.trainer import TrainerSettings, arguments, check_length, fit, load_trainable, rendered
+from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, fit, rendered
 
 
 class GrpoSettings(TrainerSettings):
@@ -34,11 +34,11 @@ class GrpoSettings(TrainerSettings):
 def train_grpo(
     prompts: Sequence[list[Message]],
     reward: Callable[[int, str], float],
+    loaded: Loaded,
     out: Path,
     model: ModelSpec,
     settings: GrpoSettings,
     seed: int,
-    parent: Path | None,
 ) -> dict[str, float]:
     """Train on prompts and save in `out`; returns the training loss, steps and tokens.
 
@@ -55,7 +55,7 @@ def train_grpo(
 
     from atp.agents.local import on_gpu
 
-    network, tokenizer, lora = load_trainable(model, settings, parent)
+    tokenizer = loaded.tokenizer
     texts = [rendered(tokenizer, model, prompt) for prompt in prompts]
     for number, text in enumerate(texts):
         check_length(tokenizer, text, settings, f"prompt {number}")
@@ -76,11 +76,11 @@ def train_grpo(
         vllm_mode="colocate",
     )
     trainer = GRPOTrainer(
-        model=network,
+        model=loaded.network,
         reward_funcs=earned,
         args=config,
         train_dataset=Dataset.from_dict({"prompt": texts, "number": list(range(len(texts)))}),
         processing_class=tokenizer,
-        peft_config=lora,
+        peft_config=loaded.lora,
     )
     return fit(trainer, tokenizer, out)

@@ -21,6 +21,7 @@ from atp.training.dpo import DpoSettings, train_dpo
 from atp.training.grpo import GrpoSettings, train_grpo
 from atp.training.questions import Question, compliance, earned, first_questions, played_questions
 from atp.training.sft import SftSettings, train_sft
+from atp.training.trainer import load_trainable
 
 FAILED = "failed.txt"
 MEASURED = "measured.json"
@@ -84,14 +85,15 @@ def train(job: Job, out: Path) -> dict[str, float]:
 
 
 def _train(job: Job, out: Path) -> dict[str, float]:
+    loaded = load_trainable(job.model, job.training, job.parent)
     match job.training:
         case SftSettings() as sft:
             assert job.data
             examples = read_table(job.data, SELECTION, "selection").to_pylist()
-            return train_sft(examples, out, job.model, sft, job.seed, job.parent)
+            return train_sft(examples, loaded, out, job.model, sft, job.seed)
         case DpoSettings() as dpo:
             assert job.data
-            return train_dpo(_pairs(job.data, job.data_kind), out, job.model, dpo, job.seed, job.parent)
+            return train_dpo(_pairs(job.data, job.data_kind), loaded, out, job.model, dpo, job.seed)
         case GrpoSettings() as grpo:
             questions = _questions(job)
             reward = earned if job.data else compliance
@@ -100,7 +102,7 @@ def _train(job: Job, out: Path) -> dict[str, float]:
             def paid(number: int, reply: str) -> float:
                 return reward(questions[number].judge(reply))
 
-            return train_grpo(prompts, paid, out, job.model, grpo, job.seed, job.parent)
+            return train_grpo(prompts, paid, loaded, out, job.model, grpo, job.seed)
 
 
 def _questions(job: Job) -> list[Question]:

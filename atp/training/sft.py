@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atp.agents import ModelSpec
-from atp.training.trainer import TrainerSettings, arguments, check_length, fit, load_trainable, rendered
+from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, fit, rendered
 
 
 class SftSettings(TrainerSettings):
@@ -19,11 +19,11 @@ class SftSettings(TrainerSettings):
 
 def train_sft(
     examples: Sequence[dict[str, Any]],
+    loaded: Loaded,
     out: Path,
     model: ModelSpec,
     settings: SftSettings,
     seed: int,
-    parent: Path | None,
 ) -> dict[str, float]:
     """Train on conversations (rows of a selection) and save in `out`; returns the training loss, steps and tokens.
 
@@ -33,7 +33,7 @@ def train_sft(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    network, tokenizer, lora = load_trainable(model, settings, parent)
+    tokenizer = loaded.tokenizer
     rows = []
     for example in examples:
         *prompt, answer = example["messages"]
@@ -44,10 +44,10 @@ def train_sft(
         **arguments(model, settings, out, seed), max_length=settings.max_length, completion_only_loss=True
     )
     trainer = SFTTrainer(
-        model=network,
+        model=loaded.network,
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=lora,
+        peft_config=loaded.lora,
     )
     return fit(trainer, tokenizer, out)

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,8 +42,17 @@ class TrainerSettings(BaseModel):
     )
 
 
-def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | None) -> tuple[Any, Any, Any]:
-    """(network, tokenizer, LoRA config for a new adapter, or None where there is none to be made).
+@dataclass(frozen=True)
+class Loaded:
+    """What a trainer takes: a network, its tokenizer, and the LoRA config where a new adapter is to be made."""
+
+    network: Any
+    tokenizer: Any
+    lora: Any
+
+
+def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | None) -> Loaded:
+    """What a training begins with: the model, or its parent's weights or adapter.
 
     Weights that are trained themselves are held in float32, as the optimiser needs them.
 
@@ -59,19 +69,20 @@ def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | N
         raise AtpError(f"{parent}: holds {held}, training.tune is '{settings.tune}': go on as it was begun")
     if settings.tune == "full":
         whole = {"path": str(parent)} if parent else {}
-        return load_model(model.model_copy(update={**whole, "dtype": "float32"}), attention(model)), tokenizer, None
+        full = load_model(model.model_copy(update={**whole, "dtype": "float32"}), attention(model))
+        return Loaded(full, tokenizer, None)
     network = load_model(model, attention(model))
     if parent is None:
         lora = LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        return network, tokenizer, lora
+        return Loaded(network, tokenizer, lora)
     adapted = PeftModel.from_pretrained(network, str(parent), is_trainable=True)
     found: Any = adapted.peft_config["default"]
     for name, wanted, held in (("rank", settings.rank, found.r), ("alpha", settings.alpha, found.lora_alpha)):
         if wanted != held:
             raise AtpError(f"{parent}: its adapter has {name} {held}, training.{name} is {wanted}: they must be equal")
-    return adapted, tokenizer, None
+    return Loaded(adapted, tokenizer, None)
 
 
 def arguments(model: ModelSpec, settings: TrainerSettings, out: Path, seed: int) -> dict[str, Any]:
