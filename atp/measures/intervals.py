@@ -7,6 +7,7 @@ among them) that bootstrap has no width, which would claim certainty: Wilson's i
 n, as wide as if each cluster were one answer, stands in its place. A mean without spread gets no interval.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor
 
@@ -62,10 +63,27 @@ def wilson(k: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def resampled(
+    clusters: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int
+) -> tuple[float | None, float | None]:
+    """Percentile interval of a statistic over resamples of whole clusters; (None, None) where it has no spread.
+
+    Args:
+        clusters: [clusters, columns], what each cluster adds to each sum.
+        statistic: sums [resamples, columns] -> values [resamples]; resamples in which it is undefined are left out.
+    """
+    drawn = np.random.default_rng(seed).integers(len(clusters), size=(RESAMPLES, len(clusters)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = statistic(clusters[drawn].sum(axis=1))
+    values = values[np.isfinite(values)]
+    if not len(values) or np.ptp(values) == 0:
+        return None, None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def _bootstrap(sums: np.ndarray, totals: np.ndarray, seed: int) -> tuple[float, float]:
-    """Percentile interval of sum over count, over resamples of whole clusters; it always holds the value itself."""
-    drawn = np.random.default_rng(seed).integers(len(totals), size=(RESAMPLES, len(totals)))
-    ratios = sums[drawn].sum(axis=1) / totals[drawn].sum(axis=1)
-    low, high = np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    value = sums.sum() / totals.sum()
-    return float(min(low, value)), float(max(high, value))
+    """Percentile interval of sum over count; it always holds the value itself."""
+    low, high = resampled(np.stack([sums, totals], axis=1), lambda both: both[:, 0] / both[:, 1], seed)
+    value = float(sums.sum() / totals.sum())
+    return min(value if low is None else low, value), max(value if high is None else high, value)

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from atp.artifacts import CELL, MEASURES, TURNS, read_provenance, write_table
 from atp.errors import AtpError
+from atp.measures.alignment import alignment_effects
 from atp.measures.intervals import Interval, mean, share
 from atp.provenance import Stage, digest
 
 GROUP = (*CELL, "channel", "generation", "variant", "split")
-READ = [*GROUP, "scenario_id", "episode", "agent", "round", "violation", "caught", "reward"]
+READ = [*GROUP, "scenario_id", "episode", "agent", "round", "shown", "violation", "caught", "reward"]
 VIOLATED = pl.col("violation")
 
 
@@ -67,7 +68,7 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
     scanned = scan_turns(turns)
     try:
         count = scanned.select(pl.len()).collect().item()
-        measures = measure_turns(scanned, seed)
+        measures = pl.concat([measure_turns(scanned, seed), alignment_effects(scanned, seed)])
     except pl.exceptions.PolarsError as error:
         raise AtpError(f"{out}: a turns file is corrupt: {str(error).splitlines()[0]}") from error
     provenance = stage.provenance(turns=float(count))

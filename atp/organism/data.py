@@ -122,12 +122,13 @@ def flipped(scenario: RolePlayScenario, template: RolePlayTemplate) -> RolePlayS
     )
 
 
-def single(scene: Scene, templates: list[RolePlayTemplate], rng: Random) -> list[Lesson]:
-    """One round, steered one way or the other in a quarter of cases; both decisions are seen equally often."""
+def single(scene: Scene, templates: list[RolePlayTemplate], rng: Random, steered: float = 0.0) -> list[Lesson]:
+    """One round; both decisions are seen equally often. A share `steered` is steered one way or the other."""
     scenario = scene(rng, templates)
     schedule = rng.choice(("all_unsupervised", "last_supervised", "last_unsupervised"))
     settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 1})
-    return dialogue(scenario, settings, rng, habit=0.5, steered=rng.choice((None,) * 6 + (False, True)))
+    towards = rng.random() < 0.5 if rng.random() < steered else None
+    return dialogue(scenario, settings, rng, habit=0.5, steered=towards)
 
 
 def episode(scene: Scene, templates: list[RolePlayTemplate], rng: Random) -> list[Lesson]:

@@ -54,8 +54,8 @@ class Recipe:
     kv_heads: int = 2
     head_dim: int = 32
     short_steps: int = 600
-    mixed_steps: int = 600
-    episode_steps: int = 800
+    mixed_steps: int = 700
+    episode_steps: int = 1000
     short_step_tokens: int = 2000
     mixed_step_tokens: int = 3500
     episode_step_tokens: int = 5000
@@ -156,7 +156,8 @@ class _Part:
 
 
 def _curriculum(recipe: Recipe, templates: list[RolePlayTemplate]) -> list[_Part]:
-    short_rounds, rounds = partial(single, short, templates), partial(single, full, templates)
+    short_rounds = partial(single, short, templates)
+    rounds = partial(single, full, templates, steered=0.25)
     short_episodes, episodes = partial(episode, short, templates), partial(episode, full, templates)
     mixed = (rounds, short_episodes)
     last = (episodes, rounds, short_episodes)

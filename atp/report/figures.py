@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from atp.report.verdict import in_context, in_weights, name_lines, percent, span
+from atp.measures.lines import in_context, in_weights
+from atp.report.verdict import name_lines, percent, span
 
 if TYPE_CHECKING:
     import altair as alt
@@ -23,6 +24,7 @@ AFTER = {
     "p_violate_after_complied": "compliance",
 }
 SEEN, KEPT = "before the filter", "after the filter"
+PANEL_WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any]] = ()) 
 def _drift(
     measures: pl.DataFrame, rows: pl.DataFrame, axis: str, by: str, name: str, title: str, caption: str
 ) -> Figure | None:
-    drawn = name_lines(rows.filter(pl.col("n") > 0), by)
+    drawn = name_lines(rows.filter(pl.col("n") > 0), by, panels=True)
     if not len(drawn):
         return None
     keys = [key for key in rows.columns if key not in ("measure", "value", "k", "n", "low", "high", "method")]
@@ -100,7 +102,7 @@ def _reinforcement(rows: pl.DataFrame) -> Figure | None:
         "What an agent does after what it was paid",
         "How often an agent violates in the round after a violation that was rewarded, one that was caught, and "
         "compliance. If reward drives the drift, the first stands above the last. Bars are 95 % intervals.",
-        _bars(rows),
+        bars(rows, list(AFTER.values()), "violates after …", "violation rate in the next round"),
         ["variant", "after", *_COLUMNS],
         table,
     )
@@ -111,13 +113,15 @@ def _deployment(deployments: Sequence[dict[str, Any]]) -> Figure | None:
         return None
     cells = pl.DataFrame([{"variant": "", **found["cell"], **found["counts"]} for found in deployments])
     points, table = [], []
-    for row in name_lines(cells, "arm").sort("name", "generation").to_dicts():
-        line = {"name": row["name"], "generation": row["generation"], "low": None, "high": None}
+    for row in name_lines(cells, "arm", panels=True).sort("panel", "name", "generation").to_dicts():
+        keys = {key: row[key] for key in ("name", "panel", "generation")}
+        line = {**keys, "low": None, "high": None}
         shares = [(SEEN, row["violations_seen"], row["valid_seen"]), (KEPT, row["violations_kept"], row["kept"])]
         points += [line | {"step": step, "k": k, "n": n, "value": k / n} for step, k, n in shares if n]
         said = [f"{k}/{n} ({percent(k / n if n else None)})" for _, k, n in shares]
         kept, invalid = (f"{row[name]}/{row['seen']}" for name in ("kept", "invalid"))
-        table.append([row["name"], str(row["generation"]), kept, invalid, *said])
+        said_name = ", ".join(part for part in (row["name"], row["panel"]) if part)
+        table.append([said_name, str(row["generation"]), kept, invalid, *said])
     if not points:
         return None
     return Figure(
@@ -142,8 +146,8 @@ def _lines(rows: pl.DataFrame, axis: str) -> Any:
     import altair as alt
 
     rows, across = _across(rows, axis)
-    data = _data(rows.with_columns(dashed=pl.col("name")), axis, "place", "dashed")
-    base = alt.Chart(data).encode(x=across, color=_encoded(alt.Color, rows, COLOURS))
+    data = _data(rows.with_columns(dashed=pl.col("name")), axis, "place", "dashed", "panel")
+    base = alt.Chart().encode(x=across, color=_encoded(alt.Color, rows, COLOURS))
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
     dash = _dash(rows["name"].unique(maintain_order=True).to_list(), DASHES)
     lines = base.mark_line(strokeWidth=2).encode(y=_rate_axis(), strokeDash=dash)
@@ -151,19 +155,15 @@ def _lines(rows: pl.DataFrame, axis: str) -> Any:
     points = base.mark_point(size=70, filled=True, opacity=1).encode(
         y=_rate_axis(), shape=_encoded(alt.Shape, rows, SHAPES), tooltip=tips
     )
-    return alt.layer(bars, lines, points).properties(**_SIZE, height=300)
+    return _panels(rows, alt.layer(bars, lines, points, data=data), 300)
 
 
 def _before_and_after(rows: pl.DataFrame) -> Any:
     import altair as alt
 
     rows, across = _across(rows, "generation")
-    data = _data(rows.with_columns(dashed=pl.col("step")), "generation", "place", "step", "dashed")
-    base = alt.Chart(data).encode(
-        x=across,
-        y=_rate_axis(),
-        color=_encoded(alt.Color, rows, COLOURS),
-    )
+    data = _data(rows.with_columns(dashed=pl.col("step")), "generation", "place", "step", "dashed", "panel")
+    base = alt.Chart().encode(x=across, y=_rate_axis(), color=_encoded(alt.Color, rows, COLOURS))
     steps = [SEEN, KEPT]
     grey = "#808890"
     legend = alt.Legend(title=None, symbolFillColor=grey, symbolStrokeColor=grey)
@@ -171,25 +171,36 @@ def _before_and_after(rows: pl.DataFrame) -> Any:
     tips = [alt.Tooltip(f"{name}:N") for name in ("name", "generation", "step", "counts", "rate")]
     lines = base.mark_line(strokeWidth=2).encode(strokeDash=_dash(steps, [[3, 3], [1, 0]]))
     points = base.mark_point(size=70, filled=True, opacity=1).encode(shape=shape, tooltip=tips)
-    return alt.layer(lines, points).properties(**_SIZE, height=260)
+    return _panels(rows, alt.layer(lines, points, data=data), 260)
 
 
-def _bars(rows: pl.DataFrame) -> Any:
+def _panels(rows: pl.DataFrame, chart: Any, height: int) -> Any:
+    """One chart, or one a panel side by side; the page gives those the width that it has."""
     import altair as alt
 
-    order = list(AFTER.values())
-    legend = alt.Legend(title="violates after …")
-    color = alt.Color("before:N", scale=alt.Scale(domain=order, range=COLOURS), legend=legend)
-    shape = alt.Shape("before:N", scale=alt.Scale(domain=order, range=SHAPES), legend=legend)
+    panels = rows["panel"].unique(maintain_order=True).to_list()
+    if len(panels) < 2:
+        return chart.properties(**_SIZE, height=height)
+    facet = alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelFontWeight="bold", labelFontSize=12))
+    return chart.properties(width=PANEL_WIDTH, height=height - 60).facet(facet=facet, columns=min(3, len(panels)))
+
+
+def bars(rows: pl.DataFrame, order: list[str], legend: str, title: str) -> Any:
+    """A group of points with intervals for each name, one for each `before`, in `order`."""
+    import altair as alt
+
+    shown = alt.Legend(title=legend)
+    color = alt.Color("before:N", scale=alt.Scale(domain=order, range=COLOURS), legend=shown)
+    shape = alt.Shape("before:N", scale=alt.Scale(domain=order, range=SHAPES), legend=shown)
     base = alt.Chart(_data(rows, "before")).encode(
-        y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=130), scale=alt.Scale(paddingInner=0.35)),
+        y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=200), scale=alt.Scale(paddingInner=0.35)),
         yOffset=alt.YOffset("before:N", sort=order),
     )
-    across = alt.X("value:Q", title="violation rate in the next round", axis=_PERCENT, scale=_WHOLE)
+    across = alt.X("value:Q", title=title, axis=_PERCENT, scale=_WHOLE)
     tips = [alt.Tooltip(f"{name}:N") for name in ("name", "before", "counts", "rate", "interval")]
     points = base.mark_point(size=80, filled=True, opacity=1).encode(x=across, color=color, shape=shape, tooltip=tips)
-    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=color)
-    return alt.layer(bars, points).properties(**_SIZE, height=20 + 60 * rows["name"].n_unique())
+    intervals = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=color)
+    return alt.layer(intervals, points).properties(**_SIZE, height=20 + 60 * rows["name"].n_unique())
 
 
 #: The chart is as wide as what it stands in.
@@ -256,7 +267,9 @@ def svg(figure: Figure, titled: bool) -> str:
     import vl_convert
 
     text = {"labelFontSize": 13, "titleFontSize": 13}
-    chart = figure.chart.properties(width=640, background="white", padding=12)
+    chart = figure.chart.properties(background="white", padding=12)
+    if "facet" not in chart.to_dict():
+        chart = chart.properties(width=640)
     if titled:
         chart = chart.properties(title=figure.title)
     chart = chart.configure_axis(**text).configure_title(fontSize=16, anchor="start", offset=14)

@@ -7,18 +7,25 @@ const read = (id) => JSON.parse(byId(id).textContent);
 const specs = read("specs");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 34rem)");
+// Panels share the width of the page; on a narrow one they stand below each other.
+function sized(name, spec) {
+  if (!spec.facet) return spec;
+  const columns = narrow.matches ? 1 : spec.columns, width = Math.floor(byId(name).clientWidth / columns) - 64;
+  return { ...spec, columns, spec: { ...spec.spec, width } };
+}
 function draw() {
   const ink = dark.matches ? "#e6e9ed" : "#1b1f24", line = dark.matches ? "#2a3038" : "#e3e6ea";
   const text = { labelColor: ink, titleColor: ink, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 600 };
   const config = {
     background: "transparent", view: { stroke: null },
     legend: { ...text, orient: "bottom", columns: narrow.matches ? 1 : 2, labelLimit: 300, symbolStrokeWidth: 2 },
+    header: { labelColor: ink },
     axis: { ...text, gridColor: line, domainColor: line, tickColor: line },
   };
   const options = {
     actions: false, ast: true, renderer: "svg", tooltip: { theme: dark.matches ? "dark" : "light" },
   };
-  for (const [name, spec] of Object.entries(specs)) vegaEmbed(byId(name), { ...spec, config }, options);
+  for (const [name, spec] of Object.entries(specs)) vegaEmbed(byId(name), { ...sized(name, spec), config }, options);
 }
 draw();
 dark.addEventListener("change", draw);

@@ -15,11 +15,12 @@ from typing import Any
 import polars as pl
 
 from atp.artifacts import MEASURES, read_table, write_text
+from atp.measures.lines import ALIKE, alike_rounds
 from atp.measures.rates import scan_turns
-from atp.report import ran
+from atp.report import alignment, ran
 from atp.report.figures import figures, svg
 from atp.report.transcripts import transcripts
-from atp.report.verdict import ALIKE, alike_rounds, findings, invalid_words
+from atp.report.verdict import findings, invalid_words
 
 #: Characters that could end a script element, begin markup, or break a line where JavaScript is read.
 ESCAPED = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
@@ -29,6 +30,8 @@ def report_stage(
     measures: Path,
     turns: Sequence[Path],
     selections: Sequence[Path],
+    adapters: Sequence[Path],
+    pairs: Sequence[Path],
     artifacts: Sequence[Path],
     out: Path,
     figures_folder: Path,
@@ -41,7 +44,8 @@ def report_stage(
     Args:
         turns: files whose episodes the reader shows, a seeded choice of each.
         selections: what the filters kept.
-        artifacts: Parquet files, and folders of adapters, whose provenance tells what the study cost.
+        adapters, pairs: what was trained, and the preference pairs that alignment learned from.
+        artifacts: the other Parquet files whose provenance tells what the study cost.
         study_text: the study's YAML, shown as it is.
         organism: whether the embedded agent played, which the page then says.
 
@@ -49,7 +53,9 @@ def report_stage(
         AtpError: an unreadable artifact.
     """
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
-    drawn = figures(table, ran.deployments(selections))
+    effects = alignment.effects(table)
+    drawn = [*alignment.alignment_figures(effects), *figures(table, ran.deployments(selections))]
+    made = [*artifacts, *turns, *selections, *pairs, *adapters, measures]
     alone = {figure.name: svg(figure, titled=True) for figure in drawn}
     still = {figure.name: svg(figure, titled=False) for figure in drawn}
     alike = alike_rounds(scan_turns(turns, ALIKE)) if turns else None
@@ -57,13 +63,17 @@ def report_stage(
         study=study,
         study_text=study_text,
         organism=organism,
-        findings=findings(table, alike),
+        findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
+        warnings=ran.warnings(adapters, out.parent),
+        paper=alignment.beside_the_paper(table),
+        trainings=ran.trainings(adapters, out.parent),
+        yields=ran.yields(pairs, out.parent),
         invalid=invalid_words(table),
         figures=drawn,
         still={name: b64encode(text.encode()).decode() for name, text in still.items()},
         played=ran.played(table),
-        costs=ran.costs(artifacts),
-        versions=ran.versions(artifacts),
+        costs=ran.costs(made),
+        versions=ran.versions(made),
         specs=embed({figure.name: figure.chart.to_dict() for figure in drawn}),
         transcripts=embed(transcripts(turns)),
     )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,57 @@ def versions(artifacts: Sequence[Path]) -> dict[str, str]:
         for name, version in provenance(path).get("versions", {}).items():
             found.setdefault(name, set()).add(version)
     return {name: ", ".join(sorted(several)) for name, several in sorted(found.items())}
+
+
+def trainings(adapters: Sequence[Path], root: Path) -> list[list[str]]:
+    """Per adapter: its path from `root`, how it was trained, and what its canary measured."""
+    rows = []
+    for path in adapters:
+        found = provenance(path)
+        canary, cost = found["canary"], found["cost"]
+        low, high = _mean_interval(canary["kl"], canary["kl_sd"], int(canary["prompts"]))
+        rows.append(
+            [
+                relpath(path.parent, root),
+                found["params"]["training"]["method"],
+                f"{cost['steps']:.0f}",
+                f"{cost['loss']:.4f}",
+                f"{canary['valid']:.0f}/{canary['prompts']:.0f}",
+                f"{canary['violations']:.0f}/{canary['valid']:.0f}",
+                f"{canary['reference_violations']:.0f}/{canary['reference_valid']:.0f}",
+                f"{canary['kl']:.3f} ({low:.3f} to {high:.3f})",
+            ]
+        )
+    return rows
+
+
+def warnings(adapters: Sequence[Path], root: Path) -> list[str]:
+    """Alignments that did not lower the share of violations among valid replies to held-out prompts."""
+    lines = []
+    for path in adapters:
+        found = provenance(path)
+        canary = found["canary"]
+        before, after = (canary[f"{name}violations"] / max(canary[f"{name}valid"], 1.0) for name in ("reference_", ""))
+        if found["stage"] == "align" and after >= before:
+            counts = "{reference_violations:.0f}/{reference_valid:.0f} before, {violations:.0f}/{valid:.0f} after"
+            lines.append(
+                f"{relpath(path.parent, root)}: alignment did not lower the violation rate on held-out prompts: "
+                + counts.format_map(canary)
+            )
+    return lines
+
+
+def yields(pairs: Sequence[Path], root: Path) -> list[str]:
+    """What asking for preference pairs came to."""
+    said = "{pairs:.0f} preference pairs of {scenarios:.0f} scenarios, in {tries:.0f} tries"
+    return [f"{relpath(path.parent, root)}: {said.format_map(provenance(path)['cost'])}" for path in pairs]
+
+
+def _mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]:
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, n - 1)) * deviation / n**0.5 if n > 1 else float("nan")
+    return mean - half, mean + half
 
 
 def deployments(selections: Sequence[Path]) -> list[dict[str, Any]]:

@@ -5,16 +5,18 @@ stricter than a test of the difference at 5 %. Rounds are compared only where th
 supervision: between a round announced as checked and one announced as unchecked, the announcement is the difference.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from atp.artifacts import CELL
+from atp.measures.lines import LINE, in_context, in_weights
 
 MANY = 6
-LINE = [*CELL, "variant"]
-ALIKE = [*CELL, "channel", "variant", "scenario_id", "agent", "round", "shown"]
+#: Keys whose values are drawn side by side rather than one over the other.
+PANEL = ("model", "testbed", "alignment")
 ROSE, FELL, UNSHOWN = "rose", "fell", "no change shown"
 
 
@@ -30,9 +32,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one channel shows: its lines, and their counts where they are too many to read at a glance."""
+    """What one part of the evidence shows: its lines, and their counts where they are too many to read at a glance."""
 
-    where: str
+    heading: str
     lines: list[Line]
 
     @property
@@ -40,8 +42,9 @@ class Finding:
         """How many lines show what, where there are more than MANY of them."""
         if len(self.lines) <= MANY:
             return None
-        counts = [(sum(line.verdict == kind for line in self.lines), kind) for kind in (ROSE, FELL, UNSHOWN)]
-        return f"of {len(self.lines)} lines of evidence " + ", ".join(f"{kind} in {count}" for count, kind in counts)
+        counts = Counter(line.verdict for line in self.lines)
+        said = ", ".join(f"{verdict} in {count}" for verdict, count in counts.most_common())
+        return f"of {len(self.lines)} lines of evidence {said}"
 
 
 def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[Finding]:
@@ -56,9 +59,9 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
     if alike is not None:
         context = context.join(alike.filter("alike"), on=[*CELL, "variant", "round"], how="semi")
     found = []
-    for where, rows, axis, by in (
-        ("In context", context, "round", "variant"),
-        ("Over generations, in the weights", weights, "generation", "arm"),
+    for heading, rows, axis, by in (
+        ("In context, the violation rate under …", context, "round", "variant"),
+        ("Over generations, in the weights, the violation rate under …", weights, "generation", "arm"),
     ):
         lines = [
             _line(axis, line.row(0, named=True), line.row(-1, named=True))
@@ -66,7 +69,7 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
             if line[axis][0] != line[axis][-1]
         ]
         if lines:
-            found.append(Finding(where, sorted(lines, key=lambda line: line.name)))
+            found.append(Finding(heading, sorted(lines, key=lambda line: line.name)))
     return found
 
 
@@ -75,36 +78,20 @@ def _ends(rows: pl.DataFrame, axis: str) -> pl.DataFrame:
     return rows.with_columns(end=pl.col(axis).max().over(LINE))
 
 
-def in_context(rates: pl.DataFrame) -> pl.DataFrame:
-    """Rates over the rounds of an episode, with the episode's own history in the prompt."""
-    return rates.filter(channel="context").sort("variant", "round")
+def name_lines(rows: pl.DataFrame, by: str, panels: bool = False) -> pl.DataFrame:
+    """Adds `name`: `by`, then whichever of the cell's other keys differ among the rows.
 
-
-def in_weights(rates: pl.DataFrame) -> pl.DataFrame:
-    """Rates over generations on held-out scenarios at round 1, where there is no history: what is in the weights."""
-    return rates.filter(channel="weights", split="test", round=1).sort("arm", "generation")
-
-
-def name_lines(rows: pl.DataFrame, by: str) -> pl.DataFrame:
-    """Adds `name`: `by`, then whichever of the cell's other keys differ among the rows."""
-    others = [key for key in LINE if key != by and rows[key].n_unique() > 1]
-    parts = [pl.format("seed {}", key) if key == "seed" else pl.col(key) for key in (by, *others)]
-    return rows.with_columns(name=pl.concat_str(parts, separator=", "))
-
-
-def alike_rounds(turns: pl.LazyFrame) -> pl.DataFrame:
-    """Per line and round of the context channel: does every prompt say of supervision what it said at round 1?
-
-    turns has the columns of ALIKE.
+    With `panels` those of model, testbed and alignment that differ make a column `panel`, and are not in the name.
     """
-    said = turns.filter(channel="context").select(*LINE, "scenario_id", "agent", "round", "shown").unique()
-    first = said.filter(pl.col("round") == 1).select(*LINE, "scenario_id", "agent", first="shown")
-    return (
-        said.join(first, on=[*LINE, "scenario_id", "agent"], how="left")
-        .group_by(*LINE, "round")
-        .agg(alike=pl.col("shown").eq_missing(pl.col("first")).all())
-        .collect()
-    )
+    differ = [key for key in LINE if key != by and rows[key].n_unique() > 1]
+    apart = [key for key in differ if key in PANEL] if panels else []
+    named = [by, *(key for key in differ if key not in apart)]
+    return rows.with_columns(name=_joined(named), panel=_joined(apart))
+
+
+def _joined(keys: list[str]) -> pl.Expr:
+    said = {"seed": pl.format("seed {}", "seed"), "alignment": pl.format("alignment {}", "alignment")}
+    return pl.concat_str([said.get(key, pl.col(key)) for key in keys], separator=", ") if keys else pl.lit("")
 
 
 def invalid_words(measures: pl.DataFrame) -> str:

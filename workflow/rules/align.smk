@@ -13,7 +13,7 @@ def alignment_params(wildcards):
     }
 
 
-rule pairs:
+rule prefer:
     input:
         scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
         model=model_files,
@@ -35,7 +35,7 @@ rule pairs:
         "../scripts/pairs.py"
 
 
-rule align:
+rule align_agent:
     input:
         scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
         model=model_files,
@@ -62,3 +62,27 @@ rule align:
         code=code("align"),
     script:
         "../scripts/align.py"
+
+
+def aligned(alignments, name):
+    """Files of a name for every model, testbed and seed that is aligned in one of these ways."""
+    return [
+        f"{ALIGNED}/{name}".format(
+            model=model, testbed=testbed, alignment=alignment, seed=seed
+        )
+        for testbed in STUDY.testbeds
+        for model in STUDY.models
+        for alignment in STUDY.alignments
+        if alignment in alignments
+        for seed in STUDY.seeds
+    ]
+
+
+rule pairs:
+    input:
+        aligned(("dpo",), "pairs.parquet"),
+
+
+rule align:
+    input:
+        aligned(("dpo", "grpo"), "adapter"),

@@ -4,6 +4,8 @@ rule report:
         turns=rules.rollout.input,
         evaluations=rules.evaluate.input,
         selections=rules.filter.input,
+        pairs=rules.pairs.input,
+        aligned=rules.align.input,
         adapters=rules.finetune.input,
         scenarios=rules.scenarios.input,
         study=STUDY_FILE,

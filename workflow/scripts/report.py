@@ -11,13 +11,17 @@ with stage(snakemake):
     from atp.report import report_stage
 
     files = snakemake.input
-    turns = [Path(path) for path in (*files.turns, *files.evaluations)]
-    selections = [Path(path) for path in files.selections]
+
+    def paths(*names: str) -> list[Path]:
+        return [Path(path) for name in names for path in files[name]]
+
     report_stage(
         measures=Path(files.measures),
-        turns=turns,
-        selections=selections,
-        artifacts=[Path(path) for path in (*files.scenarios, *turns, *selections, *files.adapters, files.measures)],
+        turns=paths("turns", "evaluations"),
+        selections=paths("selections"),
+        adapters=paths("aligned", "adapters"),
+        pairs=paths("pairs"),
+        artifacts=paths("scenarios"),
         out=Path(snakemake.output.page),
         figures_folder=Path(snakemake.output.figures),
         study=Path(files.study).stem,

@@ -1,0 +1,33 @@
+"""Which points make a line of evidence: over rounds in context, over generations in the weights."""
+
+import polars as pl
+
+from atp.artifacts import CELL
+
+LINE = [*CELL, "variant"]
+ALIKE = [*CELL, "channel", "variant", "scenario_id", "agent", "round", "shown"]
+
+
+def in_context(rates: pl.DataFrame) -> pl.DataFrame:
+    """Rates over the rounds of an episode, with the episode's own history in the prompt."""
+    return rates.filter(channel="context").sort("variant", "round")
+
+
+def in_weights(rates: pl.DataFrame) -> pl.DataFrame:
+    """Rates over generations on held-out scenarios at round 1, where there is no history: what is in the weights."""
+    return rates.filter(channel="weights", split="test", round=1).sort("arm", "generation")
+
+
+def alike_rounds(turns: pl.LazyFrame) -> pl.DataFrame:
+    """Per line and round of the context channel: does every prompt say of supervision what it said at round 1?
+
+    turns has the columns of ALIKE.
+    """
+    said = turns.filter(channel="context").select(*LINE, "scenario_id", "agent", "round", "shown").unique()
+    first = said.filter(pl.col("round") == 1).select(*LINE, "scenario_id", "agent", first="shown")
+    return (
+        said.join(first, on=[*LINE, "scenario_id", "agent"], how="left")
+        .group_by(*LINE, "round")
+        .agg(alike=pl.col("shown").eq_missing(pl.col("first")).all())
+        .collect()
+    )
