@@ -27,14 +27,12 @@ def canary(
     reference: Path | None,
     floor: float,
     seed: int,
-    label: str,
 ) -> dict[str, float]:
     """Ask the trained agent and the reference (generation 0), and compare them.
 
     Args:
         parent: what the training began from; None is the model itself.
         floor: least share of valid replies.
-        label: what a complaint calls the training.
 
     Returns:
         prompts, valid, violations: counts of the trained agent; reference_valid, reference_violations: of the
@@ -54,7 +52,7 @@ def canary(
     valid = sum(turn.violation is not None for turn in turns)
     if valid < floor * len(questions):
         raise AtpError(
-            f"{label}: after training {valid} of {len(questions)} replies to held-out prompts are valid, "
+            f"{trained}: after training {valid} of {len(questions)} replies to held-out prompts are valid, "
             f"training.validity asks for {floor:.0%}; train more gently (learning_rate, epochs)"
         )
     texts = [
@@ -64,12 +62,12 @@ def canary(
     first = load_local(model, reference)
     start = first if parent == reference else load_local(model, parent)
     if all(_same(agent, start, *text) for text in texts):
-        raise AtpError(f"{label}: training changed no output; raise learning_rate or epochs")
+        raise AtpError(f"{trained}: training changed no output; raise learning_rate or epochs")
     before = _ask(first, questions, seed)
     held = [question.judge(reply.text).violation for question, reply in zip(questions, before, strict=True)]
     apart = [_divergence(agent, first, *text) for text in texts]
     if not all(math.isfinite(each) for each in apart):
-        raise AtpError(f"{label}: after training some probabilities are not finite; lower training.learning_rate")
+        raise AtpError(f"{trained}: after training some probabilities are not finite; lower training.learning_rate")
     return {
         "prompts": float(len(questions)),
         "valid": float(valid),

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from atp.agents import ModelSpec
 from atp.artifacts import write_text
+from atp.errors import AtpError
 from atp.provenance import Stage
 from atp.scenarios.scenario import read_scenarios
 from atp.testbeds import TESTBEDS
@@ -78,9 +79,11 @@ def make(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         temporary = Path(folder) / out.name
-        measured = train(job, temporary)
-        floor = job.training.validity
-        heard = canary(held_out, job.model, temporary, job.parent, reference, floor, job.seed, str(out))
+        try:
+            measured = train(job, temporary)
+            heard = canary(held_out, job.model, temporary, job.parent, reference, job.training.validity, job.seed)
+        except AtpError as error:
+            raise AtpError(str(error).replace(str(temporary), str(out))) from error
         lineage = json.loads(stage.provenance(**measured).to_json()) | {"canary": heard}
         write_text(json.dumps(lineage, sort_keys=True), temporary / "lineage.json")
         if out.exists():

@@ -63,15 +63,16 @@ def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | N
 
     from atp.agents.local import attention, is_whole, load_model, load_tokenizer
 
+    kernel = attention(model)  # first: it complains of an absent GPU before anything is loaded
     tokenizer = load_tokenizer(model)
     if parent is not None and is_whole(parent) != (settings.tune == "full"):
         held = "all weights" if is_whole(parent) else "a LoRA adapter"
         raise AtpError(f"{parent}: holds {held}, training.tune is '{settings.tune}': go on as it was begun")
     if settings.tune == "full":
         whole = {"path": str(parent)} if parent else {}
-        full = load_model(model.model_copy(update={**whole, "dtype": "float32"}), attention(model))
+        full = load_model(model.model_copy(update={**whole, "dtype": "float32"}), kernel)
         return Loaded(full, tokenizer, None)
-    network = load_model(model, attention(model))
+    network = load_model(model, kernel)
     if parent is None:
         lora = LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"

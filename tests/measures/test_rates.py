@@ -29,7 +29,14 @@ def turns(*episodes: tuple[str, str]) -> pl.DataFrame:
         for round, letter in enumerate(decisions, 1):
             if letter == "-":
                 continue
-            row = {"variant": "default", "split": "test", "scenario_id": scenario, "episode": str(number), "agent": 0}
+            row = {
+                "variant": "default",
+                "split": "test",
+                "scenario_id": scenario,
+                "episode": str(number),
+                "agent": 0,
+                "shown": "",
+            }
             row |= {"round": round, "violation": None if letter == "x" else letter in "vc", "caught": letter == "c"}
             rows.append(CELL | row | {"reward": {"v": 3.0, "c": 0.0, "k": 1.0, "x": 0.0}[letter]})
     kinds = {name: pl.DataFrame(TURNS.empty_table()).schema[name] for name in rows[0]} if rows else None

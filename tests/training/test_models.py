@@ -1,0 +1,100 @@
+"""Models of real size, as far as can be shown without their weights: their own config files and the paper's study, with
+only the path and the number of epochs changed, on models of a few layers with random weights.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atp.agents import ModelSpec
+from atp.alignment.pairs import pairs_stage
+from atp.artifacts import read_turns
+from atp.config import alignment_training, read_models, read_study, variants
+from atp.provenance import Provenance
+from atp.rollout import Cell, rollout_stage
+from atp.scenarios.scenario import write_scenarios
+from atp.scenarios.templates import generate, read_templates
+from atp.training.run import Job, train
+from tiny import save_tiny
+
+STUDY = "config/studies/paper_role_play.yaml"
+FAMILIES = {"qwen3-8b": "qwen3", "llama-3.1-8b-instruct": "llama", "qwen3-4b-thinking": "qwen3"}
+#: A step or two after the warm-up, where eight sequences are a step.
+EPOCHS = 3.0
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request, tmp_path_factory) -> tuple[str, ModelSpec]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("resources/organism")
+    folder = save_tiny(
+        tmp_path_factory.mktemp("hub") / request.param, FAMILIES[request.param], None, 0, tokenizer, 0.02
+    )
+    spec = read_models((request.param,), "config/models")[request.param]
+    return request.param, spec.model_copy(update={"path": str(folder)})
+
+
+@pytest.fixture(scope="module")
+def scenarios(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("played") / "scenarios.parquet"
+    write_scenarios(generate(read_templates("config/templates/role_play.yaml"), 8, 2, 0), path, Provenance("s", "c"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pairs(scenarios) -> Path:
+    out = scenarios.with_name("pairs.parquet")
+    pairs_stage(scenarios, out, "role_play", {}, "scripted:random:0.5", None, 9, 0)
+    return out
+
+
+def play(name: str, spec: ModelSpec, scenarios: Path, out: Path, adapter: Path | None) -> list[dict[str, Any]]:
+    section = read_study(STUDY).testbeds["role_play"]
+    cell = Cell(name, "role_play", "none", "plain", 0, "context", 0)
+    rollout_stage(scenarios, out, cell, variants(section, "plain"), "test", 1, None, spec, adapter)
+    return read_turns(out).to_pylist()
+
+
+def test_the_files_play_and_align(model, scenarios, pairs, tmp_path):
+    name, spec = model
+    before = play(name, spec, scenarios, tmp_path / "before.parquet", None)
+    assert len(before) == 2 * 8 * 6
+    assert {turn["finish_reason"] for turn in before} == {"stop"}
+    if name == "qwen3-4b-thinking":  # the paper's tool use, which this study has not
+        return
+    section = read_study(STUDY).testbeds["role_play"]
+    for method in ("dpo", "grpo"):
+        settings = alignment_training(section, method, name).model_copy(update={"epochs": EPOCHS})
+        data: dict[str, Any] = {"data": pairs, "data_kind": "pairs"} if method == "dpo" else {"limit": (0, 8)}
+        job = Job(
+            model=spec.model_copy(update={"gpus": 0}),
+            training=settings,
+            seed=0,
+            testbed="role_play",
+            settings={},
+            scenarios=scenarios,
+            **data,
+        )
+        measured = train(job, tmp_path / method)
+        assert measured["steps"] >= 1
+        assert (tmp_path / method / "adapter_model.safetensors").is_file()
+    after = play(name, spec, scenarios, tmp_path / "after.parquet", tmp_path / "dpo")
+    assert len(after) == len(before)
+
+
+def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
+    """What several GPUs do, by the same launcher, on a machine without any."""
+    spec = ModelSpec(path="resources/organism", device="cpu", gpus=2)
+    section = read_study("config/studies/demo.yaml").testbeds["role_play"]
+    settings = alignment_training(section, "dpo", "organism").model_copy(update={"epochs": 1.0})
+    common: dict[str, Any] = dict(training=settings, seed=0, testbed="role_play", settings={}, scenarios=scenarios)
+    common |= {"data": pairs, "data_kind": "pairs"}
+    both = train(Job(model=spec, **common), tmp_path / "two")
+    alone = train(Job(model=spec.model_copy(update={"gpus": 1}), **common), tmp_path / "one")
+    assert both["steps"] == alone["steps"]
+    assert both["loss"] == pytest.approx(alone["loss"], abs=0.02)
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
+        path.name for path in (tmp_path / "one").iterdir()
+    )

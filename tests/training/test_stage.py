@@ -1,0 +1,145 @@
+"""Training for real on the organism, by every method: what comes out, what its canary hears, what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from atp.agents import ModelSpec, Sampling
+from atp.alignment.align import align_stage
+from atp.alignment.pairs import pairs_stage
+from atp.artifacts import read_turns
+from atp.errors import AtpError
+from atp.filtering import filter_stage
+from atp.provenance import Provenance
+from atp.rollout import Cell, rollout_stage
+from atp.scenarios.scenario import write_scenarios
+from atp.scenarios.templates import generate, read_templates
+from atp.training.stage import finetune_stage
+
+ORGANISM = ModelSpec(path="resources/organism", sampling=Sampling(max_new_tokens=48), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Scenarios, one generation of turns on the training split, and what filters keep of them."""
+    folder = tmp_path_factory.mktemp("training")
+    made = generate(read_templates("config/templates/role_play.yaml"), 12, 24, 0)
+    write_scenarios(made, folder / "scenarios.parquet", Provenance("scenarios", "code"))
+    cell = Cell("organism", "role_play", "none", "plain", 0, "weights", 0)
+    once = {"deployment": {"rounds": 1}}
+    scenarios, turns = folder / "scenarios.parquet", folder / "turns.parquet"
+    rollout_stage(scenarios, turns, cell, once, "train", 6, None, ORGANISM)
+    for name in ("best_of_n", "best_and_worst"):
+        filter_stage(turns, folder / f"{name}.parquet", {"name": name})
+    pairs_stage(scenarios, folder / "pairs.parquet", "role_play", {}, "organism", ORGANISM, 8, 0)
+    return folder
+
+
+def finetune(folder: Path, data: str, out: Path, **training: Any) -> dict[str, float]:
+    others = {key: training.pop(key) for key in ("parent", "reference") if key in training}
+    return finetune_stage(
+        folder / f"{data}.parquet",
+        folder / "scenarios.parquet",
+        out,
+        "role_play",
+        {},
+        ORGANISM,
+        training,
+        0,
+        1,
+        **others,
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "training"),
+    [
+        ("best_of_n", {"method": "sft", "learning_rate": 5e-4}),
+        ("best_and_worst", {"method": "dpo", "learning_rate": 5e-4}),
+        ("turns", {"method": "grpo", "learning_rate": 1e-3, "batch": 24, "generations": 4}),
+    ],
+)
+def test_a_generation_by_every_method(folder, tmp_path, data, training):
+    heard = finetune(folder, data, tmp_path / "adapter", **training)
+    lineage = json.loads((tmp_path / "adapter/lineage.json").read_text())
+    assert lineage["canary"] == heard
+    assert lineage["params"]["training"]["method"] == training["method"]
+    assert set(lineage["inputs"]) == {"scenarios.parquet", "organism", f"{data}.parquet"}
+    assert heard["prompts"] == 24 and heard["valid"] >= 22
+    assert heard["kl"] > 0 and heard["kl_sd"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
+    again = finetune(folder, data, tmp_path / "again", **training)
+    assert again == heard
+
+
+def test_alignment_by_grpo_asks_rows_of_its_own(folder, tmp_path):
+    training = {"method": "grpo", "learning_rate": 1e-3, "batch": 16, "generations": 4}
+    asked = (folder / "scenarios.parquet", tmp_path / "adapter", "role_play", {}, ORGANISM, training, 0)
+    align_stage(*asked, limit=(4, 12))
+    lineage = json.loads((tmp_path / "adapter/lineage.json").read_text())
+    assert (lineage["stage"], lineage["params"]["limit"]) == ("align", [4, 12])
+    assert lineage["cost"]["steps"] == 8 * 4 / 16
+
+
+def test_generations_go_on_from_each_other_and_are_measured_from_generation_0(folder, tmp_path):
+    aligned, first, second = (tmp_path / name for name in ("aligned", "first", "second"))
+    dpo = {"method": "dpo", "learning_rate": 5e-4}
+    start = (folder / "scenarios.parquet", aligned, "role_play", {}, ORGANISM, dpo, 0, folder / "pairs.parquet")
+    away = align_stage(*start)
+    sft = {"method": "sft", "learning_rate": 2e-4}
+    near = finetune(folder, "best_of_n", first, parent=aligned, reference=aligned, **sft)
+    far = finetune(folder, "best_of_n", second, parent=first, reference=aligned, **sft)
+    assert near["reference_violations"] == far["reference_violations"] == away["violations"]
+    assert 0 < near["kl"] < far["kl"]
+    assert not list(second.glob("ref*"))
+    with pytest.raises(AtpError, match=r"first: its adapter has rank 8, training\.rank is 4"):
+        finetune(folder, "best_of_n", tmp_path / "third", parent=first, rank=4, **sft)
+    with pytest.raises(AtpError, match=r"first: holds a LoRA adapter, training\.tune is 'full'"):
+        finetune(folder, "best_of_n", tmp_path / "third", parent=first, tune="full", **sft)
+    assert not (tmp_path / "third").exists()
+
+
+def test_all_weights_can_be_trained_and_played(folder, tmp_path):
+    whole = tmp_path / "whole"
+    finetune(folder, "best_of_n", whole, method="sft", tune="full", learning_rate=2e-4)
+    assert (whole / "model.safetensors").is_file() and not (whole / "adapter_config.json").exists()
+    cell = Cell("organism", "role_play", "none", "plain", 0, "weights", 1)
+    out = tmp_path / "turns.parquet"
+    rollout_stage(folder / "scenarios.parquet", out, cell, {"e": {"rounds": 1}}, "test", 1, None, ORGANISM, whole)
+    assert sum(turn["violation"] is not None for turn in read_turns(out).to_pylist()) >= 22
+    with pytest.raises(AtpError, match="holds all weights, training.tune is 'lora'"):
+        finetune(folder, "best_of_n", tmp_path / "next", method="sft", parent=whole)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"method": "sft", "learning_rate": 0.5}, "replies to held-out prompts are valid|not finite|is nan"),
+        ({"method": "sft", "learning_rate": 1e-12}, "adapter: this adapter changes nothing"),
+        ({"method": "sft", "max_length": 32}, "has .* tokens, training.max_length allows 32"),
+        ({"method": "sft", "batch": 8, "device_batch": 3}, "training.batch: 8, must be a multiple of 3"),
+        ({"method": "dpo"}, "DPO needs two replies to each prompt, found 1: filter by best_and_worst"),
+    ],
+)
+def test_a_training_that_goes_wrong_leaves_nothing(folder, tmp_path, training, said):
+    with pytest.raises(AtpError, match=said):
+        finetune(folder, "best_of_n", tmp_path / "adapter", **training)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_best_and_worst_hold_two_rewards_of_one_prompt(folder):
+    rows = pq.read_table(folder / "best_and_worst.parquet").to_pylist()
+    assert rows
+    for one, other in zip(rows[::2], rows[1::2], strict=True):
+        assert one["messages"][:-1] == other["messages"][:-1]
+        assert one["reward"] != other["reward"]
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_loaded(folder, tmp_path):
+    spec = ORGANISM.model_copy(update={"device": "cuda", "gpus": 1, "path": "/nowhere"})
+    scenarios = folder / "scenarios.parquet"
+    with pytest.raises(AtpError, match="device is 'cuda' with gpus: 1, this machine has 0"):
+        align_stage(scenarios, tmp_path / "a", "role_play", {}, spec, {"method": "grpo"}, 0)
