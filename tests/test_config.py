@@ -90,7 +90,7 @@ def test_what_is_no_study_is_one_line(tmp_path, text, said):
 
 
 def test_an_unknown_model_names_the_known_ones():
-    with pytest.raises(AtpError, match=r"no file .*known are organism, qwen3-8b"):
+    with pytest.raises(AtpError, match=r"no file .*known are llama-3.1-8b-instruct, organism"):
         read_models(("gpt",), Path("config/models"))
     with pytest.raises(AtpError, match="unknown policy 'obey', known are comply"):
         read_models(("scripted:obey",), Path("config/models"))

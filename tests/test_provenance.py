@@ -14,23 +14,30 @@ STAGES = {
     "scenarios": "atp.scenarios.stage",
     "rollout": "atp.rollout",
     "filter": "atp.filtering",
-    "finetune": "atp.training.sft",
+    "pairs": "atp.alignment.pairs",
+    "align": "atp.alignment.align",
+    "finetune": "atp.training.stage",
     "measure": "atp.measures",
     "report": "atp.report",
 }
+#: Stages in which an agent answers.
+AGENTS = {"rollout", "pairs", "align", "finetune"}
 #: A source file -> the stages that must run again after a change to it.
 CHANGES = {
     "errors.py": set(STAGES),
     "artifacts.py": set(STAGES),
-    "progress.py": {"rollout"},
+    "progress.py": AGENTS,
     "scenarios/templates.py": {"scenarios"},
-    "scenarios/scenario.py": {"scenarios", "rollout"},
-    "testbeds/role_play.py": {"rollout"},
-    "testbeds/parsing.py": {"rollout"},
-    "agents/local.py": {"rollout", "finetune"},  # imported inside functions
-    "rollout.py": {"rollout"},
+    "scenarios/scenario.py": {"scenarios", *AGENTS},
+    "testbeds/role_play.py": AGENTS,
+    "testbeds/parsing.py": AGENTS,
+    "agents/local.py": AGENTS,  # imported inside functions
+    "rollout.py": AGENTS,
     "filtering.py": {"filter"},
-    "training/sft.py": {"finetune"},
+    "training/sft.py": {"align", "finetune"},
+    "training/questions.py": {"pairs", "align", "finetune"},
+    "training/fsdp.yaml": {"pairs", "align", "finetune"},  # a file beside a module counts as its own
+    "alignment/pairs.py": {"pairs"},
     "measures/intervals.py": {"measure", "report"},
     "report/page.py": {"report"},
     "cli.py": set(),

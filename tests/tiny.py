@@ -71,7 +71,7 @@ def _bytes(template: str | None) -> Any:
 
 
 def _let_it_stop(model: Any, end: int, chance: float) -> None:
-    """Give all hidden states a common part, and the end's row of the head that part, so that it has about the chance."""
+    """Give all hidden states a part in common, and the head's row for the end that part, scaled to about the chance."""
     import torch
 
     common = torch.randn(model.config.hidden_size)

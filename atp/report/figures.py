@@ -146,10 +146,10 @@ def _lines(rows: pl.DataFrame, axis: str) -> Any:
     import altair as alt
 
     rows, across = _across(rows, axis)
-    data = _data(rows.with_columns(dashed=pl.col("name")), axis, "place", "dashed", "panel")
+    data = _data(rows, axis, "place", "panel")
     base = alt.Chart().encode(x=across, color=_encoded(alt.Color, rows, COLOURS))
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
-    dash = _dash(rows["name"].unique(maintain_order=True).to_list(), DASHES)
+    dash = _dash("name", rows["name"].unique(maintain_order=True).to_list(), DASHES)
     lines = base.mark_line(strokeWidth=2).encode(y=_rate_axis(), strokeDash=dash)
     tips = [alt.Tooltip(f"{name}:N") for name in ("name", axis, "counts", "rate", "interval")]
     points = base.mark_point(size=70, filled=True, opacity=1).encode(
@@ -162,14 +162,14 @@ def _before_and_after(rows: pl.DataFrame) -> Any:
     import altair as alt
 
     rows, across = _across(rows, "generation")
-    data = _data(rows.with_columns(dashed=pl.col("step")), "generation", "place", "step", "dashed", "panel")
+    data = _data(rows, "generation", "place", "step", "panel")
     base = alt.Chart().encode(x=across, y=_rate_axis(), color=_encoded(alt.Color, rows, COLOURS))
     steps = [SEEN, KEPT]
     grey = "#808890"
     legend = alt.Legend(title=None, symbolFillColor=grey, symbolStrokeColor=grey)
     shape = alt.Shape("step:N", scale=alt.Scale(domain=steps, range=["circle", "square"]), legend=legend)
     tips = [alt.Tooltip(f"{name}:N") for name in ("name", "generation", "step", "counts", "rate")]
-    lines = base.mark_line(strokeWidth=2).encode(strokeDash=_dash(steps, [[3, 3], [1, 0]]))
+    lines = base.mark_line(strokeWidth=2).encode(strokeDash=_dash("step", steps, [[3, 3], [1, 0]]))
     points = base.mark_point(size=70, filled=True, opacity=1).encode(shape=shape, tooltip=tips)
     return _panels(rows, alt.layer(lines, points, data=data), 260)
 
@@ -235,14 +235,14 @@ def _encoded(channel: Any, rows: pl.DataFrame, values: list[Any]) -> Any:
     return channel("name:N", scale=_each(names, values), legend=alt.Legend(title=None))
 
 
-def _dash(names: list[str], values: list[Any]) -> "alt.StrokeDash":
+def _dash(field: str, names: list[str], values: list[Any]) -> "alt.StrokeDash":
     """Dashes without a legend: around its small symbols they look ragged, and its shapes tell the lines apart.
 
-    They read `dashed`, a copy of what the legend shows, since Vega joins the legends of one field.
+    A name that no line has keeps the domain apart from the shapes', whose legend Vega-Lite would take it for.
     """
     import altair as alt
 
-    return alt.StrokeDash("dashed:N", scale=_each(names, values), legend=None)
+    return alt.StrokeDash(f"{field}:N", scale=_each([*names, ""], values), legend=None)
 
 
 def _each(names: list[str], values: list[Any]) -> "alt.Scale":

@@ -36,7 +36,7 @@ def test_a_change_is_shown_where_intervals_do_not_overlap(first, last, verdict, 
     (line,) = finding.lines
     assert line.verdict == verdict
     assert said in line.text
-    assert f"{last[0]}/{last[1]}" in line.text
+    assert f"{last[0]}/{last[1]}" in line.evidence
 
 
 def test_rounds_that_announce_supervision_differently_are_not_compared():
@@ -46,7 +46,7 @@ def test_rounds_that_announce_supervision_differently_are_not_compared():
     )
     (finding,) = findings(rows, alike)
     assert finding.lines[0].verdict == UNSHOWN
-    assert "round 6 announces supervision differently" in finding.lines[0].text
+    assert "round 6 announces supervision differently" in finding.lines[0].evidence
 
 
 def test_generations_are_compared_at_round_1_on_the_test_split():
@@ -59,4 +59,4 @@ def test_generations_are_compared_at_round_1_on_the_test_split():
     )
     (finding,) = findings(rows)
     assert finding.lines[0].verdict == ROSE
-    assert "70/100" in finding.lines[0].text
+    assert "70/100" in finding.lines[0].evidence

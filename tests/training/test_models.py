@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import save_tiny
 
 from atp.agents import ModelSpec
 from atp.alignment.pairs import pairs_stage
@@ -16,7 +17,6 @@ from atp.rollout import Cell, rollout_stage
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.training.run import Job, train
-from tiny import save_tiny
 
 STUDY = "config/studies/paper_role_play.yaml"
 FAMILIES = {"qwen3-8b": "qwen3", "llama-3.1-8b-instruct": "llama", "qwen3-4b-thinking": "qwen3"}

@@ -110,7 +110,7 @@ def test_all_weights_can_be_trained_and_played(folder, tmp_path):
     out = tmp_path / "turns.parquet"
     rollout_stage(folder / "scenarios.parquet", out, cell, {"e": {"rounds": 1}}, "test", 1, None, ORGANISM, whole)
     assert sum(turn["violation"] is not None for turn in read_turns(out).to_pylist()) >= 22
-    with pytest.raises(AtpError, match="holds all weights, training.tune is 'lora'"):
+    with pytest.raises(AtpError, match=r"holds all weights, training\.tune is 'lora'"):
         finetune(folder, "best_of_n", tmp_path / "next", method="sft", parent=whole)
 
 

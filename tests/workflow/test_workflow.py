@@ -18,7 +18,9 @@ PARTS = ("Snakefile", "atp", "config", "workflow", "resources")
 PROFILE = ("--profile", "workflow/profiles/default")
 WHOLE = Counter(
     generate_scenarios=1,
-    rollout_context=1,
+    prefer=1,
+    align_agent=1,
+    rollout_context=2,
     rollout_weights=2,
     select=2,
     train=2,
@@ -27,6 +29,8 @@ WHOLE = Counter(
     report=1,
     all=1,
 )
+#: From deployment to report.
+LEARNING = {"rollout_weights", "select", "train", "evaluate_generation", "measure", "report"}
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +92,32 @@ def test_the_whole_study_then_nothing(project):
             "config/studies/small.yaml",
             "best_of_n",
             "positive_advantage",
-            {"select", "train", "measure", "report", "evaluate_generation"},
+            LEARNING - {"rollout_weights"},
         ),
         (
             "config/studies/small.yaml",
             "learning_rate: 5.0e-4",
             "learning_rate: 1.0e-4",
-            {"train", "evaluate_generation", "measure", "report"},
+            LEARNING - {"rollout_weights", "select"},
         ),
         ("config/templates/role_play.yaml", "environment: baker", "environment: old baker", set(WHOLE) - {"all"}),
+        (
+            "config/studies/small.yaml",
+            "scenarios: 8\n      dpo: {learning_rate: 5.0e-4",
+            "scenarios: 8\n      dpo: {learning_rate: 1.0e-4",
+            {"align_agent", "rollout_context", *LEARNING},
+        ),
+        ("config/studies/small.yaml", "{rounds: 2}", "{rounds: 3}", set(WHOLE) - {"all", "generate_scenarios"}),
+        (
+            "atp/alignment/pairs.py",
+            '"""Preference pairs',
+            '"""The pairs',
+            {"prefer", "align_agent", "rollout_context", *LEARNING},
+        ),
         ("atp/report/page.css", "--ink: #1b1f24", "--ink: #000000", {"report"}),
         ("atp/report/figures.py", '"""Measures', '"""The measures', {"report"}),
         ("atp/measures/rates.py", '"""Turns', '"""The turns', {"measure", "report"}),
-        ("atp/filtering.py", '"""Which', '"""Those', {"select", "train", "evaluate_generation", "measure", "report"}),
+        ("atp/filtering.py", '"""Which', '"""Those', LEARNING - {"rollout_weights"}),
     ],
 )
 def test_a_change_reruns_its_stage_and_what_depends_on_it(project, file, old, new, again):
@@ -115,10 +132,23 @@ def test_a_change_reruns_its_stage_and_what_depends_on_it(project, file, old, ne
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def test_grpo_learns_from_turns_without_a_filter(project):
+    study = (project / "config/studies/small.yaml").read_text()
+    changed = study.replace("filter: {name: best_of_n}\n", "").replace("method: sft", "method: grpo")
+    (project / "config/studies/grpo.yaml").write_text(changed)
+    base = [sys.executable, "-m", "snakemake", "-n", "--config", "study=grpo"]
+    result = subprocess.run(base, cwd=project, env=own(project), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^train +2$", result.stdout, re.MULTILINE)
+    assert "select" not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("stage", "rule", "again"),
     [
         ("scenarios", "generate_scenarios", 1),
+        ("pairs", "prefer", 1),
+        ("align", "align_agent", 1),
         ("rollout", "rollout_weights", 2),
         ("filter", "select", 2),
         ("finetune", "train", 2),
@@ -165,7 +195,14 @@ def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
     [
         ("rounds: 2", "round: 2", "round: unknown key"),
         ("models: [organism]", "models: [gpt]", "model 'gpt': no file"),
-        ("train: 8,", "train: 7,", "scenarios.train: 7, must be at least 8"),
+        (
+            "dpo: {learning_rate",
+            "dpo: {learning_rat",
+            "alignment.dpo.learning_rat: unknown key, allowed are alpha, batch",
+        ),
+        ("alignments: [none, dpo]", "alignments: [ppo]", "alignments.0: "),
+        ("method: sft", "method: grpo", "filter: found 'best_of_n', with training method 'grpo' it must be none"),
+        ("train: 16,", "train: 15,", "scenarios.train: 15, must be at least 16"),
         ("templates/role_play.yaml", "templates/x.yaml", "scenarios.path: no such file, found 'config/templates/x"),
     ],
 )

@@ -7,7 +7,7 @@ def alignment_params(wildcards):
     section = STUDY.testbeds[wildcards.testbed]
     return {
         "testbed": wildcards.testbed,
-        "settings": section.settings,
+        "settings": {**section.settings, "rounds": 1},
         "limit": list(atp_config.alignment_rows(section)),
         "seed": int(wildcards.seed),
     }
