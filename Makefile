@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 
-.PHONY: help run test test-slow lint format bench clean
+.PHONY: help run test test-slow lint format bench gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ format: $(BIN)/.installed ## rewrite in the house style
 
 bench: $(BIN)/.installed ## speed of the engine, as a table
 	$(BIN)/python -m atp.bench
+
+gpu-check: $(BIN)/.installed ## speed of rollout and training on this machine's GPU, for a model of 8 billion random weights
+	$(BIN)/python -m atp.gpu_check
 
 clean: ## remove the environment and caches; results stay
 	rm -rf .venv .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis
