@@ -21,6 +21,7 @@ class GrpoSettings(TrainerSettings):
     max_completion: int | None = Field(
         None, ge=1, description="longest reply drawn, in tokens; left out: the model's max_new_tokens"
     )
+    vllm: bool = Field(True, description="draw replies with vLLM, on a GPU and where it is installed")
     # TRL's default is dapo; "grpo" is the published loss, each reply's tokens averaged first.
     loss: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("grpo", description="how tokens' losses are summed")
 
@@ -72,7 +73,7 @@ def train_grpo(
         temperature=model.sampling.temperature,
         top_p=model.sampling.top_p,
         top_k=model.sampling.top_k,
-        use_vllm=on_gpu(model) and importlib.util.find_spec("vllm") is not None,
+        use_vllm=settings.vllm and on_gpu(model) and importlib.util.find_spec("vllm") is not None,
         vllm_mode="colocate",
     )
     trainer = GRPOTrainer(
