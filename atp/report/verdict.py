@@ -85,13 +85,15 @@ def name_lines(rows: pl.DataFrame, by: str, panels: bool = False) -> pl.DataFram
     """
     differ = [key for key in LINE if key != by and rows[key].n_unique() > 1]
     apart = [key for key in differ if key in PANEL] if panels else []
-    named = [by, *(key for key in differ if key not in apart)]
-    return rows.with_columns(name=_joined(named), panel=_joined(apart))
+    others = [key for key in differ if key not in apart]
+    name = pl.concat_str([pl.col(by), *map(_said, others)], separator=", ")
+    panel = pl.concat_str(map(_said, apart), separator=", ") if apart else pl.lit("")
+    return rows.with_columns(name=name, panel=panel)
 
 
-def _joined(keys: list[str]) -> pl.Expr:
-    said = {"seed": pl.format("seed {}", "seed"), "alignment": pl.format("alignment {}", "alignment")}
-    return pl.concat_str([said.get(key, pl.col(key)) for key in keys], separator=", ") if keys else pl.lit("")
+def _said(key: str) -> pl.Expr:
+    """A key's value so that it explains itself."""
+    return pl.format(f"{key} {{}}", key) if key in ("seed", "alignment") else pl.col(key)
 
 
 def invalid_words(measures: pl.DataFrame) -> str:
