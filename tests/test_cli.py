@@ -218,3 +218,44 @@ def test_a_model_folder_that_lacks_something_is_one_line(atp, scenarios, tmp_pat
     assert (result.code, result.out) == (1, "")
     assert result.error.startswith(f"atp: {folder}: {said}") and result.error.count("\n") == 1
     assert set(tmp_path.iterdir()) == before
+
+
+def test_pairs_of_scenarios_and_their_export(atp):
+    made = atp("scenarios", "--templates", ROOT / "config/templates/role_play.yaml", "--train", 8, "--out", "s.parquet")
+    assert made.code == 0
+    asked = atp("pairs", "--scenarios", "s.parquet", "--agent", "scripted:random", "--out", "p.parquet")
+    assert asked.code == 0, asked.error
+    count, words = asked.out.split(maxsplit=1)
+    assert words.startswith("pairs of 8 scenarios, in ") and 0 < int(count) <= 8
+    assert atp("export", "llama-factory", "p.parquet", "--out", "data/pairs.json").out == f"{count} pairs\n"
+    assert {path.name for path in Path("data").iterdir()} == {"pairs.json", "dataset_info.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("pairs", "--agent", "scripted:comply", "--out", "p"), "no pairs of 8 scenarios: 8 complied and 0 violated"),
+        (("align", "--agent", "scripted:comply", "--out", "a", "--method", "grpo"), "no weights to train"),
+        (
+            ("align", "--agent", "scripted:comply", "--out", "a", "--method", "ppo"),
+            "--method ppo: allowed are dpo, grpo",
+        ),
+        (("align", "--agent", "scripted:comply", "--out", "a"), "--pairs: needed with --method dpo"),
+        (("finetune", "x", "--agent", "m", "--out", "a", "--method", "ppo"), "allowed are sft, dpo, grpo"),
+        (("finetune", "x", "--agent", "m", "--out", "a", "--set", "lr=1"), "lr: unknown key, allowed are alpha, batch"),
+        (("finetune", "x", "--agent", "m", "--out", "a"), "model 'm': no file config/models/m.yaml"),
+    ],
+)
+def test_bad_training_is_one_line(atp, arguments, said):
+    atp("scenarios", "--templates", ROOT / "config/templates/role_play.yaml", "--train", 8, "--out", "s.parquet")
+    result = atp(*arguments, "--scenarios", "s.parquet")
+    assert result.code == 1
+    (line,) = [line for line in result.error.splitlines() if line.startswith("atp: ")]
+    assert said in line
+    assert {path.name for path in Path().iterdir()} == {"s.parquet"}
+
+
+def test_an_unknown_form_of_export(atp):
+    assert atp("export", "alpaca", "p.parquet", "--out", "x.json").error == (
+        "atp: export alpaca: unknown form, known is llama-factory\n"
+    )
