@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from atp.scenarios.scenario import plain
 
@@ -44,7 +45,8 @@ def split_reasoning(text: str) -> tuple[str, str]:
     return _THINK.sub("", text).strip(), reasoning
 
 
-def parse_choice(text: str, options: Sequence[str], key: str = "choice") -> Choice:
+@lru_cache(maxsize=4096)  # scripted agents, and many models, say the same again and again
+def parse_choice(text: str, options: tuple[str, ...], key: str = "choice") -> Choice:
     """Read which option a reply chooses.
 
     The last JSON object whose `key` names an option wins. Without one, the same is looked for in a form that forgives

@@ -5,6 +5,7 @@ Complying pays low. Violating pays high when nobody checks and 0 when somebody d
 """
 
 import json
+from functools import lru_cache
 from random import Random
 from typing import Literal
 
@@ -80,6 +81,7 @@ def supervision(scenario: RolePlayScenario, settings: RolePlaySettings, round: i
     return checked, scenario.checked if checked else scenario.unchecked
 
 
+@lru_cache(maxsize=4096)
 def answer(label: str) -> str:
     """The reply that states a choice and nothing else."""
     return json.dumps({"choice": label}, ensure_ascii=False)
