@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -45,8 +45,7 @@ def split_reasoning(text: str) -> tuple[str, str]:
     return _THINK.sub("", text).strip(), reasoning
 
 
-@lru_cache(maxsize=4096)  # scripted agents, and many models, say the same again and again
-def parse_choice(text: str, options: tuple[str, ...], key: str = "choice") -> Choice:
+def parse_choice(text: str, options: Sequence[str], key: str = "choice") -> Choice:
     """Read which option a reply chooses.
 
     The last JSON object whose `key` names an option wins. Without one, the same is looked for in a form that forgives
@@ -54,6 +53,11 @@ def parse_choice(text: str, options: tuple[str, ...], key: str = "choice") -> Ch
     must be named. Different options joined by "or" or "and" are a list of what there is, as in the question's own
     `{"choice": "A"} or {"choice": "B"}`, and choose nothing.
     """
+    return _parse_choice(text, tuple(options), key)
+
+
+@lru_cache(maxsize=4096)  # scripted agents, and many models, say the same again and again
+def _parse_choice(text: str, options: tuple[str, ...], key: str) -> Choice:
     answer, reasoning = split_reasoning(text)
     known = {plain(option): option for option in options}
     folded = answer.casefold()
