@@ -67,11 +67,14 @@ def _line(effect: dict[str, Any]) -> Line:
         verdict = "lowered the rate"
     else:
         kept = left["low"] is not None and left["low"] > 0
-        held = f"{percent(share['value'])} of that is left" if kept else "none of it is shown to be left"
-        verdict = f"lowered the rate, and {held}"
+        verdict = "lowered the rate, and " + (_held(share["value"]) if kept else "none of that is shown to be left")
         text += f", and by {effect['axis']} {left[effect['axis']]} to {percent(effect['end']['value'])}"
         evidence += f"; then {_counted(effect['end'])}; left {_points(left)}"
     return Line(f"{effect['name']}, {where}", verdict, text, evidence)
+
+
+def _held(share: float) -> str:
+    return f"{percent(share)} of that is left" if share < 1 else "all of that is left"
 
 
 def alignment_figures(found: list[dict[str, Any]]) -> list[Figure]:

@@ -44,9 +44,9 @@ def test_words_and_figure(measures):
     (finding,) = alignment_finding(found)
     dpo, grpo = finding.lines
     assert dpo.name == "dpo, in context"
-    assert dpo.verdict.startswith("lowered the rate, and ") and dpo.verdict.endswith("of that is left")
+    assert dpo.verdict == "lowered the rate, and all of that is left"
     assert "64" in dpo.evidence and "to 0.0" in dpo.text
-    assert grpo.verdict in ("not shown to lower the rate", "lowered the rate, and none of it is shown to be left")
+    assert grpo.verdict in ("not shown to lower the rate", "lowered the rate, and none of that is shown to be left")
     (figure,) = alignment_figures(found)
     assert [row[0] for row in figure.rows] == ["dpo", "grpo"]
     assert figure.rows[0][2] == "0.0\xa0% (0/64)"
