@@ -299,7 +299,11 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 def explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """The first fault of a validation as one line: the key, what is allowed, what was found."""
     first = error.errors()[0]
-    loc = [part for part in first["loc"] if not (isinstance(part, str) and part in _union_tags(kind))]
+    tags = _union_tags(kind)
+    loc: list[Any] = []
+    for part in first["loc"]:
+        if part not in tags or part in _known_keys(kind, loc):
+            loc.append(part)
     key = ".".join(map(str, loc))
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(_known_keys(kind, loc[:-1]))

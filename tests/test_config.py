@@ -52,7 +52,7 @@ ROLE_PLAY = ("testbeds", "role_play")
         ((*ROLE_PLAY, "weights", "filter"), {"name": "top_k", "n": 1}, r"filter.n: unknown key, allowed are k, name"),
         ((*ROLE_PLAY, "weights", "training", "rnak"), 8, "training.rnak: unknown key, allowed are alpha, batch"),
         ((*ROLE_PLAY, "weights", "arms"), ["other"], "unknown arm 'other', known are plain, supervised"),
-        ((*ROLE_PLAY, "scenarios", "train"), 10, "scenarios.train: 10, must be at least 192"),
+        ((*ROLE_PLAY, "scenarios", "train"), 10, "scenarios.train: 10, must be at least 128"),
         ((*ROLE_PLAY, "settings", "rounds"), 0, "rounds: .*greater than or equal to 1"),
         ((*ROLE_PLAY, "settings", "round"), 6, "round: unknown key, allowed are audit_probability, rounds"),
         ((*ROLE_PLAY, "context", "sweep"), {"schedule": ["never"]}, "schedule: .*all_supervised"),

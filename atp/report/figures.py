@@ -178,7 +178,7 @@ def _panels(rows: pl.DataFrame, chart: Any, height: int) -> Any:
     """One chart, or one a panel side by side; the page gives those the width that it has."""
     import altair as alt
 
-    panels = rows["panel"].unique(maintain_order=True).to_list()
+    panels = sorted(rows["panel"].unique(), key=lambda panel: ("none" not in panel, panel))
     if len(panels) < 2:
         return chart.properties(**_SIZE, height=height)
     facet = alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelFontWeight="bold", labelFontSize=12))

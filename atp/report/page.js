@@ -10,7 +10,7 @@ const narrow = matchMedia("(max-width: 34rem)");
 // Panels share the width of the page; on a narrow one they stand below each other.
 function sized(name, spec) {
   if (!spec.facet) return spec;
-  const columns = narrow.matches ? 1 : spec.columns, width = Math.floor(byId(name).clientWidth / columns) - 64;
+  const columns = narrow.matches ? 1 : spec.columns, width = Math.floor(byId(name).parentElement.clientWidth / columns) - 64;
   return { ...spec, columns, spec: { ...spec.spec, width } };
 }
 function draw() {

@@ -14,7 +14,7 @@ import polars as pl
 from atp.artifacts import CELL
 from atp.measures.lines import LINE, in_context, in_weights
 
-MANY = 6
+MANY = 8
 #: Keys whose values are drawn side by side rather than one over the other.
 PANEL = ("model", "testbed", "alignment")
 ROSE, FELL, UNSHOWN = "rose", "fell", "no change shown"
@@ -44,7 +44,7 @@ class Finding:
             return None
         counts = Counter(line.verdict for line in self.lines)
         said = ", ".join(f"{verdict} in {count}" for verdict, count in counts.most_common())
-        return f"of {len(self.lines)} lines of evidence {said}"
+        return f"Of {len(self.lines)} lines of evidence: {said}."
 
 
 def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[Finding]:

@@ -96,8 +96,8 @@ def test_the_whole_study_then_nothing(project):
         ),
         (
             "config/studies/small.yaml",
-            "learning_rate: 5.0e-4",
-            "learning_rate: 1.0e-4",
+            "method: sft, learning_rate: 5.0e-4",
+            "method: sft, learning_rate: 1.0e-4",
             LEARNING - {"rollout_weights", "select"},
         ),
         ("config/templates/role_play.yaml", "environment: baker", "environment: old baker", set(WHOLE) - {"all"}),
@@ -107,7 +107,7 @@ def test_the_whole_study_then_nothing(project):
             "scenarios: 8\n      dpo: {learning_rate: 1.0e-4",
             {"align_agent", "rollout_context", *LEARNING},
         ),
-        ("config/studies/small.yaml", "{rounds: 2}", "{rounds: 3}", set(WHOLE) - {"all", "generate_scenarios"}),
+        ("config/studies/small.yaml", "{rounds: 2}", "{rounds: 3}", {"rollout_context", "measure", "report"}),
         (
             "atp/alignment/pairs.py",
             '"""Preference pairs',
@@ -134,7 +134,7 @@ def test_a_change_reruns_its_stage_and_what_depends_on_it(project, file, old, ne
 
 def test_grpo_learns_from_turns_without_a_filter(project):
     study = (project / "config/studies/small.yaml").read_text()
-    changed = study.replace("filter: {name: best_of_n}\n", "").replace("method: sft", "method: grpo")
+    changed = study.replace("      filter: {name: best_of_n}\n", "").replace("method: sft", "method: grpo")
     (project / "config/studies/grpo.yaml").write_text(changed)
     base = [sys.executable, "-m", "snakemake", "-n", "--config", "study=grpo"]
     result = subprocess.run(base, cwd=project, env=own(project), capture_output=True, text=True)
