@@ -5,6 +5,7 @@ Knows columns and files; knows nothing about games, models or measures.
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -150,6 +151,21 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def unfinished(out: Path, digest: str) -> Iterator[Path]:
+    """A folder beside `out` for the finished parts of a stage, kept if the stage is killed, gone once it has ended.
+
+    It belongs to one digest of code, params and inputs: parts of any other are dropped.
+    """
+    folder = out.with_name(f".{out.name}.unfinished")
+    for stale in folder.glob("*"):
+        if stale.name != digest:
+            shutil.rmtree(stale)
+    (folder / digest).mkdir(parents=True, exist_ok=True)
+    yield folder / digest
+    shutil.rmtree(folder)
 
 
 def read_table(path: Path | str, schema: pa.Schema | None = None, kind: str = "artifact") -> pa.Table:

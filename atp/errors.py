@@ -6,3 +6,7 @@ class AtpError(Exception):
 
     The command line and the workflow's scripts print the message alone, and exit with code 1.
     """
+
+
+class Interrupted(AtpError):
+    """A stage that could not go on for a reason outside it: what it has finished is kept, and a rerun goes on there."""

@@ -7,7 +7,7 @@ import resource
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,12 @@ class Stage:
     @property
     def digest(self) -> str:
         """One digest of code, params and inputs: two runs that share it make the same artifact."""
-        parts = [self.name, code_digest(self.module), self.params, self._input_digests()]
+        parts = [self.name, code_digest(self.module), self.params, self.input_digests]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _input_digests(self) -> dict[str, str]:
+    @cached_property
+    def input_digests(self) -> dict[str, str]:
+        """Digest of each input by its name, as it was when first asked for: a model's weights are many gigabytes."""
         return {path.name: digest(path) for path in self.inputs}
 
     def provenance(self, **cost: float) -> Provenance:
@@ -63,7 +65,7 @@ class Stage:
             stage=self.name,
             code=code_digest(self.module),
             params=self.params,
-            inputs=self._input_digests(),
+            inputs=self.input_digests,
             versions=versions(),
             cost=spent | cost,
         )
@@ -86,7 +88,10 @@ def digest(path: Path | str) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:
-        total.update(str(file.relative_to(path)).encode() + b"\0" + file.read_bytes())
+        total.update(str(file.relative_to(path)).encode() + b"\0")
+        with file.open("rb") as content:
+            while chunk := content.read(2**20):
+                total.update(chunk)
     return total.hexdigest()[:16]
 
 

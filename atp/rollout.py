@@ -5,9 +5,7 @@ is written as a shard, so that a killed rollout goes on where it was and its tur
 """
 
 import hashlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -17,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atp.agents import Agent, ModelSpec, Request, load_agent
-from atp.artifacts import TURNS, read_turns, write_table
+from atp.artifacts import TURNS, read_turns, unfinished, write_table
 from atp.errors import AtpError
 from atp.progress import Progress
 from atp.provenance import Stage
@@ -126,21 +124,6 @@ def rollout(
         turns = pa.concat_tables([read_turns(path) for path in paths])
         tokens = {name: float(pc.sum(turns[name]).as_py()) for name in TOKENS}
         write_table(turns, out, stage.provenance(episodes=len(episodes), decisions=len(turns), **tokens))
-
-
-@contextmanager
-def unfinished(out: Path, digest: str) -> Iterator[Path]:
-    """A folder beside `out` for the finished parts of a stage, kept if the stage is killed, gone once it has ended.
-
-    It belongs to one digest of code, params and inputs: parts of any other are dropped.
-    """
-    folder = out.with_name(f".{out.name}.unfinished")
-    for stale in folder.glob("*"):
-        if stale.name != digest:
-            shutil.rmtree(stale)
-    (folder / digest).mkdir(parents=True, exist_ok=True)
-    yield folder / digest
-    shutil.rmtree(folder)
 
 
 def sampling_seed(seed: int, scenario_id: str, sample: int, generation: int, round: int, agent: int) -> int:

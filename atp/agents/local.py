@@ -5,6 +5,7 @@ batch, the same bytes. A turn's random numbers depend on its seed alone, so that
 rounding differs, and a decision changes only where rounding moves a probability across the number drawn.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from atp.agents.kv import ConversationCache
 from atp.agents.spec import ModelSpec, Sampling
 from atp.errors import AtpError
 from atp.testbeds.base import Message, Reply
+
+log = logging.getLogger("atp")
 
 PROBE = "Which option do you choose?"
 SLOTS = 512
@@ -97,6 +100,8 @@ def load_model(spec: ModelSpec, attention: str = "sdpa") -> Any:
         if type(error).__name__ != "SafetensorError":
             raise
         raise AtpError(f"{spec.path}: no readable safetensors weights: {_first_line(error)}") from error
+    if spec.gpus and not gpu:
+        log.warning("%s: its file asks for gpus: %d and none is here, it runs on the CPU", spec.path, spec.gpus)
     if not gpu:  # masked attention without copies of the shared heads; on a GPU it would lose the fast kernel
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     return model
@@ -203,10 +208,10 @@ class LocalAgent:
         states: torch.Tensor = self._bare().get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
         return states[0, len(asked) - 1 :]
 
-    @torch.inference_mode()
-    def scores(self, states: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities of the next token at temperature 1 for hidden states: [positions, vocabulary]."""
-        return self._bare().get_output_embeddings()(states).float().log_softmax(dim=-1)
+    @property
+    def output_layer(self) -> Any:
+        """From last hidden states to the scores of the next token."""
+        return self._bare().get_output_embeddings()
 
     def _bare(self) -> Any:
         """The network itself, an adapter beside its weights still at work."""

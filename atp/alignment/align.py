@@ -35,6 +35,7 @@ def align_stage(
         AtpError: bad pairs, scenarios or model; a training whose canary fails.
     """
     job = Job(
+        label=str(out),
         model=model,
         training=TypeAdapter(TrainingSettings).validate_python(training),
         seed=seed,

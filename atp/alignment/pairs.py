@@ -3,6 +3,7 @@
 The stored prompt has no steering sentence, so that what is learned is the decision and not the obedience to a sentence.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from atp.agents import Agent, ModelSpec, Request, load_agent
-from atp.artifacts import PAIRS, write_table
+from atp.artifacts import PAIRS, unfinished, write_table, write_text
 from atp.errors import AtpError
 from atp.progress import Progress
 from atp.provenance import Stage
@@ -70,7 +71,8 @@ def pairs_stage(
     chosen = chosen[slice(*limit)] if limit else chosen
     game = TESTBEDS[testbed]
     questions = first_questions(chosen, game, settings)
-    sides = ask(questions, game.steering, load_agent(agent, model), retries, seed, str(out))
+    with unfinished(out, stage.digest) as folder:
+        sides = ask(questions, game.steering, load_agent(agent, model), retries, seed, str(out), folder)
     rows = [
         {
             "scenario_id": comply.question.scenario_id,
@@ -99,26 +101,45 @@ def pairs_stage(
 
 
 def ask(
-    questions: Sequence[Question], steering: tuple[str, str], agent: Agent, retries: int, seed: int, label: str
+    questions: Sequence[Question],
+    steering: tuple[str, str],
+    agent: Agent,
+    retries: int,
+    seed: int,
+    label: str,
+    folder: Path,
 ) -> list[_Side]:
-    """Both sides of every question, compliance first; one that never came has no reply."""
+    """Both sides of every question, compliance first; one that never came has no reply.
+
+    Each batch's replies are kept in `folder`. What is asked next depends on them alone, so a rerun that finds them
+    there asks on from where it was killed.
+    """
     sides = [_Side(question, violation) for question in questions for violation in (False, True)]
     progress = Progress(label, len(sides), "sides")
+    batches = 0
     for attempt in range(retries):
         left = [side for side in sides if side.reply is None]
         for start in range(0, len(left), agent.batch):
             batch = left[start : start + agent.batch]
-            requests = [
-                Request(number, steer(side.question.prompt, steering[side.violation]), _seed(side, attempt, seed))
-                for number, side in enumerate(batch)
-            ]
-            agent.start()
-            for side, reply in zip(batch, agent.answer(requests), strict=True):
+            kept = folder / f"{batches:05}.json"
+            batches += 1
+            if not kept.exists():
+                write_text(json.dumps(_answers(batch, steering, agent, attempt, seed)), kept)
+            for side, reply in zip(batch, json.loads(kept.read_text(encoding="utf-8")), strict=True):
                 side.tries += 1
-                if side.question.judge(reply.text).violation is side.violation:
-                    side.reply = reply.text
+                if side.question.judge(reply).violation is side.violation:
+                    side.reply = reply
                     progress.advance(1, steps=1)
     return sides
+
+
+def _answers(batch: Sequence[_Side], steering: tuple[str, str], agent: Agent, attempt: int, seed: int) -> list[str]:
+    agent.start()
+    requests = [
+        Request(number, steer(side.question.prompt, steering[side.violation]), _seed(side, attempt, seed))
+        for number, side in enumerate(batch)
+    ]
+    return [reply.text for reply in agent.answer(requests)]
 
 
 def _seed(side: _Side, attempt: int, seed: int) -> int:

@@ -1,10 +1,13 @@
 """What a trained agent does right after training: does it still answer, has it changed, how far has it gone?
 
-It is asked the held-out prompts once each. A stage whose canary fails has made nothing.
+It is asked the held-out prompts once each. A stage whose canary fails has made nothing. One model is in memory at a
+time: what is kept of each are its last hidden states along the trained agent's replies, and its output layer.
 """
 
+import gc
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,6 +20,22 @@ from atp.training.questions import Question
 
 #: Held-out prompts asked at most; positions whose distributions are held at once.
 PROMPTS, POSITIONS = 64, 256
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What an agent's replies meant, and its last hidden states along texts: of each, those that predict a token of
+    the reply or its end, [tokens + 1, width].
+    """
+
+    violations: list[bool | None]
+    texts: list[tuple[str, str]]
+    states: list[Any]
+    output_layer: Any
+
+    def log_probabilities(self, states: Any) -> Any:
+        """Of the next token at temperature 1: [positions, vocabulary]."""
+        return self.output_layer(states.to(self.output_layer.weight.device)).float().log_softmax(dim=-1)
 
 
 def canary(
@@ -43,40 +62,57 @@ def canary(
     Raises:
         AtpError: valid replies below the floor, or outputs that are the parent's.
     """
-    from atp.agents.local import load_local
-
     questions = questions[:PROMPTS]
-    agent = load_local(model, trained)
-    replies = _ask(agent, questions, seed)
-    turns = [question.judge(reply.text) for question, reply in zip(questions, replies, strict=True)]
-    valid = sum(turn.violation is not None for turn in turns)
+    after = _hear(model, trained, questions, seed)
+    valid = sum(violation is not None for violation in after.violations)
     if valid < floor * len(questions):
         raise AtpError(
             f"{trained}: after training {valid} of {len(questions)} replies to held-out prompts are valid, "
             f"training.validity asks for {floor:.0%}; train more gently (learning_rate, epochs)"
         )
-    texts = [
-        (agent.prompt_text(question.prompt.messages), reply.text)
-        for question, reply in zip(questions, replies, strict=True)
-    ]
-    first = load_local(model, reference)
-    start = first if parent == reference else load_local(model, parent)
-    if all(_same(agent, start, *text) for text in texts):
+    before = _hear(model, reference, questions, seed, after.texts)
+    start = before if parent == reference else _hear(model, parent, (), seed, after.texts)
+    if all(new.equal(old) for new, old in zip(after.states, start.states, strict=True)):
         raise AtpError(f"{trained}: training changed no output; raise learning_rate or epochs")
-    before = _ask(first, questions, seed)
-    held = [question.judge(reply.text).violation for question, reply in zip(questions, before, strict=True)]
-    apart = [_divergence(agent, first, *text) for text in texts]
+    apart = [_divergence(after, before, reply) for reply in range(len(questions))]
     if not all(math.isfinite(each) for each in apart):
         raise AtpError(f"{trained}: after training some probabilities are not finite; lower training.learning_rate")
     return {
         "prompts": float(len(questions)),
         "valid": float(valid),
-        "violations": float(sum(turn.violation is True for turn in turns)),
-        "reference_valid": float(sum(violation is not None for violation in held)),
-        "reference_violations": float(sum(violation is True for violation in held)),
+        "violations": float(after.violations.count(True)),
+        "reference_valid": float(len(questions) - before.violations.count(None)),
+        "reference_violations": float(before.violations.count(True)),
         "kl": fmean(apart),
         "kl_sd": stdev(apart) if len(apart) > 1 else 0.0,
     }
+
+
+def _hear(
+    model: ModelSpec,
+    adapter: Path | None,
+    questions: Sequence[Question],
+    seed: int,
+    texts: Sequence[tuple[str, str]] | None = None,
+) -> _Heard:
+    """Ask an agent, then follow its states along texts (prompt, reply); along its own replies where none are given."""
+    from atp.agents.local import load_local
+
+    gc.collect()  # trainers and networks that are done with hold each other
+    agent = load_local(model, adapter)
+    replies = _ask(agent, questions, seed)
+    agent.start()  # lets go of the cache
+    if texts is None:
+        texts = [
+            (agent.prompt_text(question.prompt.messages), reply.text)
+            for question, reply in zip(questions, replies, strict=True)
+        ]
+    return _Heard(
+        violations=[question.judge(reply.text).violation for question, reply in zip(questions, replies, strict=True)],
+        texts=list(texts),
+        states=[agent.hidden(*text).cpu() for text in texts],
+        output_layer=agent.output_layer,
+    )
 
 
 def _ask(agent: Any, questions: Sequence[Question], seed: int) -> list[Reply]:
@@ -94,21 +130,15 @@ def _ask(agent: Any, questions: Sequence[Question], seed: int) -> list[Reply]:
     return replies
 
 
-def _same(one: Any, other: Any, prompt: str, reply: str) -> bool:
-    import torch
-
-    return torch.equal(one.hidden(prompt, reply), other.hidden(prompt, reply))
-
-
-def _divergence(agent: Any, reference: Any, prompt: str, reply: str) -> float:
+def _divergence(agent: _Heard, reference: _Heard, reply: int) -> float:
     """Nats between two agents over one reply, its end included."""
     import torch
 
+    mine, theirs = agent.states[reply], reference.states[reply]
     total = 0.0
-    mine, theirs = agent.hidden(prompt, reply), reference.hidden(prompt, reply)
     with torch.inference_mode():
         for begin in range(0, len(mine), POSITIONS):
             part = slice(begin, begin + POSITIONS)
-            new, old = (each.scores(states[part]) for each, states in ((agent, mine), (reference, theirs)))
+            new, old = agent.log_probabilities(mine[part]), reference.log_probabilities(theirs[part])
             total += (new.exp() * (new - old)).sum().item()
     return total

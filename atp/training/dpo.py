@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from atp.agents import ModelSpec
-from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, fit, rendered
+from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, rendered
 
 
 class DpoSettings(TrainerSettings):
@@ -20,21 +20,21 @@ class DpoSettings(TrainerSettings):
     beta: float = Field(0.1, gt=0, description="how much leaving the reference costs")
 
 
-def train_dpo(
+def dpo_trainer(
     pairs: Sequence[dict[str, Any]],
     loaded: Loaded,
     out: Path,
     model: ModelSpec,
     settings: DpoSettings,
     seed: int,
-) -> dict[str, float]:
-    """Train on preference pairs and save in `out`; returns the training loss, steps and tokens.
+) -> Any:
+    """A trainer on preference pairs; its checkpoints go into `out`.
 
     Args:
         pairs: rows with prompt, chosen and rejected, each a list of messages; the last two hold one reply.
 
     Raises:
-        AtpError: a pair over max_length; a loss or gradient that is not finite.
+        AtpError: a pair over max_length.
     """
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -47,11 +47,15 @@ def train_dpo(
             row[side] = pair[side][0]["content"] + tokenizer.eos_token
             check_length(tokenizer, row["prompt"] + row[side], settings, f"the pair of scenario {pair['scenario_id']}")
         rows.append(row)
-    trainer = DPOTrainer(
+    return DPOTrainer(
         model=loaded.network,
-        args=DPOConfig(**arguments(model, settings, out, seed), max_length=settings.max_length, beta=settings.beta),
+        args=DPOConfig(
+            **arguments(model, settings, out, seed),
+            include_num_input_tokens_seen="non_padding",
+            max_length=settings.max_length,
+            beta=settings.beta,
+        ),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=loaded.lora,
     )
-    return fit(trainer, tokenizer, out)

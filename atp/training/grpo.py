@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from atp.agents import ModelSpec
 from atp.testbeds.base import Message
-from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, fit, rendered
+from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, rendered
 
 
 class GrpoSettings(TrainerSettings):
@@ -32,7 +32,7 @@ class GrpoSettings(TrainerSettings):
         return self
 
 
-def train_grpo(
+def grpo_trainer(
     prompts: Sequence[list[Message]],
     reward: Callable[[int, str], float],
     loaded: Loaded,
@@ -40,14 +40,14 @@ def train_grpo(
     model: ModelSpec,
     settings: GrpoSettings,
     seed: int,
-) -> dict[str, float]:
-    """Train on prompts and save in `out`; returns the training loss, steps and tokens.
+) -> Any:
+    """A trainer on prompts; its checkpoints go into `out`.
 
     Args:
         reward: of (number of the prompt, reply).
 
     Raises:
-        AtpError: a prompt over max_length; a loss or gradient that is not finite.
+        AtpError: a prompt that leaves no room for the longest reply within max_length.
     """
     import importlib.util
 
@@ -58,8 +58,9 @@ def train_grpo(
 
     tokenizer = loaded.tokenizer
     texts = [rendered(tokenizer, model, prompt) for prompt in prompts]
+    longest = settings.max_completion or model.sampling.max_new_tokens
     for number, text in enumerate(texts):
-        check_length(tokenizer, text, settings, f"prompt {number}")
+        check_length(tokenizer, text, settings, f"prompt {number} with a reply of {longest} tokens", longest)
 
     def earned(completions: list[str], number: list[int], **others: Any) -> list[float | None]:
         return [reward(one, text) for one, text in zip(number, completions, strict=True)]
@@ -69,14 +70,15 @@ def train_grpo(
         beta=settings.beta,
         loss_type=settings.loss,
         num_generations=settings.generations,
-        max_completion_length=settings.max_completion or model.sampling.max_new_tokens,
+        max_completion_length=longest,
         temperature=model.sampling.temperature,
         top_p=model.sampling.top_p,
         top_k=model.sampling.top_k,
         use_vllm=settings.vllm and on_gpu(model) and importlib.util.find_spec("vllm") is not None,
         vllm_mode="colocate",
+        vllm_max_model_length=settings.max_length,  # else room for the model's longest context is set aside
     )
-    trainer = GRPOTrainer(
+    return GRPOTrainer(
         model=loaded.network,
         reward_funcs=earned,
         args=config,
@@ -84,4 +86,3 @@ def train_grpo(
         processing_class=tokenizer,
         peft_config=loaded.lora,
     )
-    return fit(trainer, tokenizer, out)

@@ -5,6 +5,7 @@ python -m atp.training.run JOB.json     one process of several; the first writes
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,22 +14,24 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atp.agents import ModelSpec
-from atp.artifacts import PAIRS, QUESTION, SELECTION, read_table
-from atp.errors import AtpError
+from atp.artifacts import PAIRS, QUESTION, SELECTION, read_table, write_text
+from atp.errors import AtpError, Interrupted
 from atp.scenarios.scenario import read_scenarios
 from atp.testbeds import TESTBEDS
-from atp.training.dpo import DpoSettings, train_dpo
-from atp.training.grpo import GrpoSettings, train_grpo
+from atp.training.dpo import DpoSettings, dpo_trainer
+from atp.training.grpo import GrpoSettings, grpo_trainer
 from atp.training.questions import Question, compliance, earned, first_questions, played_questions
-from atp.training.sft import SftSettings, train_sft
-from atp.training.trainer import load_trainable
+from atp.training.sft import SftSettings, sft_trainer
+from atp.training.trainer import CHECKPOINTS, Loaded, fit, load_trainable
 
+JOB = "job.json"
 FAILED = "failed.txt"
+#: Written last: where it stands, the training has ended.
 MEASURED = "measured.json"
 
 
 class Job(BaseModel):
-    """What is trained on what.
+    """What is trained on what. label is what its progress is called.
 
     data is a selection (SFT, DPO), preference pairs (DPO) or turns (GRPO); GRPO without it is asked the first questions
     of rows `limit` of the training scenarios and paid for compliance, with it the questions of its turns, and paid what
@@ -37,6 +40,7 @@ class Job(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    label: str
     model: ModelSpec
     training: SftSettings | DpoSettings | GrpoSettings = Field(discriminator="method")
     seed: int
@@ -50,17 +54,29 @@ class Job(BaseModel):
 
 
 def train(job: Job, out: Path) -> dict[str, float]:
-    """Train, and save in `out` an adapter or a whole model; returns what was measured on the way.
+    """Train, and save in `out` an adapter or a whole model, with what was measured on the way; returns the latter.
+
+    What a killed run left in `out` is gone on with.
 
     Raises:
-        AtpError: what the method raises; a process of several that failed.
+        AtpError: what the method raises.
+        Interrupted: a process of several was killed.
     """
-    if job.model.gpus < 2:
-        return _train(job, out)
+    if not (out / MEASURED).is_file():
+        (_launch if job.model.gpus > 1 else _train)(job, out)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    measured: dict[str, float] = json.loads((out / MEASURED).read_text(encoding="utf-8"))
+    return measured
+
+
+def _launch(job: Job, out: Path) -> None:
+    """Train in as many processes as the model has GPUs."""
     from atp.agents.local import on_gpu
 
-    out.mkdir(parents=True)
-    (out / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in out.glob(f"*{FAILED}"):
+        stale.unlink()
+    (out / JOB).write_text(job.model_dump_json(), encoding="utf-8")
     kind = ("fsdp" if job.training.tune == "full" else "ddp") if on_gpu(job.model) else "cpu"
     launch = [
         sys.executable,
@@ -69,31 +85,36 @@ def train(job: Job, out: Path) -> dict[str, float]:
         "--config_file",
         str(Path(__file__).with_name(f"{kind}.yaml")),
     ]
-    launch += ["--num_processes", str(job.model.gpus), "-m", "atp.training.run", str(out / "job.json")]
+    launch += ["--num_processes", str(job.model.gpus), "-m", "atp.training.run", str(out / JOB)]
     result = subprocess.run(launch, check=False)
     failed = sorted(out.glob(f"*{FAILED}"))
     if failed:
         raise AtpError(failed[0].read_text(encoding="utf-8"))
     if result.returncode or not (out / MEASURED).is_file():
-        raise AtpError(
-            f"accelerate launch of {job.model.gpus} processes ended with code {result.returncode}, see the log"
+        raise Interrupted(
+            f"accelerate launch of {job.model.gpus} processes ended with code {result.returncode}, see the log; "
+            "run again, it goes on from its last checkpoint"
         )
-    measured: dict[str, float] = json.loads((out / MEASURED).read_text(encoding="utf-8"))
-    for name in ("job.json", MEASURED):
-        (out / name).unlink()
-    return measured
+    (out / JOB).unlink()
 
 
-def _train(job: Job, out: Path) -> dict[str, float]:
+def _train(job: Job, out: Path) -> None:
     loaded = load_trainable(job.model, job.training, job.parent)
+    trainer = _trainer(job, loaded, out)
+    measured = fit(trainer, loaded.tokenizer, out, job.label)
+    if trainer.accelerator.is_main_process:
+        write_text(json.dumps(measured), out / MEASURED)
+
+
+def _trainer(job: Job, loaded: Loaded, out: Path) -> Any:
     match job.training:
         case SftSettings() as sft:
             assert job.data
             examples = read_table(job.data, SELECTION, "selection").to_pylist()
-            return train_sft(examples, loaded, out, job.model, sft, job.seed)
+            return sft_trainer(examples, loaded, out, job.model, sft, job.seed)
         case DpoSettings() as dpo:
             assert job.data
-            return train_dpo(_pairs(job.data, job.data_kind), loaded, out, job.model, dpo, job.seed)
+            return dpo_trainer(_pairs(job.data, job.data_kind), loaded, out, job.model, dpo, job.seed)
         case GrpoSettings() as grpo:
             questions = _questions(job)
             reward = earned if job.data else compliance
@@ -102,7 +123,7 @@ def _train(job: Job, out: Path) -> dict[str, float]:
             def paid(number: int, reply: str) -> float:
                 return reward(questions[number].judge(reply))
 
-            return train_grpo(prompts, paid, loaded, out, job.model, grpo, job.seed)
+            return grpo_trainer(prompts, paid, loaded, out, job.model, grpo, job.seed)
 
 
 def _questions(job: Job) -> list[Question]:
@@ -140,12 +161,10 @@ def main() -> None:
     path = Path(sys.argv[1])
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
     try:
-        measured = _train(job, path.parent)
+        _train(job, path.parent)
     except AtpError as error:
         (path.parent / f"{os.environ.get('RANK', '0')}.{FAILED}").write_text(str(error), encoding="utf-8")
         sys.exit(1)
-    if os.environ.get("RANK", "0") == "0":
-        (path.parent / MEASURED).write_text(json.dumps(measured), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atp.agents import ModelSpec
-from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, fit, rendered
+from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, rendered
 
 
 class SftSettings(TrainerSettings):
@@ -17,18 +17,18 @@ class SftSettings(TrainerSettings):
     method: Literal["sft"] = "sft"
 
 
-def train_sft(
+def sft_trainer(
     examples: Sequence[dict[str, Any]],
     loaded: Loaded,
     out: Path,
     model: ModelSpec,
     settings: SftSettings,
     seed: int,
-) -> dict[str, float]:
-    """Train on conversations (rows of a selection) and save in `out`; returns the training loss, steps and tokens.
+) -> Any:
+    """A trainer on conversations, rows of a selection; its checkpoints go into `out`.
 
     Raises:
-        AtpError: a conversation over max_length; a loss or gradient that is not finite.
+        AtpError: a conversation over max_length.
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -41,13 +41,15 @@ def train_sft(
         check_length(tokenizer, text + reply, settings, f"the conversation of scenario {example['scenario_id']}")
         rows.append({"prompt": text, "completion": reply})
     config = SFTConfig(
-        **arguments(model, settings, out, seed), max_length=settings.max_length, completion_only_loss=True
+        **arguments(model, settings, out, seed),
+        include_num_input_tokens_seen="non_padding",
+        max_length=settings.max_length,
+        completion_only_loss=True,
     )
-    trainer = SFTTrainer(
+    return SFTTrainer(
         model=loaded.network,
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=loaded.lora,
     )
-    return fit(trainer, tokenizer, out)

@@ -2,22 +2,21 @@
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from atp.agents import ModelSpec
-from atp.artifacts import write_text
-from atp.errors import AtpError
+from atp.artifacts import unfinished, write_text
+from atp.errors import AtpError, Interrupted
 from atp.provenance import Stage
 from atp.scenarios.scenario import read_scenarios
 from atp.testbeds import TESTBEDS
 from atp.training import TrainingSettings
 from atp.training.canary import canary
 from atp.training.questions import first_questions
-from atp.training.run import Job, train
+from atp.training.run import MEASURED, Job, train
 
 
 def finetune_stage(
@@ -50,6 +49,7 @@ def finetune_stage(
     chosen = _checked(training)
     kind = "turns" if chosen.method == "grpo" else "selection"
     job = Job(
+        label=str(out),
         model=model,
         training=chosen,
         seed=seed,
@@ -76,16 +76,19 @@ def make(
     others = [path for path in (job.data, job.parent) if path]
     stage = Stage(name, module, shared | params, [job.scenarios, *local, *others])
     held_out = first_questions(read_scenarios(job.scenarios, job.testbed, "test"), TESTBEDS[job.testbed], job.settings)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        temporary = Path(folder) / out.name
+    with unfinished(out, stage.digest) as folder:
+        temporary = folder / out.name
         try:
             measured = train(job, temporary)
             heard = canary(held_out, job.model, temporary, job.parent, reference, job.training.validity, job.seed)
+        except Interrupted:
+            raise
         except AtpError as error:
+            shutil.rmtree(folder.parent)  # the same would fail again
             raise AtpError(str(error).replace(str(temporary), str(out))) from error
         lineage = json.loads(stage.provenance(**measured).to_json()) | {"canary": heard}
         write_text(json.dumps(lineage, sort_keys=True), temporary / "lineage.json")
+        (temporary / MEASURED).unlink()
         if out.exists():
             shutil.rmtree(out)
         temporary.rename(out)

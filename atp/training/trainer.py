@@ -3,18 +3,24 @@
 Knows transformers' Trainer and PEFT; knows neither data nor losses. torch is imported only inside functions.
 """
 
+import json
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from atp.agents import ModelSpec
 from atp.errors import AtpError
+from atp.progress import Progress
+
+#: Folder of a run's checkpoints, in that of what it trains; how many a run makes, the last one after its last step.
+CHECKPOINTS = "checkpoints"
+SAVES = 10
 
 
 class TrainerSettings(BaseModel):
@@ -103,7 +109,7 @@ def arguments(model: ModelSpec, settings: TrainerSettings, out: Path, seed: int)
             f"{held} sequences each"
         )
     return {
-        "output_dir": str(out / "trainer"),
+        "output_dir": str(out / CHECKPOINTS),
         "per_device_train_batch_size": held,
         "gradient_accumulation_steps": settings.batch // (held * processes),
         "num_train_epochs": settings.epochs,
@@ -113,30 +119,31 @@ def arguments(model: ModelSpec, settings: TrainerSettings, out: Path, seed: int)
         "bf16": gpu,
         "use_cpu": not gpu,
         "gradient_checkpointing": gpu,
-        "save_strategy": "no",
+        "save_strategy": "steps",
+        "save_steps": 1 / SAVES,
+        "save_total_limit": 1,
         "report_to": "none",
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "seed": seed,
         "data_seed": seed,
         "disable_tqdm": True,
     }
 
 
-def fit(trainer: Any, tokenizer: Any, out: Path) -> dict[str, float]:
-    """Run a trainer and save in `out` what it trained: an adapter, or a whole model; returns mean loss, steps, tokens.
+def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]:
+    """Run a trainer, from its last whole checkpoint if there is one, and save in `out` an adapter or a whole model.
+
+    Returns:
+        loss: the mean over the steps; steps; tokens: of prompts and replies, with padding left out.
 
     Raises:
         AtpError: a loss or gradient that is not finite.
     """
     from peft import PeftModel
 
-    result = trainer.train()
-    for logged in trainer.state.log_history:
-        for name in ("loss", "grad_norm"):
-            if not math.isfinite(float(logged.get(name, 0.0))):
-                raise AtpError(
-                    f"training: {name} is {logged[name]} at step {logged.get('step')}; lower training.learning_rate"
-                )
+    trainer.add_callback(_watch(label))
+    trainer.train(resume_from_checkpoint=_newest(out / CHECKPOINTS))
     network = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(network, PeftModel):  # TRL puts a copy named "ref" beside an adapter that goes on
         if trainer.accelerator.is_main_process:
@@ -146,10 +153,47 @@ def fit(trainer: Any, tokenizer: Any, out: Path) -> dict[str, float]:
         if trainer.accelerator.is_main_process:
             tokenizer.save_pretrained(out)
     trainer.accelerator.wait_for_everyone()
-    if trainer.accelerator.is_main_process:
-        shutil.rmtree(out / "trainer", ignore_errors=True)
-    seen = float(trainer.state.num_input_tokens_seen or 0)
-    return {"loss": float(result.training_loss), "steps": float(result.global_step), "tokens": seen}
+    loss = fmean(float(each["loss"]) for each in trainer.state.log_history if "loss" in each)
+    return {
+        "loss": loss,
+        "steps": float(trainer.state.global_step),
+        "tokens": float(trainer.state.num_input_tokens_seen),
+    }
+
+
+def _newest(checkpoints: Path) -> str | None:
+    """The last checkpoint that is whole: the trainer's state is the last file that is written."""
+    by_step = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), reverse=True)
+    for path in by_step:
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None
+
+
+def _watch(label: str) -> Any:
+    """A callback that says how far the training is, and ends it where it has left what is finite."""
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            self.progress = Progress(label, state.max_steps, "steps", skipped=state.global_step)
+
+        def on_log(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            logs = others["logs"]
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(float(logs.get(name, 0.0))):
+                    raise AtpError(
+                        f"training: {name} is {logs[name]} at step {state.global_step}; lower training.learning_rate"
+                    )
+            if "loss" in logs:
+                self.progress.note = f"loss {float(logs['loss']):.4f}"
+                if state.is_world_process_zero:
+                    self.progress.advance(1, last=state.global_step == state.max_steps)
+
+    return Watch()
 
 
 def rendered(tokenizer: Any, model: ModelSpec, prompt: Sequence[dict[str, str]]) -> str:
@@ -160,8 +204,8 @@ def rendered(tokenizer: Any, model: ModelSpec, prompt: Sequence[dict[str, str]])
     return text
 
 
-def check_length(tokenizer: Any, text: str, settings: TrainerSettings, what: str) -> None:
-    """Raises AtpError if a text has more tokens than the settings allow."""
-    length = len(tokenizer(text, add_special_tokens=False).input_ids)
+def check_length(tokenizer: Any, text: str, settings: TrainerSettings, what: str, more: int = 0) -> None:
+    """Raises AtpError if a text, with `more` tokens after it, is longer than the settings allow."""
+    length = len(tokenizer(text, add_special_tokens=False).input_ids) + more
     if length > settings.max_length:
         raise AtpError(f"{what} has {length} tokens, training.max_length allows {settings.max_length}")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from atp.agents import load_agent
+from atp.alignment import pairs as stage
 from atp.alignment.llama_factory import export_llama_factory
 from atp.alignment.pairs import pairs_stage
 from atp.artifacts import PAIRS, read_provenance, read_table
@@ -69,6 +71,37 @@ def test_an_agent_that_does_only_one_thing_gives_no_pairs(scenarios, tmp_path, a
     with pytest.raises(AtpError, match=rf"no pairs of 24 scenarios: {said}.*within 2 tries"):
         pairs_stage(scenarios, out, "role_play", {}, f"scripted:{agent}", None, retries=2, seed=0)
     assert not out.exists()
+
+
+class Dies:
+    """A coin that is tossed for a few batches."""
+
+    def __init__(self, batches: int):
+        self.coin, self.batches, self.batch = load_agent("scripted:random:0.5", None), batches, 8
+
+    def start(self) -> None:
+        self.coin.start()
+
+    def answer(self, requests):
+        self.batches -= 1
+        if self.batches < 0:
+            raise KeyboardInterrupt
+        return self.coin.answer(requests)
+
+
+def test_a_killed_stage_asks_on_from_where_it_was(scenarios, tmp_path, monkeypatch):
+    def pairs(name: str, batches: int) -> Path:
+        monkeypatch.setattr(stage, "load_agent", lambda *_: Dies(batches))
+        pairs_stage(scenarios, tmp_path / name, "role_play", {}, "scripted:random:0.5", None, 3, 0)
+        return tmp_path / name
+
+    whole = pairs("whole", 99)
+    with pytest.raises(KeyboardInterrupt):
+        pairs("killed", 7)
+    killed = pairs("killed", 7)
+    assert read_table(killed).equals(read_table(whole))
+    assert read_provenance(killed)["cost"]["tries"] == read_provenance(whole)["cost"]["tries"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
 
 def test_rows_are_those_asked_for(scenarios, tmp_path):

@@ -69,6 +69,7 @@ def test_the_files_play_and_align(model, scenarios, pairs, tmp_path):
         settings = alignment_training(section, method, name).model_copy(update={"epochs": EPOCHS})
         data: dict[str, Any] = {"data": pairs, "data_kind": "pairs"} if method == "dpo" else {"limit": (0, 8)}
         job = Job(
+            label=name,
             model=spec.model_copy(update={"gpus": 0}),
             training=settings,
             seed=0,
@@ -89,7 +90,7 @@ def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
     spec = ModelSpec(path="resources/organism", device="cpu", gpus=2)
     section = read_study("config/studies/demo.yaml").testbeds["role_play"]
     settings = alignment_training(section, "dpo", "organism").model_copy(update={"epochs": 1.0})
-    common: dict[str, Any] = dict(training=settings, seed=0, testbed="role_play", settings={}, scenarios=scenarios)
+    common: dict[str, Any] = dict(label="t", training=settings, seed=0, testbed="role_play", settings={}, scenarios=scenarios)
     common |= {"data": pairs, "data_kind": "pairs"}
     both = train(Job(model=spec, **common), tmp_path / "two")
     alone = train(Job(model=spec.model_copy(update={"gpus": 1}), **common), tmp_path / "one")

@@ -1,16 +1,20 @@
 """Training for real on the organism, by every method: what comes out, what its canary hears, what is refused."""
 
 import json
+import logging
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from atp.agents import ModelSpec, Sampling
 from atp.alignment.align import align_stage
 from atp.alignment.pairs import pairs_stage
 from atp.artifacts import read_turns
+from atp.config import read_models
 from atp.errors import AtpError
 from atp.filtering import filter_stage
 from atp.provenance import Provenance
@@ -19,7 +23,8 @@ from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.training.stage import finetune_stage
 
-ORGANISM = ModelSpec(path="resources/organism", sampling=Sampling(max_new_tokens=48), device="cpu")
+ORGANISM = read_models(("organism",), "config/models")["organism"]
+assert ORGANISM
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +67,40 @@ def finetune(folder: Path, data: str, out: Path, **training: Any) -> dict[str, f
         ("turns", {"method": "grpo", "learning_rate": 1e-3, "batch": 24, "generations": 4}),
     ],
 )
-def test_a_generation_by_every_method(folder, tmp_path, data, training):
+def test_a_generation_by_every_method(folder, tmp_path, caplog, data, training):
     heard = finetune(folder, data, tmp_path / "adapter", **training)
     lineage = json.loads((tmp_path / "adapter/lineage.json").read_text())
     assert lineage["canary"] == heard
     assert lineage["params"]["training"]["method"] == training["method"]
     assert set(lineage["inputs"]) == {"scenarios.parquet", "organism", f"{data}.parquet"}
+    assert lineage["cost"]["tokens"] > 100 * lineage["cost"]["steps"]
     assert heard["prompts"] == 24 and heard["valid"] >= 22
     assert heard["kl"] > 0 and heard["kl_sd"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
-    again = finetune(folder, data, tmp_path / "again", **training)
+    kill_after_a_checkpoint(folder, data, tmp_path / "again", training)
+    with caplog.at_level(logging.INFO, "atp"):
+        again = finetune(folder, data, tmp_path / "again", **training)
+    assert "again: goes on after" in caplog.text
     assert again == heard
+    assert contents(tmp_path / "again") == contents(tmp_path / "adapter")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "again"]
+
+
+def kill_after_a_checkpoint(folder: Path, data: str, out: Path, training: dict[str, Any]) -> None:
+    """The same training by the command line, killed as soon as it has something to go on from."""
+    settings = [f"--set={key}={value}" for key, value in training.items() if key != "method"]
+    named = ["--scenarios", folder / "scenarios.parquet", "--agent", "organism", "--method", training["method"]]
+    command = [sys.executable, "-m", "atp.cli", "finetune", folder / f"{data}.parquet", *named, *settings, "--out", out]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        while not list(out.parent.glob(f".{out.name}.unfinished/*/*/checkpoints/*/trainer_state.json")):
+            assert run.poll() is None
+            time.sleep(0.02)
+        run.kill()
+    assert not out.exists()
+
+
+def contents(adapter: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in adapter.iterdir() if path.name != "lineage.json"}
 
 
 def test_alignment_by_grpo_asks_rows_of_its_own(folder, tmp_path):
