@@ -59,7 +59,8 @@ def _line(effect: dict[str, Any]) -> Line:
     installed, left, share = effect[INSTALLED], effect[LEFT], effect[LEFT_SHARE]
     where = WHERE[effect["channel"]][0]
     before, aligned = (percent(effect[point]["value"]) for point in ("before", "aligned"))
-    evidence = f"{_counted(effect['before'])}, then {_counted(effect['aligned'])}; installed {_points(installed)}"
+    evidence = f"{_counted(effect['before'])}, then {_counted(effect['aligned'])}"
+    evidence += f"; installed {_points(installed)} points"
     text = f"from {before} to {aligned}"
     if installed["low"] is None or installed["low"] <= 0:
         verdict = "not shown to lower the rate"
@@ -69,7 +70,7 @@ def _line(effect: dict[str, Any]) -> Line:
         kept = left["low"] is not None and left["low"] > 0
         verdict = "lowered the rate, and " + (_held(share["value"]) if kept else "none of that is shown to be left")
         text += f", and by {effect['axis']} {left[effect['axis']]} to {percent(effect['end']['value'])}"
-        evidence += f"; then {_counted(effect['end'])}; left {_points(left)}"
+        evidence += f"; then {_counted(effect['end'])}; left {_points(left)} points"
     return Line(f"{effect['name']}, {where}", verdict, text, evidence)
 
 
@@ -115,8 +116,8 @@ def _points(row: dict[str, Any] | None) -> str:
     """A difference of rates in percentage points, with its interval."""
     if row is None:
         return "–"
-    low, high = (f"{100 * row[bound]:.1f}" if row[bound] is not None else "–" for bound in ("low", "high"))
-    return f"{100 * row['value']:.1f} ({low} to {high})"
+    value, low, high = ("–" if row[name] is None else f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})".replace("-", "\u2212")
 
 
 def published() -> list[dict[str, str]]:

@@ -1,9 +1,10 @@
-"""One training run: a job that is all data, done here or by `accelerate launch` where it has several GPUs.
+"""One training run: a job that is all data, done here, in a process with a GPU, or by `accelerate launch` in several.
 
-python -m atp.training.run JOB.json     one process of several; the first writes what it measured beside the job
+python -m atp.training.run JOB.json     such a process; the first writes what it measured beside the job
 """
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -24,7 +25,11 @@ from atp.training.questions import Question, compliance, earned, first_questions
 from atp.training.sft import SftSettings, sft_trainer
 from atp.training.trainer import CHECKPOINTS, Loaded, fit, load_trainable
 
+log = logging.getLogger("atp")
+
 JOB = "job.json"
+#: What a line of progress begins with, among all that training processes print.
+SAID = "atp: "
 FAILED = "failed.txt"
 #: Written last: where it stands, the training has ended.
 MEASURED = "measured.json"
@@ -60,40 +65,44 @@ def train(job: Job, out: Path) -> dict[str, float]:
 
     Raises:
         AtpError: what the method raises.
-        Interrupted: a process of several was killed.
+        Interrupted: a process that trains was killed.
     """
     if not (out / MEASURED).is_file():
-        (_launch if job.model.gpus > 1 else _train)(job, out)
+        (_launch if job.model.gpus else _train)(job, out)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     measured: dict[str, float] = json.loads((out / MEASURED).read_text(encoding="utf-8"))
     return measured
 
 
 def _launch(job: Job, out: Path) -> None:
-    """Train in as many processes as the model has GPUs."""
+    """Train in processes of its own, one a GPU, so that the GPUs' memory is free again once it has ended."""
     from atp.agents.local import on_gpu
 
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob(f"*{FAILED}"):
         stale.unlink()
     (out / JOB).write_text(job.model_dump_json(), encoding="utf-8")
-    kind = ("fsdp" if job.training.tune == "full" else "ddp") if on_gpu(job.model) else "cpu"
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(Path(__file__).with_name(f"{kind}.yaml")),
-    ]
-    launch += ["--num_processes", str(job.model.gpus), "-m", "atp.training.run", str(out / JOB)]
-    result = subprocess.run(launch, check=False)
+    command = [sys.executable, "-m", "atp.training.run", str(out / JOB)]
+    if job.model.gpus > 1:
+        kind = ("fsdp" if job.training.tune == "full" else "ddp") if on_gpu(job.model) else "cpu"
+        config = Path(__file__).with_name(f"{kind}.yaml")
+        shared = ["accelerate.commands.launch", "--config_file", str(config), "--num_processes", str(job.model.gpus)]
+        command[2:2] = [*shared, "-m"]
+    pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    with subprocess.Popen(command, **pipe) as run:
+        assert run.stdout
+        for line in run.stdout:
+            if line.startswith(SAID):
+                log.info(line.removeprefix(SAID).rstrip())
+            else:
+                sys.stderr.write(line)
     failed = sorted(out.glob(f"*{FAILED}"))
     if failed:
         raise AtpError(failed[0].read_text(encoding="utf-8"))
-    if result.returncode or not (out / MEASURED).is_file():
+    if run.returncode or not (out / MEASURED).is_file():
         raise Interrupted(
-            f"accelerate launch of {job.model.gpus} processes ended with code {result.returncode}, see the log; "
-            "run again, it goes on from its last checkpoint"
+            f"{job.label}: training ended with code {run.returncode}, see the log; a rerun goes on from its last "
+            "checkpoint"
         )
     (out / JOB).unlink()
 
@@ -158,6 +167,8 @@ def _pairs(data: Path, kind: str | None) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    logging.basicConfig(format=f"{SAID}%(message)s")
+    log.setLevel(logging.INFO)
     path = Path(sys.argv[1])
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
     try:

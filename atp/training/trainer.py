@@ -101,6 +101,7 @@ def arguments(model: ModelSpec, settings: TrainerSettings, out: Path, seed: int)
     from atp.agents.local import on_gpu
 
     gpu = on_gpu(model)
+    source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     held = settings.device_batch or max(1, settings.batch // processes)
     if settings.batch % (held * processes):
@@ -128,6 +129,8 @@ def arguments(model: ModelSpec, settings: TrainerSettings, out: Path, seed: int)
         "seed": seed,
         "data_seed": seed,
         "disable_tqdm": True,
+        # TRL loads the reference of a model that is trained whole by itself; with LoRA it needs none of its own.
+        "model_init_kwargs": source if settings.tune == "full" else None,
     }
 
 

@@ -2,9 +2,12 @@
 only the path and the number of epochs changed, on models of a few layers with random weights.
 """
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tiny import save_tiny
 
@@ -12,6 +15,7 @@ from atp.agents import ModelSpec
 from atp.alignment.pairs import pairs_stage
 from atp.artifacts import read_turns
 from atp.config import alignment_training, read_models, read_study, variants
+from atp.errors import Interrupted
 from atp.provenance import Provenance
 from atp.rollout import Cell, rollout_stage
 from atp.scenarios.scenario import write_scenarios
@@ -70,7 +74,7 @@ def test_the_files_play_and_align(model, scenarios, pairs, tmp_path):
         data: dict[str, Any] = {"data": pairs, "data_kind": "pairs"} if method == "dpo" else {"limit": (0, 8)}
         job = Job(
             label=name,
-            model=spec.model_copy(update={"gpus": 0}),
+            model=spec,
             training=settings,
             seed=0,
             testbed="role_play",
@@ -86,15 +90,25 @@ def test_the_files_play_and_align(model, scenarios, pairs, tmp_path):
 
 
 def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
-    """What several GPUs do, by the same launcher, on a machine without any."""
+    """What several GPUs do, by the same launcher, on a machine without any; and what is left when one is killed."""
     spec = ModelSpec(path="resources/organism", device="cpu", gpus=2)
     section = read_study("config/studies/demo.yaml").testbeds["role_play"]
-    settings = alignment_training(section, "dpo", "organism").model_copy(update={"epochs": 1.0})
-    common: dict[str, Any] = dict(label="t", training=settings, seed=0, testbed="role_play", settings={}, scenarios=scenarios)
-    common |= {"data": pairs, "data_kind": "pairs"}
+    settings = alignment_training(section, "dpo", "organism").model_copy(update={"epochs": 2.0, "batch": 4})
+    common: dict[str, Any] = {"label": "test", "training": settings, "seed": 0, "testbed": "role_play", "settings": {}}
+    common |= {"scenarios": scenarios, "data": pairs, "data_kind": "pairs"}
     both = train(Job(model=spec, **common), tmp_path / "two")
-    alone = train(Job(model=spec.model_copy(update={"gpus": 1}), **common), tmp_path / "one")
-    assert both["steps"] == alone["steps"]
+    single = Job(model=spec.model_copy(update={"gpus": 1}), **common)
+    with ThreadPoolExecutor() as pool:
+        killed = pool.submit(train, single, tmp_path / "one")
+        while not list(tmp_path.glob("one/checkpoints/*/trainer_state.json")):
+            assert not killed.done()
+            time.sleep(0.02)
+        for process in psutil.Process().children():
+            process.kill()
+        with pytest.raises(Interrupted, match="test: training ended with code -9"):
+            killed.result()
+    alone = train(single, tmp_path / "one")
+    assert both["steps"] == alone["steps"] and both["tokens"] == alone["tokens"]
     assert both["loss"] == pytest.approx(alone["loss"], abs=0.02)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
