@@ -21,6 +21,8 @@ from atp.provenance import Provenance
 T = TypeVar("T")
 
 METADATA_KEY = b"atp"
+#: The provenance of a trained agent's folder, with what its canary measured.
+LINEAGE = "lineage.json"
 DICTIONARY_BYTES = 64 * 2**20
 CELL = ("model", "testbed", "alignment", "arm", "seed")
 #: What names a question: a scenario's, in one variant, for one player and round. Its samples are several replies to it.

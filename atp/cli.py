@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from atp.agents.gpus import claim_gpus
 from atp.agents.spec import SCRIPTED, ModelSpec
 from atp.artifacts import write_text
 from atp.config import explain, read_models, schemas
@@ -91,7 +93,9 @@ def rollout(
 def filter_(
     turns: Annotated[Path, typer.Argument(help="turns.parquet of training scenarios")],
     out: Out,
-    name: Annotated[str, typer.Option(help="top_k, best_of_n, threshold or positive_advantage")] = "best_of_n",
+    name: Annotated[
+        str, typer.Option(help="top_k, best_of_n, threshold, positive_advantage, or for dpo best_and_worst")
+    ] = "best_of_n",
     set_: Set = [],  # noqa: B006
 ) -> None:
     """Keep the replies that a reward filter selects, and say what that did to the share of violations."""
@@ -237,6 +241,7 @@ def _model(agent: str, folder: Path) -> ModelSpec | None:
         return None
     model = read_models((agent,), folder)[agent]
     assert model is not None
+    claim_gpus(model.gpus, model.path)
     return model
 
 
@@ -297,9 +302,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("httpx", "transformers", "trl", "datasets"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to their own callers
     try:
         app()
-    except AtpError as error:
+    except (AtpError, OSError) as error:
         print(f"atp: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atp.agents.scripted import scripted
-from atp.agents.spec import SCRIPTED, ModelSpec
+from atp.agents.spec import SCRIPTED, ModelSpec, check_folder
 from atp.errors import AtpError
 from atp.filtering import FilterSettings
 from atp.scenarios.stage import ScenarioSettings
@@ -25,6 +25,8 @@ Model = TypeVar("Model", bound=BaseModel)
 PLAIN = "plain"
 NONE: Literal["none"] = "none"
 PAIRED = "best_and_worst"
+#: What a training shares with the one that it goes on from.
+SAME = ("tune", "rank", "alpha")
 
 
 class _Section(BaseModel):
@@ -127,11 +129,21 @@ def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
             raise ValueError(
                 f"{where}.alignment.models: '{model}' is no model of the study ({', '.join(study.models)})"
             )
+        for alignment in section.alignment.models[model]:
+            alignment_training(section, alignment, model, where)
     for alignment in prepared:
         for model in study.models:
             if model.startswith(SCRIPTED):
                 raise ValueError(f"alignments: '{model}' has no weights to align, allowed is {NONE}")
-            alignment_training(section, alignment, model, where)
+            aligned = alignment_training(section, alignment, model, where)
+            learning = section.weights.training if section.weights else aligned
+            for key in SAME:
+                begun, gone_on = getattr(aligned, key), getattr(learning, key)
+                if begun != gone_on:
+                    raise ValueError(
+                        f"{where}.weights.training.{key}: {gone_on}, must be {begun} as in alignment.{alignment}: "
+                        "generations go on from what alignment trained"
+                    )
     last = alignment_rows(section)[1]
     if prepared and section.scenarios.train < last:
         raise ValueError(
@@ -243,6 +255,36 @@ def check_files(path: Path | str, study: Study, root: Path) -> None:
                 raise AtpError(f"{path}: testbeds.{name}.scenarios.{key}: no such file, found '{file}'")
 
 
+def check_models(path: Path | str, study: Study, models: Mapping[str, ModelSpec | None], root: Path) -> None:
+    """Look at the models of the study at `path` as far as can be done without loading them.
+
+    Raises:
+        AtpError: a folder, from `root`, that holds no whole model; a training that the model or its GPUs cannot do.
+    """
+    for name, spec in models.items():
+        if spec is None:
+            continue
+        if not spec.organism:
+            check_folder(spec, root)
+        for where, training in _trainings(study, name):
+            try:
+                training.held(max(1, spec.gpus))
+            except AtpError as error:
+                raise AtpError(f"{path}: {where} for model '{name}': {error}") from error
+            if training.method == "grpo" and spec.sampling.temperature == 0:
+                raise AtpError(f"{path}: {where}: GRPO needs replies that differ, model '{name}' has temperature 0")
+
+
+def _trainings(study: Study, model: str) -> Iterator[tuple[str, TrainingSettings]]:
+    """Where each training of a model is set, and how."""
+    for testbed, section in study.testbeds.items():
+        for alignment in study.alignments:
+            if alignment != NONE:
+                yield f"testbeds.{testbed}.alignment.{alignment}", alignment_training(section, alignment, model)
+        if section.weights:
+            yield f"testbeds.{testbed}.weights.training", section.weights.training
+
+
 def read_models(names: tuple[str, ...], folder: Path | str) -> dict[str, ModelSpec | None]:
     """The model files of a study's models; None for scripted policies. Raises AtpError as `read_study` does."""
     found: dict[str, ModelSpec | None] = {}
@@ -299,59 +341,55 @@ _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 def explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """The first fault of a validation as one line: the key, what is allowed, what was found."""
     first = error.errors()[0]
-    tags = _union_tags(kind)
-    loc: list[Any] = []
+    loc, places = [], [kind.model_json_schema()]
+    schema = places[0]
     for part in first["loc"]:
-        if part not in tags or part in _known_keys(kind, loc):
+        options = [leaf for place in places for leaf in _leaves(place, schema)]
+        tagged = [option["discriminator"]["mapping"][part] for option in options if part in _tags(option)]
+        if tagged:
+            places = [{"$ref": ref} for ref in tagged]
+        else:
             loc.append(part)
+            places = [deeper for option in options for deeper in _below(option, part)]
     key = ".".join(map(str, loc))
     if first["type"] == "extra_forbidden":
-        allowed = ", ".join(_known_keys(kind, loc[:-1]))
-        return f"{key}: unknown key, allowed are {allowed}"
+        return f"{key}: unknown key, allowed are {', '.join(_keys(options, schema))}"
+    if first["type"] == "union_tag_not_found":
+        missing = first["ctx"]["discriminator"].strip("'")
+        allowed = sorted({tag for place in places for option in _leaves(place, schema) for tag in _tags(option)})
+        return f"{key}.{missing}: missing, allowed are {', '.join(allowed)}"
     message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
     found = "" if first["type"] in ("value_error", "missing") else f", found {str(first['input'])[:80]!r}"
     return f"{key}: {message}{found}" if key else f"{message}{found}"
 
 
-def _union_tags(kind: type[BaseModel]) -> set[str]:
-    """Tags of discriminated unions, which pydantic puts between the keys of a location."""
-    text = kind.model_json_schema()
-    return {tag for node in _nodes(text) for tag in node.get("discriminator", {}).get("mapping", {})}
+def _tags(option: dict[str, Any]) -> dict[str, str]:
+    """Tag -> reference of a union that a key tells apart; pydantic puts the tag between the keys of a location."""
+    found: dict[str, str] = option.get("discriminator", {}).get("mapping", {})
+    return found
 
 
-def _known_keys(kind: type[BaseModel], loc: list[Any]) -> list[str]:
-    """Keys that a schema allows at a location."""
-    schema = kind.model_json_schema()
-    options = [schema]
-    for part in loc:
-        deeper = []
-        for option in options:
-            if part in option.get("properties", {}):
-                deeper.append(option["properties"][part])
-            elif isinstance(option.get("additionalProperties"), dict):
-                deeper.append(option["additionalProperties"])
-            elif "items" in option:
-                deeper.append(option["items"])
-        options = [leaf for option in deeper for leaf in _leaves(option, schema)]
-    return sorted({key for option in options for key in option.get("properties", {})})
+def _below(option: dict[str, Any], part: Any) -> Iterator[dict[str, Any]]:
+    """What a schema says of a key's or an index's value."""
+    if part in option.get("properties", {}):
+        yield option["properties"][part]
+    elif isinstance(option.get("additionalProperties"), dict):
+        yield option["additionalProperties"]
+    elif "items" in option:
+        yield option["items"]
+
+
+def _keys(options: list[dict[str, Any]], schema: dict[str, Any]) -> list[str]:
+    leaves = [leaf for option in options for leaf in _leaves(option, schema)]
+    return sorted({key for leaf in leaves for key in leaf.get("properties", {})})
 
 
 def _leaves(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A schema node with references followed and unions opened."""
+    """A schema node with references followed and unions opened, but for those that a key tells apart."""
     if "$ref" in node:
         yield from _leaves(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)
-    elif "anyOf" in node or "oneOf" in node:
+    elif ("anyOf" in node or "oneOf" in node) and "discriminator" not in node:
         for option in node.get("anyOf", []) + node.get("oneOf", []):
             yield from _leaves(option, schema)
     else:
         yield node
-
-
-def _nodes(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, dict):
-        yield node
-        for value in node.values():
-            yield from _nodes(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _nodes(value)

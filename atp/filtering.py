@@ -131,7 +131,7 @@ def filter_stage(turns: Path, out: Path, settings: dict[str, Any]) -> Yield:
     """Filter turns.parquet into selection.parquet; what was kept and seen goes into its provenance.
 
     Raises:
-        AtpError: unreadable turns, turns of the test split, or nothing kept.
+        AtpError: unreadable turns, turns of the test split, or no valid reply.
     """
     chosen: BaseModel = TypeAdapter(FilterSettings).validate_python(settings)
     cell = read_provenance(turns).get("params", {}).get("cell", {})
@@ -141,10 +141,8 @@ def filter_stage(turns: Path, out: Path, settings: dict[str, Any]) -> Yield:
     if len(tested):
         raise AtpError(f"{turns}: {len(tested)} turns are of the test split, which is never trained on")
     kept, counts = select(rows, chosen)
-    if not len(kept):
-        raise AtpError(
-            f"{turns}: filter '{settings['name']}' kept 0 of {counts.seen} replies ({counts.invalid} invalid)"
-        )
+    if not counts.valid_seen:
+        raise AtpError(f"{turns}: all of {counts.seen} replies are invalid, there is nothing to select")
     answer = pl.struct(pl.lit("assistant").alias("role"), pl.col("reply").alias("content"))
     whole = kept.with_columns(messages=pl.concat_list("messages", answer))
     write_table(whole.select(SELECTION.names).to_arrow().cast(SELECTION), out, stage.provenance(**vars(counts)))

@@ -1,8 +1,13 @@
 """What tests of several rooms share."""
 
+import os
+
 import pytest
 
 from atp.scenarios.scenario import RolePlayScenario
+
+# Tests run side by side: threads of each that spin for the same cores cost twice the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atp.config import deployment, evaluation, read_models, read_study, schemas, variants
+from atp.agents import ModelSpec
+from atp.config import check_models, deployment, evaluation, read_models, read_study, schemas, variants
 from atp.errors import AtpError
+from atp.training import DpoSettings
 
 DEMO = Path("config/studies/demo.yaml")
 
@@ -49,7 +51,13 @@ ROLE_PLAY = ("testbeds", "role_play")
         ((*ROLE_PLAY, "weights", "samples"), "many", "weights.samples: .* valid integer.*found 'many'"),
         ((*ROLE_PLAY, "weights", "filter"), {"name": "best"}, "weights.filter: .*'top_k', 'best_of_n'"),
         ((*ROLE_PLAY, "weights", "filter"), {"name": "top_k", "k": 0}, r"filter.k: .*greater than or equal to 1"),
-        ((*ROLE_PLAY, "weights", "filter"), {"name": "top_k", "n": 1}, r"filter.n: unknown key, allowed are k, name"),
+        ((*ROLE_PLAY, "weights", "filter"), {"name": "top_k", "n": 1}, r"filter.n: unknown key, allowed are k, name$"),
+        ((*ROLE_PLAY, "weights", "filter"), {"name": "best_of_n", "k": 1}, r"filter.k: unknown key, allowed are name$"),
+        ((*ROLE_PLAY, "weights", "training"), {"rank": 8}, "training.method: missing, allowed are dpo, grpo, sft"),
+        ((*ROLE_PLAY, "weights", "training", "learning_rate"), float("inf"), "learning_rate: .*finite number"),
+        ((*ROLE_PLAY, "weights", "training", "rank"), 4, "weights.training.rank: 4, must be 8 as in alignment.dpo"),
+        ((*ROLE_PLAY, "alignment", "models"), {"organism": {"dpo": {"beat": 1}}}, "organism.dpo: beat: unknown key"),
+        ((*ROLE_PLAY, "alignment", "models"), {"qwen3-8b": {}}, "'qwen3-8b' is no model of the study"),
         ((*ROLE_PLAY, "weights", "training", "rnak"), 8, "training.rnak: unknown key, allowed are alpha, batch"),
         ((*ROLE_PLAY, "weights", "arms"), ["other"], "unknown arm 'other', known are plain, supervised"),
         ((*ROLE_PLAY, "scenarios", "train"), 10, "scenarios.train: 10, must be at least 128"),
@@ -94,6 +102,31 @@ def test_an_unknown_model_names_the_known_ones():
         read_models(("gpt",), Path("config/models"))
     with pytest.raises(AtpError, match="unknown policy 'obey', known are comply"):
         read_models(("scripted:obey",), Path("config/models"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gpus": 3}, r"alignment.dpo for model 'organism': training.batch: 8, must be a multiple of 6: 3 GPUs that"),
+        ({"sampling": {"temperature": 0}}, "alignment.grpo: GRPO needs replies that differ, model 'organism' has"),
+        ({"organism": False, "path": "config"}, "config: a model folder without config.json"),
+        ({"organism": False, "path": "no/such/folder"}, "no/such/folder: no such model folder, and no name on the hub"),
+    ],
+)
+def test_what_a_model_cannot_do_is_said_before_anything_runs(changes, said):
+    study = read_study(DEMO)
+    (spec,) = read_models(study.models, "config/models").values()
+    assert spec
+    check_models(DEMO, study, {"organism": spec}, Path())
+    wrong = ModelSpec(**{**spec.model_dump(), **changes})
+    with pytest.raises(AtpError, match=said) as error:
+        check_models(DEMO, study, {"organism": wrong}, Path())
+    assert "\n" not in str(error.value)
+
+
+def test_gpus_hold_no_more_than_their_share():
+    settings = DpoSettings(batch=8, device_batch=4)
+    assert [settings.held(gpus) for gpus in (1, 2, 4, 8)] == [4, 4, 2, 1]
 
 
 def test_an_arm_imposes_its_settings(tmp_path):

@@ -75,10 +75,11 @@ def test_the_test_split_is_never_selected(tmp_path):
     assert not (tmp_path / "s.parquet").exists()
 
 
-def test_nothing_kept_is_said_with_the_counts(tmp_path):
-    settings = {"name": "threshold", "reward": 100.0}
-    with pytest.raises(AtpError, match=r"'threshold' kept 0 of 10 replies \(2 invalid\)"):
-        filter_stage(turns_file(tmp_path / "t.parquet"), tmp_path / "s.parquet", settings)
+def test_nothing_kept_is_an_empty_selection(tmp_path):
+    out = tmp_path / "s.parquet"
+    counts = filter_stage(turns_file(tmp_path / "t.parquet"), out, {"name": "threshold", "reward": 100.0})
+    assert (counts.seen, counts.invalid, counts.kept) == (10, 2, 0)
+    assert read_table(out, SELECTION).num_rows == 0
 
 
 def test_settings_choose_the_filter():

@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, TopKLogitsWarper, TopPLogitsWarper
 from transformers.utils import is_flash_attn_2_available
 
 from atp.agents.base import Request
 from atp.agents.kv import ConversationCache
-from atp.agents.spec import ModelSpec, Sampling
+from atp.agents.spec import NO_TEMPLATE, ModelSpec, Sampling, check_folder
+from atp.artifacts import LINEAGE
 from atp.errors import AtpError
 from atp.testbeds.base import Message, Reply
 
@@ -38,6 +41,7 @@ def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
         AtpError: a folder without weights, tokenizer or chat template; an adapter that is none or changes nothing; a
             GPU asked for and absent.
     """
+    adapter = weights_of(adapter)
     if adapter is not None and is_whole(adapter):
         spec, adapter = spec.model_copy(update={"path": str(adapter)}), None
     gpu = on_gpu(spec)
@@ -45,8 +49,15 @@ def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
     model = load_model(spec)
     model = model.to("cuda") if gpu else model
     if adapter is not None:
-        model = _with_adapter(model, adapter, tokenizer)
+        model = _adapted(model, adapter, tokenizer)
     return LocalAgent(model.eval(), tokenizer, spec)
+
+
+def weights_of(folder: Path | None) -> Path | None:
+    """A trained agent's folder, or None where it holds no weights: it had nothing to learn and is the model itself."""
+    if folder is None or any((folder / file).exists() for file in ("config.json", "adapter_config.json")):
+        return folder
+    return None if (folder / LINEAGE).is_file() else folder
 
 
 def is_whole(folder: Path) -> bool:
@@ -73,33 +84,40 @@ def attention(spec: ModelSpec) -> str:
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
-    """The model's tokenizer; it must have a chat template."""
-    _check_folder(spec, "tokenizer", "tokenizer.json", "tokenizer.model", "vocab.json")
+    """The model's tokenizer; it must have a chat template that can be used."""
+    _check_source(spec)
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.path, **_source(spec))
     except (OSError, ValueError, KeyError) as error:
         raise AtpError(f"{spec.path}: no readable tokenizer: {_first_line(error)}") from error
     if not tokenizer.chat_template:
-        raise AtpError(f"{spec.path}: its tokenizer has no chat template, an instruction-tuned model is needed")
+        raise AtpError(f"{spec.path}: {NO_TEMPLATE}")
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": PROBE}], tokenize=False, **spec.chat_template)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise AtpError(f"{spec.path}: its chat template fails: {_first_line(error)}") from error
     return tokenizer
 
 
 def load_model(spec: ModelSpec, attention: str = "sdpa") -> Any:
     """The model, in memory: float32 for CPU, bfloat16 for GPU, unless spec.dtype says otherwise."""
-    _check_folder(spec, "config.json", "config.json")
-    _check_folder(spec, "safetensors weights", "model.safetensors", "model.safetensors.index.json")
+    _check_source(spec)
     gpu = on_gpu(spec)
     dtype = (torch.bfloat16 if gpu else torch.float32) if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    how: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "attn_implementation": attention}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            spec.path, dtype=dtype, use_safetensors=True, attn_implementation=attention, **_source(spec)
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(spec.path, output_loading_info=True, **how, **_source(spec))
+    except RuntimeError as error:
+        raise AtpError(f"{spec.path}: its weights do not fit its config.json: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError) as error:
         raise AtpError(f"{spec.path}: no readable model: {_first_line(error)}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
         raise AtpError(f"{spec.path}: no readable safetensors weights: {_first_line(error)}") from error
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise AtpError(f"{spec.path}: {len(missing)} weights are missing, '{missing[0]}' among them")
     if spec.gpus and not gpu:
         log.warning("%s: its file asks for gpus: %d and none is here, it runs on the CPU", spec.path, spec.gpus)
     if not gpu:  # masked attention without copies of the shared heads; on a GPU it would lose the fast kernel
@@ -115,30 +133,41 @@ def _source(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _check_folder(spec: ModelSpec, what: str, *files: str) -> None:
-    """A path that looks like a folder must be one, and hold one of `files`."""
-    folder = Path(spec.path)
-    if folder.is_dir():
-        if not any((folder / file).is_file() for file in files):
-            raise AtpError(f"{folder}: a model folder without {what} (none of {', '.join(files)})")
-    elif folder.is_absolute() or spec.path.startswith(".") or spec.path.count("/") != 1 or folder.exists():
-        raise AtpError(f"{folder}: no such model folder, and no name on the hub (OWNER/NAME)")
+def _check_source(spec: ModelSpec) -> None:
+    """Raises AtpError for a folder that holds no model, and for a hub that has none of this name or is out of reach."""
+    check_folder(spec, Path())
+    if Path(spec.path).is_dir() or isinstance(
+        try_to_load_from_cache(spec.path, "config.json", revision=spec.revision), str
+    ):
+        return
+    try:
+        HfApi().model_info(spec.path, revision=spec.revision, timeout=30)
+    except Exception as error:
+        raise AtpError(
+            f"{spec.path}: not among this machine's downloads, and not to be had from the hub: {_first_line(error)}; "
+            "'path' in config/models may name a folder instead"
+        ) from error
 
 
-def _with_adapter(model: Any, folder: Path, tokenizer: Any) -> Any:
-    """The model with a LoRA adapter: merged in float32; beside the weights in bfloat16, which would round it away."""
+def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
+    """The model with a LoRA adapter beside its weights. Raises AtpError if the folder holds none for this model."""
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / file).is_file():
             raise AtpError(f"{folder}: not an adapter folder: no {file}")
     from peft import PeftModel  # seconds that a model without adapter need not pay
 
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except Exception as error:
+        raise AtpError(f"{folder}: no adapter for this model: {_first_line(error)}") from error
+
+
+def _adapted(model: Any, folder: Path, tokenizer: Any) -> Any:
+    """The model with an adapter: merged in float32; beside the weights in bfloat16, which would round it away."""
     probe = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
     with torch.inference_mode():
         before = model(probe).logits
-    try:
-        adapted = PeftModel.from_pretrained(model, str(folder))
-    except Exception as error:
-        raise AtpError(f"{folder}: no adapter for this model: {_first_line(error)}") from error
+    adapted = with_adapter(model, folder)
     updates = [weight for name, weight in adapted.named_parameters() if "lora_B" in name]
     with torch.inference_mode():
         same = torch.equal(adapted(probe).logits, before)

@@ -10,6 +10,13 @@ from atp.agents.scripted import scripted
 from atp.errors import AtpError
 
 SCRIPTED = "scripted:"
+NO_TEMPLATE = "its tokenizer has no chat template, an instruction-tuned model is needed"
+#: What a model's folder must hold: a name for it, and the files of which one is enough.
+PARTS = (
+    ("config.json", ("config.json",)),
+    ("tokenizer", ("tokenizer.json", "tokenizer.model", "vocab.json")),
+    ("safetensors weights", ("model.safetensors", "model.safetensors.index.json")),
+)
 
 
 class Sampling(BaseModel):
@@ -41,6 +48,26 @@ class ModelSpec(BaseModel):
     mem_mb: int = Field(4000, ge=100, description="memory of a job that loads the model")
     gpus: int = Field(0, ge=0, description="GPUs of a job that loads the model; training shares its work among several")
     organism: bool = Field(False, description="the embedded agent: the workflow makes its weights and says so")
+
+
+def check_folder(spec: ModelSpec, root: Path) -> None:
+    """Look at a model's folder, a path from `root`, without loading anything.
+
+    Raises:
+        AtpError: it lacks a part of a model, or is no folder and no name on the hub either.
+    """
+    folder = root / spec.path
+    if not folder.is_dir():
+        if spec.path.startswith((".", "/")) or spec.path.count("/") != 1 or folder.exists():
+            raise AtpError(f"{spec.path}: no such model folder, and no name on the hub (OWNER/NAME)")
+        return
+    for what, files in PARTS:
+        if not any((folder / file).is_file() for file in files):
+            raise AtpError(f"{folder}: a model folder without {what} (none of {', '.join(files)})")
+    settings = folder / "tokenizer_config.json"
+    inside = settings.is_file() and "chat_template" in settings.read_text(encoding="utf-8", errors="replace")
+    if not inside and not (folder / "chat_template.jinja").is_file():
+        raise AtpError(f"{folder}: {NO_TEMPLATE}")
 
 
 def load_agent(name: str, spec: ModelSpec | None, adapter: Path | None = None) -> Agent:

@@ -5,8 +5,7 @@ With r the violation rate on the test split, n the agent without alignment and a
     installed  = r(n, begin) - r(a, begin)      left = r(n, begin) - r(a, end)      left_share = left / installed
 
 begin is round 1 or generation 0; end is the last round whose prompts say of supervision what round 1's say, or the last
-generation. Intervals are of a bootstrap that draws whole scenarios, the same ones for all three rates (Davison and
-Hinkley 1997, section 3.8): what scenarios have in common cancels out.
+generation. Intervals draw whole scenarios, the same ones for all rates (`intervals.difference`).
 """
 
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from atp.artifacts import CELL, MEASURES
-from atp.measures.intervals import resampled
+from atp.measures.intervals import Interval, alike, difference, resampled
 from atp.measures.lines import LINE, alike_rounds
 
 NONE = "none"
@@ -59,34 +58,42 @@ def _points(rows: pl.DataFrame) -> list[tuple[tuple[int, int], dict[str, tuple[i
 
 
 def _line(line: dict[str, Any], unaligned: list[Any], aligned: list[Any], seed: int) -> Iterable[dict[str, Any]]:
-    (begin, base), (_, first), (end, last) = unaligned[0], aligned[0], aligned[-1]
-    scenarios = sorted({*base, *first, *last})
-    clusters = np.array([[*base.get(s, (0, 0)), *first.get(s, (0, 0)), *last.get(s, (0, 0))] for s in scenarios])
-    installed = _row(line, INSTALLED, begin, clusters, lambda sums: _rate(sums, 0) - _rate(sums, 1), seed)
-    yield installed
+    before, after = dict(unaligned), dict(aligned)
+    if not before.keys() & after.keys():
+        return
+    begin, end = min(before.keys() & after.keys()), max(after)
+    scenarios = sorted({*before[begin], *after[begin], *after[end]})
+    base, first, last = (
+        np.array([point.get(scenario, (0, 0)) for scenario in scenarios])
+        for point in (before[begin], after[begin], after[end])
+    )
+    installed = difference(base, first, seed)
+    yield _row(line, INSTALLED, begin, len(scenarios), installed)
     if end == begin:
         return
-    yield _row(line, LEFT, end, clusters, lambda sums: _rate(sums, 0) - _rate(sums, 2), seed)
-    if installed["low"] is not None and installed["low"] > 0:
-        yield _row(line, LEFT_SHARE, end, clusters, _left_share, seed)
+    yield _row(line, LEFT, end, len(scenarios), difference(base, last, seed))
+    if installed.low is not None and installed.low > 0:
+        yield _row(line, LEFT_SHARE, end, len(scenarios), _left_share(base, first, last, seed))
 
 
-def _left_share(sums: np.ndarray) -> np.ndarray:
-    share: np.ndarray = (_rate(sums, 0) - _rate(sums, 2)) / (_rate(sums, 0) - _rate(sums, 1))
-    return share
+def _left_share(base: np.ndarray, first: np.ndarray, last: np.ndarray, seed: int) -> Interval:
+    """Left divided by installed; without an interval where a rate is the same in all scenarios."""
 
+    def statistic(sums: np.ndarray) -> np.ndarray:
+        rates = sums[:, 0::2] / sums[:, 1::2]
+        found: np.ndarray = (rates[:, 0] - rates[:, 2]) / (rates[:, 0] - rates[:, 1])
+        return found
 
-def _rate(sums: np.ndarray, point: int) -> np.ndarray:
-    rate: np.ndarray = sums[:, 2 * point] / sums[:, 2 * point + 1]
-    return rate
-
-
-def _row(
-    line: dict[str, Any], measure: str, point: tuple[int, int], clusters: np.ndarray, statistic: Any, seed: int
-) -> dict[str, Any]:
-    generation, round = point
-    low, high = resampled(clusters, statistic, seed)
+    clusters = np.hstack([base, first, last])
     value = float(statistic(clusters.sum(axis=0)[None, :])[0])
-    method = "none: no spread" if low is None else "cluster bootstrap"
-    found = {"measure": measure, "value": value, "k": None, "n": len(clusters), "low": low, "high": high}
-    return {**line, "generation": generation, "split": "test", "round": round, **found, "method": method}
+    if any(alike(rate[:, 0], rate[:, 1]) for rate in (base, first, last)):
+        return Interval(value, None, None, "none: no spread")
+    return Interval(value, *resampled(clusters, statistic, seed), "cluster bootstrap")
+
+
+def _row(line: dict[str, Any], measure: str, point: tuple[int, int], scenarios: int, found: Interval) -> dict[str, Any]:
+    generation, round = point
+    place = {"generation": generation, "split": "test", "round": round, "measure": measure}
+    return {**line, **place, "value": found.value, "k": None, "n": scenarios, "low": found.low, "high": found.high} | {
+        "method": found.method
+    }

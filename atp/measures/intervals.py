@@ -9,7 +9,7 @@ n, as wide as if each cluster were one answer, stands in its place. A mean witho
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, hypot
 
 import numpy as np
 
@@ -35,13 +35,43 @@ def share(hits: np.ndarray, totals: np.ndarray, seed: int) -> Interval:
         return Interval(None, None, None, "none")
     if (totals == 1).all():
         return Interval(k / n, *wilson(k, n), "wilson")
-    if (hits * n == k * totals).all():
+    if alike(hits, totals):
         # In whole clusters, rounded outwards, so that the interval is never too narrow.
         clusters = len(totals)
         low, _ = wilson(floor(k * clusters / n), clusters)
         _, high = wilson(ceil(k * clusters / n), clusters)
         return Interval(k / n, low, high, "wilson over clusters")
     return Interval(k / n, *_bootstrap(hits, totals, seed), "cluster bootstrap")
+
+
+def alike(hits: np.ndarray, totals: np.ndarray) -> bool:
+    """Whether all clusters have the same share, 0 of n and n of n among them."""
+    return bool((hits * totals.sum() == hits.sum() * totals).all())
+
+
+def difference(one: np.ndarray, other: np.ndarray, seed: int) -> Interval:
+    """Share of hits of one minus that of another, counted in the same clusters.
+
+    The interval is of a bootstrap that draws the same clusters for both, so that what they have in common cancels out.
+    Where one share is the same in all clusters, that would take it for certain; there, and where the difference has no
+    spread, it is Newcombe's hybrid of the two shares' own intervals, which takes them for independent (Newcombe 1998,
+    Statistics in Medicine 17:873, method 10).
+
+    Args:
+        one, other: [clusters, 2], hits and totals of each cluster.
+    """
+    mine, theirs = share(one[:, 0], one[:, 1], seed), share(other[:, 0], other[:, 1], seed)
+    if mine.value is None or theirs.value is None:
+        return Interval(None, None, None, "none")
+    value = mine.value - theirs.value
+    if not alike(one[:, 0], one[:, 1]) and not alike(other[:, 0], other[:, 1]):
+        low, high = resampled(np.hstack([one, other]), lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], seed)
+        if low is not None:
+            return Interval(value, low, high, "cluster bootstrap")
+    assert mine.low is not None and mine.high is not None and theirs.low is not None and theirs.high is not None
+    low = value - hypot(mine.value - mine.low, theirs.high - theirs.value)
+    high = value + hypot(mine.high - mine.value, theirs.value - theirs.low)
+    return Interval(value, low, high, "newcombe")
 
 
 def mean(sums: np.ndarray, totals: np.ndarray, seed: int) -> Interval:

@@ -62,15 +62,16 @@ def _line(effect: dict[str, Any]) -> Line:
     evidence = f"{_counted(effect['before'])}, then {_counted(effect['aligned'])}"
     evidence += f"; installed {_points(installed)} points"
     text = f"from {before} to {aligned}"
-    if installed["low"] is None or installed["low"] <= 0:
+    if left is not None:
+        text += f", and by {effect['axis']} {left[effect['axis']]} to {percent(effect['end']['value'])}"
+        evidence += f"; then {_counted(effect['end'])}; left {_points(left)} points"
+    if not installed["low"] > 0:
         verdict = "not shown to lower the rate"
     elif left is None:
         verdict = "lowered the rate"
     else:
-        kept = left["low"] is not None and left["low"] > 0
-        verdict = "lowered the rate, and " + (_held(share["value"]) if kept else "none of that is shown to be left")
-        text += f", and by {effect['axis']} {left[effect['axis']]} to {percent(effect['end']['value'])}"
-        evidence += f"; then {_counted(effect['end'])}; left {_points(left)} points"
+        verdict = "lowered the rate, and "
+        verdict += _held(share["value"]) if left["low"] > 0 else "none of that is shown to be left"
     return Line(f"{effect['name']}, {where}", verdict, text, evidence)
 
 
@@ -116,7 +117,7 @@ def _points(row: dict[str, Any] | None) -> str:
     """A difference of rates in percentage points, with its interval."""
     if row is None:
         return "–"
-    value, low, high = ("–" if row[name] is None else f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
+    value, low, high = (f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
     return f"{value} ({low} to {high})".replace("-", "\u2212")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from atp.artifacts import CELL, read_provenance
+from atp.artifacts import CELL, LINEAGE, read_provenance
 from atp.errors import AtpError
 
 FILTER_COUNTS = ("seen", "kept", "invalid", "valid_seen", "violations_seen", "violations_kept")
@@ -24,9 +24,9 @@ def provenance(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         return read_provenance(path)
     try:
-        found: dict[str, Any] = json.loads((path / "lineage.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((path / LINEAGE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AtpError(f"{path}: no readable lineage.json") from error
+        raise AtpError(f"{path}: no readable {LINEAGE}") from error
     return found
 
 
@@ -64,7 +64,7 @@ def trainings(adapters: Sequence[Path], root: Path) -> list[list[str]]:
                 relpath(path.parent, root),
                 found["params"]["training"]["method"],
                 f"{cost['steps']:.0f}",
-                f"{cost['loss']:.4f}",
+                "–" if found["carried"] else f"{cost['loss']:.4f}",
                 f"{canary['valid']:.0f}/{canary['prompts']:.0f}",
                 f"{canary['violations']:.0f}/{canary['valid']:.0f}",
                 f"{canary['reference_violations']:.0f}/{canary['reference_valid']:.0f}",
@@ -75,12 +75,19 @@ def trainings(adapters: Sequence[Path], root: Path) -> list[list[str]]:
 
 
 def warnings(adapters: Sequence[Path], root: Path) -> list[str]:
-    """Alignments that did not lower the share of violations among valid replies to held-out prompts."""
+    """Alignments that did not lower the share of violations among valid replies to held-out prompts, and generations
+    that had nothing to learn.
+    """
     lines = []
     for path in adapters:
         found = provenance(path)
         canary = found["canary"]
         before, after = (canary[f"{name}violations"] / max(canary[f"{name}valid"], 1.0) for name in ("reference_", ""))
+        if found["carried"]:
+            lines.append(
+                f"{relpath(path.parent, root)}: nothing to learn, all replies to a prompt earned the same or none was "
+                "kept; this generation is the one before"
+            )
         if found["stage"] == "align" and after >= before:
             counts = "{reference_violations:.0f}/{reference_valid:.0f} before, {violations:.0f}/{valid:.0f} after"
             lines.append(

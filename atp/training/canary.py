@@ -46,12 +46,14 @@ def canary(
     reference: Path | None,
     floor: float,
     seed: int,
+    must_differ: bool,
 ) -> dict[str, float]:
     """Ask the trained agent and the reference (generation 0), and compare them.
 
     Args:
         parent: what the training began from; None is the model itself.
         floor: least share of valid replies.
+        must_differ: from its parent.
 
     Returns:
         prompts, valid, violations: counts of the trained agent; reference_valid, reference_violations: of the
@@ -72,7 +74,7 @@ def canary(
         )
     before = _hear(model, reference, questions, seed, after.texts)
     start = before if parent == reference else _hear(model, parent, (), seed, after.texts)
-    if all(new.equal(old) for new, old in zip(after.states, start.states, strict=True)):
+    if must_differ and all(new.equal(old) for new, old in zip(after.states, start.states, strict=True)):
         raise AtpError(f"{trained}: training changed no output; raise learning_rate or epochs")
     apart = [_divergence(after, before, reply) for reply in range(len(questions))]
     if not all(math.isfinite(each) for each in apart):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from atp.agents import ModelSpec
+from atp.errors import AtpError
 from atp.testbeds.base import Message
 from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, rendered
 
@@ -47,7 +48,8 @@ def grpo_trainer(
         reward: of (number of the prompt, reply).
 
     Raises:
-        AtpError: a prompt that leaves no room for the longest reply within max_length.
+        AtpError: a model that is sampled at temperature 0; a prompt that leaves no room for the longest reply within
+            max_length.
     """
     import importlib.util
 
@@ -57,6 +59,8 @@ def grpo_trainer(
     from atp.agents.local import on_gpu
 
     tokenizer = loaded.tokenizer
+    if model.sampling.temperature == 0:
+        raise AtpError("GRPO learns from replies that differ: sampling.temperature of the model is 0, must be above it")
     texts = [rendered(tokenizer, model, prompt) for prompt in prompts]
     longest = settings.max_completion or model.sampling.max_new_tokens
     for number, text in enumerate(texts):
@@ -82,7 +86,19 @@ def grpo_trainer(
         model=loaded.network,
         reward_funcs=earned,
         args=config,
-        train_dataset=Dataset.from_dict({"prompt": texts, "number": list(range(len(texts)))}),
+        train_dataset=Dataset.from_dict(
+            {"prompt": [_begun(tokenizer, text) for text in texts], "number": list(range(len(texts)))}
+        ),
         processing_class=tokenizer,
         peft_config=loaded.lora,
     )
+
+
+def _begun(tokenizer: Any, text: str) -> str:
+    """A rendered prompt as TRL takes it: TRL splits it with special tokens added, so the template's own beginning is
+    left out where the tokenizer begins every text with the same.
+    """
+    first: str | None = tokenizer.bos_token
+    if first and text.startswith(first) and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
+        return text.removeprefix(first)
+    return text

@@ -56,8 +56,10 @@ def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -
         AtpError: unreadable turns, turns of scenarios that are not there, or of the test split.
     """
     known = {scenario.scenario_id: scenario for scenario in scenarios}
-    params = read_provenance(turns).get("params", {})
+    variants = read_provenance(turns).get("params", {}).get("variants")
     rows = read_turns(turns).to_pylist()
+    if not rows or variants is None:
+        raise AtpError(f"{turns}: " + ("no turns" if not rows else "does not say under which settings it was played"))
     said: dict[str, dict[tuple[int, int], str]] = {}
     for row in rows:
         said.setdefault(row["episode"], {})[row["round"], row["agent"]] = row["reply"]
@@ -70,7 +72,7 @@ def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -
         key = tuple(row[name] for name in QUESTION)
         if key in questions:
             continue
-        settings = TESTBEDS[testbed].settings(**params["variants"][row["variant"]])
+        settings = TESTBEDS[testbed].settings(**variants[row["variant"]])
         seed = sampling_seed(row["seed"], row["scenario_id"], row["sample"], row["generation"], 0, 0)
         place = (row["round"], row["agent"])
         questions[key] = _question(

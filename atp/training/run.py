@@ -15,11 +15,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atp.agents import ModelSpec
-from atp.artifacts import PAIRS, QUESTION, SELECTION, read_table, write_text
+from atp.artifacts import write_text
 from atp.errors import AtpError, Interrupted
 from atp.scenarios.scenario import read_scenarios
 from atp.testbeds import TESTBEDS
 from atp.training.dpo import DpoSettings, dpo_trainer
+from atp.training.examples import best_and_worst_pairs, conversations, preference_pairs
 from atp.training.grpo import GrpoSettings, grpo_trainer
 from atp.training.questions import Question, compliance, earned, first_questions, played_questions
 from atp.training.sft import SftSettings, sft_trainer
@@ -83,11 +84,12 @@ def _launch(job: Job, out: Path) -> None:
         stale.unlink()
     (out / JOB).write_text(job.model_dump_json(), encoding="utf-8")
     command = [sys.executable, "-m", "atp.training.run", str(out / JOB)]
-    if job.model.gpus > 1:
-        kind = ("fsdp" if job.training.tune == "full" else "ddp") if on_gpu(job.model) else "cpu"
-        config = Path(__file__).with_name(f"{kind}.yaml")
-        shared = ["accelerate.commands.launch", "--config_file", str(config), "--num_processes", str(job.model.gpus)]
-        command[2:2] = [*shared, "-m"]
+    if job.model.gpus > 1 and on_gpu(job.model):
+        config = Path(__file__).with_name("fsdp.yaml" if job.training.tune == "full" else "ddp.yaml")
+        shared = ["--config_file", str(config), "--num_processes", str(job.model.gpus), "--main_process_port", "0"]
+        command[2:2] = ["accelerate.commands.launch", *shared, "-m"]
+    elif job.model.gpus > 1:  # accelerate starts one process alone where there is no GPU
+        command[2:2] = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(job.model.gpus), "-m"]
     pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
     with subprocess.Popen(command, **pipe) as run:
         assert run.stdout
@@ -108,24 +110,39 @@ def _launch(job: Job, out: Path) -> None:
 
 
 def _train(job: Job, out: Path) -> None:
+    learned_from = _read(job)
     loaded = load_trainable(job.model, job.training, job.parent)
-    trainer = _trainer(job, loaded, out)
+    trainer = _trainer(job, learned_from, loaded, out)
     measured = fit(trainer, loaded.tokenizer, out, job.label)
     if trainer.accelerator.is_main_process:
         write_text(json.dumps(measured), out / MEASURED)
 
 
-def _trainer(job: Job, loaded: Loaded, out: Path) -> Any:
+def _read(job: Job) -> list[Any]:
+    """Conversations, pairs or questions, as the method takes them."""
+    given = (job.scenarios, job.testbed)
+    if job.training.method == "grpo":
+        scenarios = read_scenarios(*given, "train")
+        if job.data:
+            return played_questions(job.data, scenarios, job.testbed)
+        asked = scenarios[slice(*(job.limit or (None,)))]
+        if not asked:
+            raise AtpError(f"{job.scenarios}: {len(scenarios)} training scenarios, none in rows {job.limit}")
+        return first_questions(asked, TESTBEDS[job.testbed], job.settings)
+    assert job.data
+    if job.training.method == "sft":
+        return conversations(job.data, *given)
+    return (preference_pairs if job.data_kind == "pairs" else best_and_worst_pairs)(job.data, *given)
+
+
+def _trainer(job: Job, learned_from: list[Any], loaded: Loaded, out: Path) -> Any:
     match job.training:
         case SftSettings() as sft:
-            assert job.data
-            examples = read_table(job.data, SELECTION, "selection").to_pylist()
-            return sft_trainer(examples, loaded, out, job.model, sft, job.seed)
+            return sft_trainer(learned_from, loaded, out, job.model, sft, job.seed)
         case DpoSettings() as dpo:
-            assert job.data
-            return dpo_trainer(_pairs(job.data, job.data_kind), loaded, out, job.model, dpo, job.seed)
+            return dpo_trainer(learned_from, loaded, out, job.model, dpo, job.seed)
         case GrpoSettings() as grpo:
-            questions = _questions(job)
+            questions: list[Question] = learned_from
             reward = earned if job.data else compliance
             prompts = [question.prompt.messages for question in questions]
 
@@ -133,37 +150,6 @@ def _trainer(job: Job, loaded: Loaded, out: Path) -> Any:
                 return reward(questions[number].judge(reply))
 
             return grpo_trainer(prompts, paid, loaded, out, job.model, grpo, job.seed)
-
-
-def _questions(job: Job) -> list[Question]:
-    scenarios = read_scenarios(job.scenarios, job.testbed, "train")
-    if job.data:
-        return played_questions(job.data, scenarios, job.testbed)
-    return first_questions(scenarios[slice(*(job.limit or (None,)))], TESTBEDS[job.testbed], job.settings)
-
-
-def _pairs(data: Path, kind: str | None) -> list[dict[str, Any]]:
-    """Preference pairs as they stand in pairs.parquet, or made of a selection's best and worst replies."""
-    if kind == "pairs":
-        return read_table(data, PAIRS, "pairs").to_pylist()
-    pairs: dict[str, list[dict[str, Any]]] = {}
-    for row in read_table(data, SELECTION, "selection").to_pylist():
-        key = json.dumps([*(row[name] for name in QUESTION), row["messages"][:-1]])
-        pairs.setdefault(key, []).append(row)
-    made = []
-    for rows in pairs.values():
-        if len(rows) != 2:
-            raise AtpError(f"{data}: DPO needs two replies to each prompt, found {len(rows)}: filter by best_and_worst")
-        worst, best = sorted(rows, key=lambda row: float(row["reward"]))
-        made.append(
-            {
-                "scenario_id": best["scenario_id"],
-                "prompt": best["messages"][:-1],
-                "chosen": best["messages"][-1:],
-                "rejected": worst["messages"][-1:],
-            }
-        )
-    return made
 
 
 def main() -> None:

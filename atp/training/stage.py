@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from atp.agents import ModelSpec
-from atp.artifacts import unfinished, write_text
+from atp.artifacts import LINEAGE, SELECTION, read_table, unfinished, write_text
 from atp.errors import AtpError, Interrupted
 from atp.provenance import Stage
 from atp.scenarios.scenario import read_scenarios
@@ -17,6 +17,10 @@ from atp.training import TrainingSettings
 from atp.training.canary import canary
 from atp.training.questions import first_questions
 from atp.training.run import MEASURED, Job, train
+from atp.training.trainer import EQUAL
+
+#: One of these stands in every trained agent's folder.
+TRAINED = (LINEAGE, "adapter_config.json", "config.json")
 
 
 def finetune_stage(
@@ -69,8 +73,12 @@ def make(
 ) -> dict[str, float]:
     """Train, hear the canary, write lineage.json and move the folder to `out`: whole or not at all.
 
+    In deployment there may be nothing to learn: a filter kept nothing, or every reply to each prompt earned the same.
+    Then the agent stays its parent, and the lineage says `carried`.
+
     Returns what the canary measured.
     """
+    _check_folders(out, job.parent, reference)
     shared = {"model": job.model.model_dump(mode="json"), "training": job.training.model_dump(), "seed": job.seed}
     local = [Path(job.model.path)] if Path(job.model.path).is_dir() else []
     others = [path for path in (job.data, job.parent) if path]
@@ -79,20 +87,51 @@ def make(
     with unfinished(out, stage.digest) as folder:
         temporary = folder / out.name
         try:
-            measured = train(job, temporary)
-            heard = canary(held_out, job.model, temporary, job.parent, reference, job.training.validity, job.seed)
+            measured = {"steps": 0.0} if _is_empty(job) else train(job, temporary)
+            carried = measured["steps"] == 0 or measured.get(EQUAL) == 1
+            if carried and not job.data:
+                raise AtpError(
+                    f"{out}: nothing to learn, the agent complied always or never in {measured['steps']:.0f} steps"
+                )
+            if carried:
+                _carry(job.parent, temporary)
+            heard = canary(
+                held_out, job.model, temporary, job.parent, reference, job.training.validity, job.seed, not carried
+            )
         except Interrupted:
             raise
         except AtpError as error:
             shutil.rmtree(folder.parent)  # the same would fail again
             raise AtpError(str(error).replace(str(temporary), str(out))) from error
-        lineage = json.loads(stage.provenance(**measured).to_json()) | {"canary": heard}
-        write_text(json.dumps(lineage, sort_keys=True), temporary / "lineage.json")
-        (temporary / MEASURED).unlink()
+        lineage = json.loads(stage.provenance(**measured).to_json()) | {"canary": heard, "carried": carried}
+        write_text(json.dumps(lineage, sort_keys=True), temporary / LINEAGE)
+        (temporary / MEASURED).unlink(missing_ok=True)
         if out.exists():
             shutil.rmtree(out)
         temporary.rename(out)
     return heard
+
+
+def _check_folders(out: Path, *trained: Path | None) -> None:
+    """What is overwritten must be what this stage makes; what is gone on from must be there."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / LINEAGE).is_file()):
+        raise AtpError(f"{out}: exists and holds no trained agent, so it is left as it is; name another folder")
+    for folder in trained:
+        if folder and not any((folder / file).is_file() for file in TRAINED):
+            raise AtpError(f"{folder}: no folder of a trained agent (none of {', '.join(TRAINED)})")
+
+
+def _is_empty(job: Job) -> bool:
+    return job.data_kind == "selection" and read_table(job.data or "", SELECTION, "selection").num_rows == 0
+
+
+def _carry(parent: Path | None, out: Path) -> None:
+    """The parent once more; without one a folder without weights, which stands for the model itself."""
+    shutil.rmtree(out, ignore_errors=True)
+    if parent:
+        shutil.copytree(parent, out)
+    else:
+        out.mkdir(parents=True)
 
 
 def _checked(training: dict[str, Any]) -> TrainingSettings:

@@ -6,7 +6,9 @@ Knows transformers' Trainer and PEFT; knows neither data nor losses. torch is im
 import json
 import math
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,12 +23,14 @@ from atp.progress import Progress
 #: Folder of a run's checkpoints, in that of what it trains; how many a run makes, the last one after its last step.
 CHECKPOINTS = "checkpoints"
 SAVES = 10
+#: Of GRPO's groups of replies to one prompt, the share in which all were paid the same.
+EQUAL = "equal_groups"
 
 
 class TrainerSettings(BaseModel):
     """Settings of every training method."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     tune: Literal["lora", "full"] = Field("lora", description="what is trained: a LoRA adapter, or all weights")
     rank: int = Field(8, ge=1, description="rank of the LoRA matrices")
@@ -37,7 +41,7 @@ class TrainerSettings(BaseModel):
     epochs: float = Field(1.0, gt=0, description="passes over the data")
     batch: int = Field(8, ge=1, description="sequences a step, over all GPUs")
     device_batch: int | None = Field(
-        None, ge=1, description="sequences that a GPU holds at once, the others of a step in turn; left out: all"
+        None, ge=1, description="most sequences that a GPU holds at once, the others of a step in turn; left out: all"
     )
     max_length: int = Field(2048, ge=16, description="longest conversation, in tokens; longer ones are refused")
     validity: float = Field(
@@ -46,6 +50,17 @@ class TrainerSettings(BaseModel):
         le=1,
         description="least share of valid replies to held-out prompts afterwards; below it, the stage fails",
     )
+
+    def held(self, gpus: int) -> int:
+        """Sequences that each of several GPUs holds at once. Raises AtpError if a step cannot be shared out evenly."""
+        share = max(1, self.batch // gpus)
+        held = min(self.device_batch or share, share)
+        if self.batch % (held * gpus):
+            raise AtpError(
+                f"training.batch: {self.batch}, must be a multiple of {held * gpus}: {gpus} GPUs that hold {held} "
+                "sequences each"
+            )
+        return held
 
 
 @dataclass(frozen=True)
@@ -65,10 +80,11 @@ def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | N
     Raises:
         AtpError: a folder that holds no model, or no adapter of it; a parent that was trained another way.
     """
-    from peft import LoraConfig, PeftModel
+    from peft import LoraConfig
 
-    from atp.agents.local import attention, is_whole, load_model, load_tokenizer
+    from atp.agents.local import attention, is_whole, load_model, load_tokenizer, weights_of, with_adapter
 
+    parent = weights_of(parent)
     kernel = attention(model)  # first: it complains of an absent GPU before anything is loaded
     tokenizer = load_tokenizer(model)
     if parent is not None and is_whole(parent) != (settings.tune == "full"):
@@ -84,7 +100,7 @@ def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | N
             r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
         )
         return Loaded(network, tokenizer, lora)
-    adapted = PeftModel.from_pretrained(network, str(parent), is_trainable=True)
+    adapted = with_adapter(network, parent, trainable=True)
     found: Any = adapted.peft_config["default"]
     for name, wanted, held in (("rank", settings.rank, found.r), ("alpha", settings.alpha, found.lora_alpha)):
         if wanted != held:
@@ -103,12 +119,7 @@ def arguments(model: ModelSpec, settings: TrainerSettings, out: Path, seed: int)
     gpu = on_gpu(model)
     source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    held = settings.device_batch or max(1, settings.batch // processes)
-    if settings.batch % (held * processes):
-        raise AtpError(
-            f"training.batch: {settings.batch}, must be a multiple of {held * processes}: {processes} GPUs that hold "
-            f"{held} sequences each"
-        )
+    held = settings.held(processes)
     return {
         "output_dir": str(out / CHECKPOINTS),
         "per_device_train_batch_size": held,
@@ -138,7 +149,8 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
     """Run a trainer, from its last whole checkpoint if there is one, and save in `out` an adapter or a whole model.
 
     Returns:
-        loss: the mean over the steps; steps; tokens: of prompts and replies, with padding left out.
+        loss: the mean over the steps; steps; tokens: of prompts and replies, with padding left out; processes; and of
+        GRPO equal_groups.
 
     Raises:
         AtpError: a loss or gradient that is not finite.
@@ -146,7 +158,8 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
     from peft import PeftModel
 
     trainer.add_callback(_watch(label))
-    trainer.train(resume_from_checkpoint=_newest(out / CHECKPOINTS))
+    with redirect_stdout(sys.stderr):  # the trainer's own lines
+        trainer.train(resume_from_checkpoint=_newest(out / CHECKPOINTS))
     network = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(network, PeftModel):  # TRL puts a copy named "ref" beside an adapter that goes on
         if trainer.accelerator.is_main_process:
@@ -155,12 +168,16 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
         trainer.save_model(str(out))
         if trainer.accelerator.is_main_process:
             tokenizer.save_pretrained(out)
+            (out / "training_args.bin").unlink(missing_ok=True)  # a pickle
     trainer.accelerator.wait_for_everyone()
-    loss = fmean(float(each["loss"]) for each in trainer.state.log_history if "loss" in each)
+    logged = [each for each in trainer.state.log_history if "loss" in each]
+    equal = [float(each["frac_reward_zero_std"]) for each in logged if "frac_reward_zero_std" in each]
     return {
-        "loss": loss,
+        "loss": fmean(float(each["loss"]) for each in logged),
         "steps": float(trainer.state.global_step),
         "tokens": float(trainer.state.num_input_tokens_seen),
+        "processes": float(trainer.accelerator.num_processes),
+        **({EQUAL: fmean(equal)} if equal else {}),
     }
 
 

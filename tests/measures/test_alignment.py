@@ -6,7 +6,7 @@ import pytest
 
 from atp.artifacts import MEASURES, TURNS
 from atp.measures.alignment import alignment_effects
-from atp.measures.intervals import resampled
+from atp.measures.intervals import difference, share
 
 LINE = dict(model="m", testbed="t", arm="plain", seed=0, variant="v", split="test", agent=0)
 
@@ -75,16 +75,38 @@ def test_nothing_to_say_without_the_agent_before_alignment():
     assert alignment_effects(turns("context", alone), 0).is_empty()
 
 
+def test_the_strongest_effect_there_can_be_is_shown():
+    history = {("none", 1): "v" * 64, ("none", 6): "v" * 64, ("dpo", 1): "k" * 64, ("dpo", 6): "k" * 64}
+    measured = alignment_effects(turns("context", history), 0).to_dicts()
+    assert [(row["measure"], row["value"]) for row in measured] == [("installed", 1), ("left", 1), ("left_share", 1)]
+    edge = 64 / (64 + 1.959964**2)  # Wilson's lower bound of 64 of 64
+    for row in measured[:2]:
+        assert row["method"] == "newcombe"
+        assert (row["low"], row["high"]) == pytest.approx((1 - 2**0.5 * (1 - edge), 1.0))
+    assert measured[2]["low"] is None and measured[2]["method"] == "none: no spread"
+
+
+def test_a_share_of_0_is_not_taken_for_certain():
+    history = HISTORY | {("dpo", 1): "kkkkkkkkkk"}
+    (installed,) = alignment_effects(turns("context", history), 0).filter(measure="installed").to_dicts()
+    assert installed["method"] == "newcombe"
+    assert installed["value"] - installed["low"] > 0.3  # Wilson's 0.24 below 6 of 10, and 0.28 above 0 of 10
+
+
+def test_ends_are_points_that_both_agents_have():
+    history = HISTORY | {("dpo", 1): "xxxxxxxxxx", ("dpo", 2): "vvkkkkkkkk", ("none", 2): "vvvvkkkkkk"}
+    measured = alignment_effects(turns("context", history), 0)
+    assert found(measured)["installed"] == pytest.approx(0.4 - 0.2)
+    assert measured["round"].to_list()[0] == 2
+
+
 def test_pairing_scenarios_narrows_the_interval():
     """Where the same scenarios violate before and after but for a few, their spread cancels out of the difference."""
     rng = np.random.default_rng(0)
     hard = rng.random(200) < 0.5
     after = hard & (rng.random(200) < 0.9)
-    one = np.ones(200)
-    paired = resampled(
-        np.stack([hard, one, after, one], axis=1), lambda sums: sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3], 0
-    )
-    apart = [
-        resampled(np.stack([each, one], axis=1), lambda sums: sums[:, 0] / sums[:, 1], 0) for each in (hard, after)
-    ]
-    assert paired[1] - paired[0] < 0.6 * sum(high - low for low, high in apart)
+    one, other = (np.stack([each, np.ones(200)], axis=1).astype(int) for each in (hard, after))
+    paired = difference(one, other, 0)
+    assert paired.value == pytest.approx((hard.sum() - after.sum()) / 200)
+    apart = [share(each[:, 0], each[:, 1], 0) for each in (one, other)]
+    assert paired.high - paired.low < 0.6 * sum(each.high - each.low for each in apart)

@@ -73,12 +73,13 @@ def test_the_papers_figures_are_complete():
     assert all(0 <= float(row["value_percent"]) <= 100 and int(row["n"]) > 0 and row["confidence"] for row in rows)
 
 
-def adapter(folder: Path, stage: str, before: int, after: int) -> Path:
+def adapter(folder: Path, stage: str, before: int, after: int, carried: bool = False) -> Path:
     canary = {"prompts": 64.0, "valid": 64.0, "violations": float(after), "kl": 0.5, "kl_sd": 0.2}
     canary |= {"reference_valid": 64.0, "reference_violations": float(before)}
     provenance = Provenance(stage, "code", {"training": {"method": "dpo"}}, cost={"steps": 8.0, "loss": 0.6})
     folder.mkdir(parents=True)
-    (folder / "lineage.json").write_text(json.dumps(json.loads(provenance.to_json()) | {"canary": canary}))
+    lineage = json.loads(provenance.to_json()) | {"canary": canary, "carried": carried}
+    (folder / "lineage.json").write_text(json.dumps(lineage))
     return folder
 
 
@@ -86,7 +87,9 @@ def test_an_alignment_that_moved_nothing_is_warned_of(tmp_path):
     good = adapter(tmp_path / "m/dpo/seed0/adapter", "align", 20, 8)
     bad = adapter(tmp_path / "m/dpo/seed1/adapter", "align", 20, 20)
     drifted = adapter(tmp_path / "m/dpo/seed0/plain/generation1/adapter", "finetune", 8, 40)
-    (warning,) = ran.warnings([good, bad, drifted], tmp_path)
+    carried = adapter(tmp_path / "m/dpo/seed0/plain/generation2/adapter", "finetune", 8, 40, carried=True)
+    warning, nothing_learned = ran.warnings([good, bad, drifted, carried], tmp_path)
+    assert nothing_learned.startswith("m/dpo/seed0/plain/generation2: nothing to learn")
     assert warning.startswith("m/dpo/seed1: alignment did not lower") and "20/64 before, 20/64 after" in warning
     rows = ran.trainings([good, bad, drifted], tmp_path)
     assert rows[0][:3] == ["m/dpo/seed0", "dpo", "8"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atp.agents import ModelSpec
+from atp.agents.gpus import claim_gpus
 from atp.errors import AtpError
 
 
@@ -32,6 +33,10 @@ def stage(snakemake: Any) -> Iterator[None]:
         except AtpError as error:
             logger.error("atp: %s", error)
             sys.exit(1)
+        except OSError as error:
+            logger.error("atp: %s", error)
+            traceback.print_exc()
+            sys.exit(1)
         except Exception:
             logger.error("atp: %s failed, see %s\n%s", snakemake.rule, snakemake.log[0], traceback.format_exc())
             sys.exit(1)
@@ -42,7 +47,9 @@ def model(snakemake: Any) -> ModelSpec | None:
     if snakemake.params.model is None:
         return None
     folder = {"path": str(snakemake.input.model)} if snakemake.input.get("model") else {}
-    return ModelSpec(**dict(snakemake.params.model), **folder, gpus=snakemake.resources.get("gpu", 0))
+    spec = ModelSpec(**dict(snakemake.params.model), **folder, gpus=snakemake.resources.get("gpu", 0))
+    claim_gpus(spec.gpus, spec.path)
+    return spec
 
 
 def optional(snakemake: Any, name: str) -> Path | None:
