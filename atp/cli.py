@@ -123,11 +123,11 @@ def pairs(
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Ask training scenarios steered to comply and steered to violate, and write what came as preference pairs."""
-    from atp.alignment.pairs import pairs_stage
+    from atp.alignment.pairs import YIELD, pairs_stage
 
     settings = _settings(testbed, set_, {})
     found = pairs_stage(scenarios, out, testbed, settings, agent, _model(agent, models), retries, seed)
-    typer.echo("{pairs:.0f} pairs of {scenarios:.0f} scenarios, in {tries:.0f} tries".format_map(found))
+    typer.echo(YIELD.format_map(found))
 
 
 @app.command()

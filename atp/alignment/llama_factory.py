@@ -25,10 +25,12 @@ def export_llama_factory(pairs: Path, out: Path) -> int:
     """Write NAME.json and dataset_info.json beside it, other entries of which stay; returns the number of pairs.
 
     Raises:
-        AtpError: unreadable pairs, or a dataset_info.json that is no JSON object.
+        AtpError: unreadable pairs, a dataset_info.json that is no JSON object, or the pairs named so.
     """
     rows = read_table(pairs, PAIRS, "pairs").to_pylist()
     info = out.with_name("dataset_info.json")
+    if out == info:
+        raise AtpError(f"{out}: is the list of data sets itself; give the pairs a name of their own")
     entries = _entries(info)
     examples = [
         {"conversations": row["prompt"], "chosen": row["chosen"][0], "rejected": row["rejected"][0]} for row in rows

@@ -22,6 +22,9 @@ from atp.testbeds import TESTBEDS
 from atp.testbeds.base import steer
 from atp.training.questions import Question, first_questions
 
+#: How a yield is said.
+YIELD = "{pairs:.0f} pairs of {scenarios:.0f} scenarios, in {tries:.0f} tries ({invalid:.0f} invalid)"
+
 
 @dataclass
 class _Side:
@@ -31,6 +34,7 @@ class _Side:
     violation: bool
     reply: str | None = None
     tries: int = 0
+    invalid: int = 0
 
 
 def pairs_stage(
@@ -52,7 +56,7 @@ def pairs_stage(
         limit: rows of the training split, from and to.
 
     Returns:
-        The yield: scenarios, pairs, scenarios where it complied, where it violated, and tries in all.
+        The yield: scenarios, pairs, scenarios where it complied, where it violated, tries in all, invalid ones of them.
 
     Raises:
         AtpError: bad scenarios or model; no pair at all.
@@ -89,13 +93,15 @@ def pairs_stage(
         "complied": float(sum(side.reply is not None for side in sides[::2])),
         "violated": float(sum(side.reply is not None for side in sides[1::2])),
         "tries": float(sum(side.tries for side in sides)),
+        "invalid": float(sum(side.invalid for side in sides)),
     }
     if not rows:
-        raise AtpError(
-            f"{out}: no pairs of {len(questions)} scenarios: {found['complied']:.0f} complied and "
-            f"{found['violated']:.0f} violated within {retries} tries; raise the tries (alignment.retries), or take an "
-            "agent that does both"
+        why = (
+            "in {complied:.0f} it complied when told to and in {violated:.0f} it violated when told to, "
+            "{invalid:.0f} of {tries:.0f} replies were invalid; raise alignment.retries, or take an agent that does "
+            "both, in form"
         )
+        raise AtpError(f"{out}: no pairs of {len(questions)} scenarios: {why.format_map(found)}")
     write_table(pa.Table.from_pylist(rows, schema=PAIRS), out, stage.provenance(**found))
     return found
 
@@ -127,7 +133,9 @@ def ask(
                 write_text(json.dumps(_answers(batch, steering, agent, attempt, seed)), kept)
             for side, reply in zip(batch, json.loads(kept.read_text(encoding="utf-8")), strict=True):
                 side.tries += 1
-                if side.question.judge(reply).violation is side.violation:
+                violation = side.question.judge(reply).violation
+                side.invalid += violation is None
+                if violation is side.violation:
                     side.reply = reply
                     progress.advance(1, steps=1)
     return sides

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from atp.alignment.pairs import YIELD
 from atp.artifacts import CELL, LINEAGE, read_provenance
 from atp.errors import AtpError
 
@@ -99,8 +100,7 @@ def warnings(adapters: Sequence[Path], root: Path) -> list[str]:
 
 def yields(pairs: Sequence[Path], root: Path) -> list[str]:
     """What asking for preference pairs came to."""
-    said = "{pairs:.0f} preference pairs of {scenarios:.0f} scenarios, in {tries:.0f} tries"
-    return [f"{relpath(path.parent, root)}: {said.format_map(provenance(path)['cost'])}" for path in pairs]
+    return [f"{relpath(path.parent, root)}: {YIELD.format_map(provenance(path)['cost'])}" for path in pairs]
 
 
 def _mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]:

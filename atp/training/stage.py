@@ -90,9 +90,7 @@ def make(
             measured = {"steps": 0.0} if _is_empty(job) else train(job, temporary)
             carried = measured["steps"] == 0 or measured.get(EQUAL) == 1
             if carried and not job.data:
-                raise AtpError(
-                    f"{out}: nothing to learn, the agent complied always or never in {measured['steps']:.0f} steps"
-                )
+                raise AtpError(f"{out}: nothing to learn, to each prompt all replies complied or none did")
             if carried:
                 _carry(job.parent, temporary)
             heard = canary(
@@ -126,12 +124,12 @@ def _is_empty(job: Job) -> bool:
 
 
 def _carry(parent: Path | None, out: Path) -> None:
-    """The parent once more; without one a folder without weights, which stands for the model itself."""
+    """The parent once more; without one a folder with a lineage alone, which stands for the model itself."""
     shutil.rmtree(out, ignore_errors=True)
     if parent:
         shutil.copytree(parent, out)
     else:
-        out.mkdir(parents=True)
+        write_text("{}", out / LINEAGE)
 
 
 def _checked(training: dict[str, Any]) -> TrainingSettings:

@@ -1,9 +1,12 @@
 """The local agent against plain generation: its cache may change the speed, never the answer."""
 
+import json
+import time
 from pathlib import Path
 from random import Random
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny import save_tiny
 
 torch = pytest.importorskip("torch")
@@ -118,21 +121,46 @@ def test_an_adapter_acts_or_is_refused(folder, tmp_path):
         agent(folder, adapter=acting)
 
 
+def without_weights(folder: Path) -> None:
+    kept = load_file(folder / "model.safetensors")
+    save_file({name: kept[name] for name in kept if "mlp" not in name}, folder / "model.safetensors", {"format": "pt"})
+
+
+def of_another_width(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+
+
+def with_a_broken_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% for message in messages %}{{ message.content ")
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
 @pytest.mark.parametrize(
-    ("missing", "said"),
+    ("broken", "said"),
     [
-        ("model.safetensors", "without safetensors weights"),
-        ("config.json", "without config.json"),
-        ("tokenizer.json", "without tokenizer"),
+        (without_weights, "6 weights are missing, 'model.layers.0.mlp.down_proj.weight' among them"),
+        (of_another_width, "its weights do not fit its config.json"),
+        (with_a_broken_template, "its chat template fails"),
+        (pickled, "a model folder without safetensors weights"),
     ],
 )
-def test_a_broken_folder_is_one_line(tmp_path, missing, said):
-    save_tiny(tmp_path / "model")
-    (tmp_path / "model" / missing).unlink()
+def test_a_broken_folder_is_one_line(tmp_path, broken, said):
+    broken(save_tiny(tmp_path / "model"))
     with pytest.raises(AtpError, match=said) as error:
         agent(tmp_path / "model")
-    assert str(tmp_path / "model") in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path / 'model'}: ")
     assert "\n" not in str(error.value)
+
+
+def test_a_name_that_no_hub_has_is_one_line_at_once():
+    begun = time.monotonic()
+    with pytest.raises(AtpError, match=r"^atp/no-such-model: not among this machine's downloads") as error:
+        agent(Path("atp/no-such-model"))
+    assert "\n" not in str(error.value) and time.monotonic() - begun < 20
 
 
 def test_corrupt_weights_no_template_no_folder(tmp_path):

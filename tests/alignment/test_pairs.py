@@ -64,11 +64,15 @@ def test_trl_takes_the_file_as_a_preference_set(coin):
 
 
 @pytest.mark.parametrize(
-    ("agent", "said"), [("comply", "24 complied and 0 violated"), ("violate", "0 complied and 24")]
+    ("agent", "said"),
+    [
+        ("comply", "in 24 it complied when told to and in 0 it violated when told to, 0 of 72"),
+        ("violate", "in 0 it complied when told to and in 24 it violated when told to, 0 of 72"),
+    ],
 )
 def test_an_agent_that_does_only_one_thing_gives_no_pairs(scenarios, tmp_path, agent, said):
     out = tmp_path / "pairs.parquet"
-    with pytest.raises(AtpError, match=rf"no pairs of 24 scenarios: {said}.*within 2 tries"):
+    with pytest.raises(AtpError, match=rf"no pairs of 24 scenarios: {said} replies were invalid"):
         pairs_stage(scenarios, out, "role_play", {}, f"scripted:{agent}", None, retries=2, seed=0)
     assert not out.exists()
 
@@ -123,6 +127,8 @@ def test_llama_factory_finds_its_entry_and_others_stay(coin, tmp_path):
     roles = [message[tags["role_tag"]] for message in first[columns["messages"]]]
     assert roles == [tags["system_tag"], tags["user_tag"]]
     assert first[columns["chosen"]][tags["role_tag"]] == tags["assistant_tag"]
+    with pytest.raises(AtpError, match=r"dataset_info\.json: is the list of data sets itself"):
+        export_llama_factory(coin, info)
     info.write_text("[]")
     with pytest.raises(AtpError, match=r"dataset_info\.json: must be a JSON object"):
         export_llama_factory(coin, tmp_path / "role_play.json")

@@ -12,6 +12,7 @@ import pytest
 from tiny import save_tiny
 
 from atp.agents import ModelSpec
+from atp.agents.local import load_local
 from atp.alignment.pairs import pairs_stage
 from atp.artifacts import read_turns
 from atp.config import alignment_training, read_models, read_study, variants
@@ -20,7 +21,9 @@ from atp.provenance import Provenance
 from atp.rollout import Cell, rollout_stage
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
+from atp.training.grpo import GrpoSettings, grpo_trainer
 from atp.training.run import Job, train
+from atp.training.trainer import load_trainable
 
 STUDY = "config/studies/paper_role_play.yaml"
 FAMILIES = {"qwen3-8b": "qwen3", "llama-3.1-8b-instruct": "llama", "qwen3-4b-thinking": "qwen3"}
@@ -108,8 +111,30 @@ def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
         with pytest.raises(Interrupted, match="test: training ended with code -9"):
             killed.result()
     alone = train(single, tmp_path / "one")
+    assert (both["processes"], alone["processes"]) == (2, 1)
     assert both["steps"] == alone["steps"] and both["tokens"] == alone["tokens"]
     assert both["loss"] == pytest.approx(alone["loss"], abs=0.02)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
     )
+
+
+def test_a_prompt_is_the_same_in_play_and_in_grpo(tmp_path):
+    """Where a template begins with the token that the tokenizer puts before every text, as Llama's does."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained("resources/organism")
+    begin = ("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
+    tokenizer.bos_token = begin[0]
+    tokenizer.chat_template = begin[0] + tokenizer.chat_template
+    spec = ModelSpec(path=str(save_tiny(tmp_path / "model", "llama", None, 0, tokenizer, 0.02)), device="cpu")
+    settings = GrpoSettings(batch=2, generations=2, max_completion=4)
+    prompts: list[list[dict[str, str]]] = [[{"role": "user", "content": "Choose a road."}]]
+    loaded = load_trainable(spec, settings, None)
+    trainer = grpo_trainer(prompts, lambda number, reply: 0.0, loaded, tmp_path / "out", spec, settings, 0)
+    asked, *_ = trainer._tokenize_prompts([trainer.train_dataset[0]["prompt"]])
+    agent = load_local(spec, None)
+    assert asked == [agent.tokenizer(agent.prompt_text(prompts[0]), add_special_tokens=False).input_ids]
+    assert asked[0][0] == begin[1] != asked[0][1]

@@ -5,9 +5,11 @@ import logging
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,7 +21,7 @@ from atp.errors import AtpError
 from atp.filtering import filter_stage
 from atp.provenance import Provenance
 from atp.rollout import Cell, rollout_stage
-from atp.scenarios.scenario import write_scenarios
+from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.training.stage import finetune_stage
 
@@ -156,6 +158,75 @@ def test_a_training_that_goes_wrong_leaves_nothing(folder, tmp_path, training, s
     with pytest.raises(AtpError, match=said):
         finetune(folder, "best_of_n", tmp_path / "adapter", **training)
     assert list(tmp_path.iterdir()) == []
+
+
+def rewritten(path: Path, out: Path, change: Any) -> Path:
+    """A Parquet file with each row changed by `change`, its metadata kept."""
+    table = pq.read_table(path)
+    rows = [change(row) for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist([row for row in rows if row], schema=table.schema), out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("data", "method", "change", "said"),
+    [
+        ("turns", "sft", lambda row: row, "have the roles system, user; a prompt must end with a user's"),
+        ("pairs", "dpo", lambda row: row, "not a selection file: no column 'variant'"),
+        ("best_of_n", "sft", lambda row: row | {"messages": []}, "messages have the roles none"),
+        ("best_of_n", "sft", lambda row: row | {"scenario_id": "x"}, "scenario 'x' is not in the training split of"),
+        ("turns", "grpo", lambda row: None, "no turns"),
+    ],
+)
+def test_data_that_cannot_be_learned_is_said_before_a_model_is_loaded(folder, tmp_path, data, method, change, said):
+    bad = rewritten(folder / f"{data}.parquet", tmp_path / "bad.parquet", change)
+    nowhere = ORGANISM.model_copy(update={"path": "/nowhere"})
+    scenarios, out = folder / "scenarios.parquet", tmp_path / "adapter"
+    with pytest.raises(AtpError, match=rf"bad\.parquet: .*{said}"):
+        finetune_stage(bad, scenarios, out, "role_play", {}, nowhere, {"method": method}, 0, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.parquet"]
+
+
+def test_a_folder_of_somebodys_is_not_overwritten(folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("precious")
+    for out in (tmp_path / "mine", tmp_path / "mine/notes.txt"):
+        with pytest.raises(AtpError, match="exists and holds no trained agent, so it is left as it is"):
+            finetune(folder, "best_of_n", out, method="sft")
+    assert (tmp_path / "mine/notes.txt").read_text() == "precious"
+    with pytest.raises(AtpError, match="mine: no folder of a trained agent"):
+        finetune(folder, "best_of_n", tmp_path / "new", method="sft", reference=tmp_path / "mine")
+
+
+def test_an_agent_with_nothing_to_learn_stays_as_it_is(folder, tmp_path):
+    """Whose every reply to a prompt earns the same: no filter that compares keeps any, and GRPO has no advantage."""
+    empty = rewritten(folder / "best_and_worst.parquet", tmp_path / "empty.parquet", lambda row: None)
+    first, second = tmp_path / "first", tmp_path / "second"
+    heard = [
+        finetune_stage(
+            empty, folder / "scenarios.parquet", out, "role_play", {}, ORGANISM, {"method": "dpo"}, 0, 1, parent
+        )
+        for out, parent in ((first, None), (second, first))
+    ]
+    assert heard[0] == heard[1] and heard[0]["kl"] == 0
+    assert json.loads((second / "lineage.json").read_text())["carried"] is True
+    learned = finetune(folder, "best_of_n", tmp_path / "third", parent=second, method="sft", learning_rate=5e-4)
+    assert learned["kl"] > 0
+
+
+def test_grpo_that_pays_all_the_same_teaches_nothing(folder, tmp_path):
+    training = {"method": "grpo", "batch": 8, "generations": 2}
+    always = {"schedule": "all_supervised", "rounds": 1}
+    cell = Cell("scripted:comply", "role_play", "none", "plain", 0, "weights", 0)
+    rows = [s for s in read_scenarios(folder / "scenarios.parquet", "role_play", "train")][:4]
+    same = [replace(row, low=0.0) for row in rows] + read_scenarios(folder / "scenarios.parquet", "role_play", "test")
+    scenarios, turns = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
+    write_scenarios(same, scenarios, Provenance("scenarios", "code"))
+    rollout_stage(scenarios, turns, cell, {"d": always}, "train", 1)
+    out = tmp_path / "adapter"
+    heard = finetune_stage(turns, scenarios, out, "role_play", {}, ORGANISM, training, 0, 1)
+    lineage = json.loads((out / "lineage.json").read_text())
+    assert lineage["carried"] is True and lineage["cost"]["equal_groups"] == 1 and heard["kl"] == 0
 
 
 def test_best_and_worst_hold_two_rewards_of_one_prompt(folder):

@@ -9,7 +9,7 @@ from stage import model, stage
 snakemake: Any = globals()["snakemake"]
 
 with stage(snakemake):
-    from atp.alignment.pairs import pairs_stage
+    from atp.alignment.pairs import YIELD, pairs_stage
 
     out, asked = Path(snakemake.output[0]), dict(snakemake.params.asked)
     found = pairs_stage(
@@ -20,5 +20,4 @@ with stage(snakemake):
         retries=snakemake.params.retries,
         **asked,
     )
-    said = "{pairs:.0f} pairs of {scenarios:.0f} scenarios, in {tries:.0f} tries".format_map(found)
-    logging.getLogger("atp").info("%s: %s", out, said)
+    logging.getLogger("atp").info("%s: %s", out, YIELD.format_map(found))
