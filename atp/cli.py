@@ -33,7 +33,9 @@ AgentName = Annotated[str, typer.Option(help="scripted:POLICY[:NUMBER], or a nam
 Models = Annotated[Path, typer.Option(help="folder of model files")]
 ScenarioFile = Annotated[Path, typer.Option(help="scenarios.parquet")]
 Folder = Annotated[Path, typer.Option(help="folder to write the adapter to")]
-Set = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting; may be given more than once")]
+Set = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the testbed; may be repeated")]
+SetTraining = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the training; may be repeated")]
+SetFilter = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the filter; may be repeated")]
 
 
 @app.command()
@@ -96,7 +98,7 @@ def filter_(
     name: Annotated[
         str, typer.Option(help="top_k, best_of_n, threshold, positive_advantage, or for dpo best_and_worst")
     ] = "best_of_n",
-    set_: Set = [],  # noqa: B006
+    set_: SetFilter = [],  # noqa: B006
 ) -> None:
     """Keep the replies that a reward filter selects, and say what that did to the share of violations."""
     from atp.filtering import FilterSettings, filter_stage
@@ -138,7 +140,7 @@ def align(
     method: Annotated[str, typer.Option(help="dpo, on --pairs; or grpo, which pays for compliance")] = "dpo",
     pairs: Annotated[Path | None, typer.Option(help="pairs.parquet, for dpo")] = None,
     testbed: TestbedName = "role_play",
-    set_: Set = [],  # noqa: B006
+    set_: SetTraining = [],  # noqa: B006
     seed: int = 0,
     models: Models = MODELS_FOLDER,
 ) -> None:
@@ -168,7 +170,7 @@ def finetune(
     reference: Annotated[Path | None, typer.Option(help="generation 0's adapter, if it has one")] = None,
     generation: Annotated[int, typer.Option(min=1, help="number written into the lineage")] = 1,
     seed: int = 0,
-    set_: Set = [],  # noqa: B006
+    set_: SetTraining = [],  # noqa: B006
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Train an adapter on what deployment paid."""
