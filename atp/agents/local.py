@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.utils import enable_progress_bars
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, TopKLogitsWarper, TopPLogitsWarper
 from transformers.utils import is_flash_attn_2_available
+from transformers.utils.logging import disable_progress_bar
 
 from atp.agents.base import Request
 from atp.agents.kv import ConversationCache
@@ -27,6 +29,10 @@ from atp.errors import AtpError
 from atp.testbeds.base import Message, Reply
 
 log = logging.getLogger("atp")
+
+# Bars are for downloads, which take minutes, not for weights that are read.
+disable_progress_bar()
+enable_progress_bars()
 
 PROBE = "Which option do you choose?"
 SLOTS = 512

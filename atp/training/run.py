@@ -95,7 +95,8 @@ def _launch(job: Job, out: Path) -> None:
         assert run.stdout
         for line in run.stdout:
             if line.startswith(SAID):
-                log.info(line.removeprefix(SAID).rstrip())
+                level, _, message = line.removeprefix(SAID).rstrip().partition(" ")
+                log.log(logging.getLevelNamesMapping().get(level, logging.INFO), message)
             else:
                 sys.stderr.write(line)
     failed = sorted(out.glob(f"*{FAILED}"))
@@ -153,8 +154,8 @@ def _trainer(job: Job, learned_from: list[Any], loaded: Loaded, out: Path) -> An
 
 
 def main() -> None:
-    logging.basicConfig(format=f"{SAID}%(message)s")
-    log.setLevel(logging.INFO)
+    logging.basicConfig(format=f"{SAID}%(levelname)s %(message)s")
+    log.setLevel(logging.DEBUG)
     path = Path(sys.argv[1])
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
     try:

@@ -4,11 +4,10 @@ Knows transformers' Trainer and PEFT; knows neither data nor losses. torch is im
 """
 
 import json
+import logging
 import math
 import os
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from atp.agents import ModelSpec
 from atp.errors import AtpError
 from atp.progress import Progress
+
+log = logging.getLogger("atp")
 
 #: Folder of a run's checkpoints, in that of what it trains; how many a run makes, the last one after its last step.
 CHECKPOINTS = "checkpoints"
@@ -156,10 +157,11 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
         AtpError: a loss or gradient that is not finite.
     """
     from peft import PeftModel
+    from transformers import PrinterCallback
 
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_watch(label))
-    with redirect_stdout(sys.stderr):  # the trainer's own lines
-        trainer.train(resume_from_checkpoint=_newest(out / CHECKPOINTS))
+    trainer.train(resume_from_checkpoint=_newest(out / CHECKPOINTS))
     network = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(network, PeftModel):  # TRL puts a copy named "ref" beside an adapter that goes on
         if trainer.accelerator.is_main_process:
@@ -203,6 +205,7 @@ def _watch(label: str) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, **others: Any) -> None:
             logs = others["logs"]
+            log.debug("%s: %s", label, logs)
             for name in ("loss", "grad_norm"):
                 if not math.isfinite(float(logs.get(name, 0.0))):
                     raise AtpError(

@@ -17,15 +17,17 @@ from atp.errors import AtpError
 
 @contextmanager
 def stage(snakemake: Any) -> Iterator[None]:
-    """Progress to terminal and log, other chatter to the log alone; an AtpError ends the job with its one line."""
+    """Progress to terminal and log, every step and other chatter to the log alone; an AtpError ends the job with its one line."""
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     with Path(snakemake.log[0]).open("w", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         logger = logging.getLogger("atp")
-        logger.setLevel(logging.INFO)
-        for stream in (terminal, sys.stderr):
-            logger.addHandler(logging.StreamHandler(stream))
+        logger.setLevel(logging.DEBUG)
+        for stream, level in ((terminal, logging.INFO), (sys.stderr, logging.DEBUG)):
+            handler = logging.StreamHandler(stream)
+            handler.setLevel(level)
+            logger.addHandler(handler)
         warnings.simplefilter("default")
         os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
         try:
