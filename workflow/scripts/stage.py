@@ -17,7 +17,7 @@ from atp.errors import AtpError
 
 @contextmanager
 def stage(snakemake: Any) -> Iterator[None]:
-    """Progress to terminal and log, every step and other chatter to the log alone; an AtpError ends the job with one line."""
+    """Progress to terminal and log, each step and chatter to the log alone; an AtpError ends the job with its line."""
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     with Path(snakemake.log[0]).open("w", buffering=1) as log:
         os.dup2(log.fileno(), 1)
