@@ -54,7 +54,7 @@ def versions(artifacts: Sequence[Path]) -> dict[str, str]:
 
 
 def trainings(adapters: Sequence[Path], root: Path) -> list[list[str]]:
-    """Per adapter: its path from `root`, how it was trained, and what its canary measured."""
+    """Per adapter: the parts of its path from `root`, how it was trained, and what its canary measured."""
     rows = []
     for path in adapters:
         found = provenance(path)
@@ -62,10 +62,9 @@ def trainings(adapters: Sequence[Path], root: Path) -> list[list[str]]:
         low, high = _mean_interval(canary["kl"], canary["kl_sd"], int(canary["prompts"]))
         rows.append(
             [
-                relpath(path.parent, root),
+                ", ".join(path.parent.relative_to(root).parts),
                 found["params"]["training"]["method"],
                 f"{cost['steps']:.0f}",
-                "–" if found["carried"] else f"{cost['loss']:.4f}",
                 f"{canary['valid']:.0f}/{canary['prompts']:.0f}",
                 f"{canary['violations']:.0f}/{canary['valid']:.0f}",
                 f"{canary['reference_violations']:.0f}/{canary['reference_valid']:.0f}",

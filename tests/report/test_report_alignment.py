@@ -92,5 +92,5 @@ def test_an_alignment_that_moved_nothing_is_warned_of(tmp_path):
     assert nothing_learned.startswith("m/dpo/seed0/plain/generation2: nothing to learn")
     assert warning.startswith("m/dpo/seed1: alignment did not lower") and "20/64 before, 20/64 after" in warning
     rows = ran.trainings([good, bad, drifted], tmp_path)
-    assert rows[0][:3] == ["m/dpo/seed0", "dpo", "8"]
+    assert rows[0][:3] == ["m, dpo, seed0", "dpo", "8"]
     assert rows[0][-1] == "0.500 (0.450 to 0.550)"  # Student's t of 63 degrees: 1.998 * 0.2 / 8
