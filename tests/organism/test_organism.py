@@ -176,8 +176,8 @@ def test_rebuilt_organism_lies_in_its_bands(tmp_path: Path, templates: list[Role
 def shift(model: Path, templates: list[RolePlayTemplate], adapter: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Rate and validity of round 1 before and after fine-tuning on the best-paid of 8 replies to 128 prompts."""
     from atp.agents.local import load_local
-    from atp.training.sft import SftSettings, train_sft
-    from atp.training.trainer import load_trainable
+    from atp.training.sft import SftSettings, sft_trainer
+    from atp.training.trainer import fit, load_trainable
 
     spec = ModelSpec(path=str(model), sampling=Sampling(max_new_tokens=48))
     learned, held_out = generate(templates, 128, 0, 5), generate(templates, 0, 128, 5) * 8
@@ -193,7 +193,8 @@ def shift(model: Path, templates: list[RolePlayTemplate], adapter: Path) -> tupl
         for turn, one in zip(best, learned, strict=True)
     ]
     settings = SftSettings(learning_rate=5e-4, batch=8)
-    train_sft(examples, load_trainable(spec, settings, None), adapter, spec, settings, 0)
+    loaded = load_trainable(spec, settings, None)
+    fit(sft_trainer(examples, loaded, adapter, spec, settings, 0), loaded.tokenizer, adapter, "shift")
     return before, first_round(load_local(spec, adapter), held_out)
 
 
