@@ -1,4 +1,4 @@
-"""What the default study shows of the organism: alignment lowers its rate at round 1 by a third, and it still answers."""
+"""What the default study shows of the organism: alignment lowers its rate at round 1 by a third, in valid replies."""
 
 from pathlib import Path
 
