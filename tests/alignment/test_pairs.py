@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from atp.agents import load_agent
-from atp.alignment import pairs as stage
 from atp.alignment.llama_factory import export_llama_factory
-from atp.alignment.pairs import pairs_stage
+from atp.alignment.pairs import ask, pairs_stage
 from atp.artifacts import PAIRS, read_provenance, read_table
 from atp.errors import AtpError
 from atp.provenance import Provenance
-from atp.scenarios.scenario import write_scenarios
+from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
+from atp.testbeds import TESTBEDS
 from atp.testbeds.role_play import TESTBED
+from atp.training.questions import first_questions
 
 COUNT = 24
 
@@ -78,34 +79,35 @@ def test_an_agent_that_does_only_one_thing_gives_no_pairs(scenarios, tmp_path, a
 
 
 class Dies:
-    """A coin that is tossed for a few batches."""
+    """A coin that is tossed for some batches."""
 
     def __init__(self, batches: int):
-        self.coin, self.batches, self.batch = load_agent("scripted:random:0.5", None), batches, 8
+        self.coin, self.left, self.batch = load_agent("scripted:random:0.5", None), batches, 8
 
     def start(self) -> None:
         self.coin.start()
 
     def answer(self, requests):
-        self.batches -= 1
-        if self.batches < 0:
+        self.left -= 1
+        if self.left < 0:
             raise KeyboardInterrupt
         return self.coin.answer(requests)
 
 
-def test_a_killed_stage_asks_on_from_where_it_was(scenarios, tmp_path, monkeypatch):
-    def pairs(name: str, batches: int) -> Path:
-        monkeypatch.setattr(stage, "load_agent", lambda *_: Dies(batches))
-        pairs_stage(scenarios, tmp_path / name, "role_play", {}, "scripted:random:0.5", None, 3, 0)
-        return tmp_path / name
+def test_a_killed_stage_asks_on_from_where_it_was(scenarios, tmp_path):
+    questions = first_questions(read_scenarios(scenarios, "role_play", "train"), TESTBEDS["role_play"], {})
 
-    whole = pairs("whole", 99)
+    def asked(folder: Path, agent: Dies) -> list[tuple[str | None, int]]:
+        folder.mkdir(exist_ok=True)
+        sides = ask(questions, TESTBED.steering, agent, 3, 0, "test", folder)
+        return [(side.reply, side.tries) for side in sides]
+
+    undisturbed, rest = Dies(99), Dies(99)
+    whole = asked(tmp_path / "whole", undisturbed)
     with pytest.raises(KeyboardInterrupt):
-        pairs("killed", 7)
-    killed = pairs("killed", 7)
-    assert read_table(killed).equals(read_table(whole))
-    assert read_provenance(killed)["cost"]["tries"] == read_provenance(whole)["cost"]["tries"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+        asked(tmp_path / "killed", Dies(7))
+    assert asked(tmp_path / "killed", rest) == whole
+    assert 99 - rest.left == 99 - undisturbed.left - 7 > 0
 
 
 def test_rows_are_those_asked_for(scenarios, tmp_path):
