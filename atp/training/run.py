@@ -1,6 +1,7 @@
 """One training run: a job that is all data, done here, in a process with a GPU, or by `accelerate launch` in several.
 
-python -m atp.training.run JOB.json     such a process; the first writes what it measured beside the job
+python -m atp.training.run JOB.json PID     such a process, which ends when process PID does; the first writes what it
+                                            measured beside the job
 """
 
 import json
@@ -9,9 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
+import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from atp.agents import ModelSpec
@@ -71,6 +75,7 @@ def train(job: Job, out: Path) -> dict[str, float]:
     if not (out / MEASURED).is_file():
         (_launch if job.model.gpus else _train)(job, out)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    (out / JOB).unlink(missing_ok=True)
     measured: dict[str, float] = json.loads((out / MEASURED).read_text(encoding="utf-8"))
     return measured
 
@@ -83,7 +88,7 @@ def _launch(job: Job, out: Path) -> None:
     for stale in out.glob(f"*{FAILED}"):
         stale.unlink()
     (out / JOB).write_text(job.model_dump_json(), encoding="utf-8")
-    command = [sys.executable, "-m", "atp.training.run", str(out / JOB)]
+    command = [sys.executable, "-m", "atp.training.run", str(out / JOB), str(os.getpid())]
     if job.model.gpus > 1 and on_gpu(job.model):
         config = Path(__file__).with_name("fsdp.yaml" if job.training.tune == "full" else "ddp.yaml")
         shared = ["--config_file", str(config), "--num_processes", str(job.model.gpus), "--main_process_port", "0"]
@@ -107,7 +112,6 @@ def _launch(job: Job, out: Path) -> None:
             f"{job.label}: training ended with code {run.returncode}, see the log; a rerun goes on from its last "
             "checkpoint"
         )
-    (out / JOB).unlink()
 
 
 def _train(job: Job, out: Path) -> None:
@@ -153,10 +157,18 @@ def _trainer(job: Job, learned_from: list[Any], loaded: Loaded, out: Path) -> An
             return grpo_trainer(prompts, paid, loaded, out, job.model, grpo, job.seed)
 
 
+def _end_with(parent: int) -> None:
+    """End this process within a second of another's end, so that nothing trains on beside a rerun."""
+    while psutil.pid_exists(parent):
+        time.sleep(1)
+    os._exit(1)
+
+
 def main() -> None:
     logging.basicConfig(format=f"{SAID}%(levelname)s %(message)s")
     log.setLevel(logging.DEBUG)
-    path = Path(sys.argv[1])
+    path, parent = Path(sys.argv[1]), int(sys.argv[2])
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
     try:
         _train(job, path.parent)

@@ -2,6 +2,8 @@
 only the path and the number of epochs changed, on models of a few layers with random weights.
 """
 
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -92,18 +94,38 @@ def test_the_files_play_and_align(model, scenarios, pairs, tmp_path):
     assert len(after) == len(before)
 
 
+def checkpoints(out: Path) -> set[str]:
+    return {path.parent.name for path in out.glob("checkpoints/*/trainer_state.json")}
+
+
+def kill_the_parent(job: Job, out: Path) -> set[str]:
+    """Kill a process that trains in another once there is a checkpoint; the other must end too. Returns checkpoints."""
+    code = "import sys; from pathlib import Path; from atp.training.run import Job, train; "
+    code += "train(Job.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
+    command = [sys.executable, "-c", code, job.model_dump_json(), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
+        while not checkpoints(out):
+            assert parent.poll() is None
+            time.sleep(0.02)
+        children = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    assert children and psutil.wait_procs(children, timeout=10)[1] == []
+    return checkpoints(out)
+
+
 def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
     """What several GPUs do, by the same launcher, on a machine without any; and what is left when one is killed."""
     spec = ModelSpec(path="resources/organism", device="cpu", gpus=2)
     section = read_study("config/studies/demo.yaml").testbeds["role_play"]
-    settings = alignment_training(section, "dpo", "organism").model_copy(update={"epochs": 2.0, "batch": 4})
+    settings = alignment_training(section, "dpo", "organism").model_copy(update={"epochs": 8.0, "batch": 4})
     common: dict[str, Any] = {"label": "test", "training": settings, "seed": 0, "testbed": "role_play", "settings": {}}
     common |= {"scenarios": scenarios, "data": pairs, "data_kind": "pairs"}
     both = train(Job(model=spec, **common), tmp_path / "two")
     single = Job(model=spec.model_copy(update={"gpus": 1}), **common)
+    found = kill_the_parent(single, tmp_path / "one")
     with ThreadPoolExecutor() as pool:
         killed = pool.submit(train, single, tmp_path / "one")
-        while not list(tmp_path.glob("one/checkpoints/*/trainer_state.json")):
+        while checkpoints(tmp_path / "one") <= found:
             assert not killed.done()
             time.sleep(0.02)
         for process in psutil.Process().children():
