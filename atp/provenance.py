@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
-PACKAGES = ("atp", "torch", "transformers", "trl", "peft", "datasets", "pyarrow", "polars", "snakemake")
+PACKAGES = tuple("atp torch transformers trl peft accelerate vllm datasets pyarrow polars snakemake".split())
 
 
 @dataclass(frozen=True)
