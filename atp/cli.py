@@ -126,7 +126,8 @@ def pairs(
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Ask training scenarios steered to comply and steered to violate, and write what came as preference pairs."""
-    from atp.alignment.pairs import YIELD, pairs_stage
+    from atp.alignment import YIELD
+    from atp.alignment.pairs import pairs_stage
 
     settings = _settings(testbed, set_, {})
     found = pairs_stage(scenarios, out, testbed, settings, agent, _model(agent, models), retries, seed)

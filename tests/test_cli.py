@@ -169,7 +169,10 @@ def test_a_rollout_that_cannot_be_is_one_line_and_writes_nothing(atp, scenarios,
 def test_damaged_and_foreign_files_are_one_line_in_every_command(atp, scenarios, turns, tmp_path):
     whole = turns.read_bytes()
     damaged = bytearray(whole)
-    damaged[len(whole) // 3] ^= 1
+    metadata = pq.read_metadata(turns).row_group(0)
+    columns = [metadata.column(number) for number in range(metadata.num_columns)]
+    largest = max(columns, key=lambda column: column.total_compressed_size)
+    damaged[(largest.dictionary_page_offset or largest.data_page_offset) + largest.total_compressed_size // 2] ^= 1
     broken = tmp_path / "broken.parquet"
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(pa.table({"a": [1]}), foreign)
@@ -234,7 +237,7 @@ def test_pairs_of_scenarios_and_their_export(atp):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("pairs", "--agent", "scripted:comply", "--out", "p"), "no pairs of 8 scenarios: 8 complied and 0 violated"),
+        (("pairs", "--agent", "scripted:comply", "--out", "p"), "no pairs of 8 scenarios: in 8 it complied"),
         (("align", "--agent", "scripted:comply", "--out", "a", "--method", "grpo"), "no weights to train"),
         (
             ("align", "--agent", "scripted:comply", "--out", "a", "--method", "ppo"),

@@ -22,9 +22,6 @@ from atp.testbeds import TESTBEDS
 from atp.testbeds.base import steer
 from atp.training.questions import Question, first_questions
 
-#: How a yield is said.
-YIELD = "{pairs:.0f} pairs of {scenarios:.0f} scenarios, in {tries:.0f} tries ({invalid:.0f} invalid)"
-
 
 @dataclass
 class _Side:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from atp.alignment.pairs import YIELD
+from atp.alignment import YIELD
 from atp.artifacts import CELL, LINEAGE, read_provenance
 from atp.errors import AtpError
 

@@ -9,7 +9,8 @@ from stage import model, stage
 snakemake: Any = globals()["snakemake"]
 
 with stage(snakemake):
-    from atp.alignment.pairs import YIELD, pairs_stage
+    from atp.alignment import YIELD
+    from atp.alignment.pairs import pairs_stage
 
     out, asked = Path(snakemake.output[0]), dict(snakemake.params.asked)
     found = pairs_stage(
