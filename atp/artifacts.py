@@ -3,6 +3,7 @@
 Knows columns and files; knows nothing about games, models or measures.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -155,19 +156,38 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_file(out: Path) -> None:
+    """Raises AtpError if a file cannot be written at `out` since a folder is there: before the work that it is for."""
+    if out.is_dir():
+        raise AtpError(f"{out}: is a folder, name a file")
+
+
 @contextmanager
 def unfinished(out: Path, digest: str) -> Iterator[Path]:
     """A folder beside `out` for the finished parts of a stage, kept if the stage is killed, gone once it has ended.
 
     It belongs to one digest of code, params and inputs: parts of any other are dropped.
+
+    Raises:
+        AtpError: another process is at work in it.
     """
     folder = out.with_name(f".{out.name}.unfinished")
-    for stale in folder.glob("*"):
-        if stale.name != digest:
-            shutil.rmtree(stale)
-    (folder / digest).mkdir(parents=True, exist_ok=True)
-    yield folder / digest
-    shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the kernel, however the process ends
+    except BlockingIOError:
+        os.close(descriptor)
+        raise AtpError(f"{out}: another process is making it; wait for it, or stop it first") from None
+    try:
+        for stale in folder.glob("*"):
+            if stale.name != digest:
+                shutil.rmtree(stale)
+        (folder / digest).mkdir(parents=True, exist_ok=True)
+        yield folder / digest
+        shutil.rmtree(folder)
+    finally:
+        os.close(descriptor)
 
 
 def read_table(path: Path | str, schema: pa.Schema | None = None, kind: str = "artifact") -> pa.Table:

@@ -35,6 +35,7 @@ Models = Annotated[Path, typer.Option(help="folder of model files")]
 ScenarioFile = Annotated[Path, typer.Option(help="scenarios.parquet")]
 Folder = Annotated[Path, typer.Option(help="folder to write the adapter to")]
 Set = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the testbed; may be repeated")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
 SetTraining = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the training; may be repeated")]
 SetFilter = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the filter; may be repeated")]
 
@@ -46,7 +47,7 @@ def scenarios(
     templates: Annotated[Path, typer.Option(help="template file")] = Path("config/templates/role_play.yaml"),
     train: Annotated[int, typer.Option(min=0, help="training scenarios")] = 192,
     test: Annotated[int, typer.Option(min=1, help="test scenarios")] = 64,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Generate scenarios from templates: seeded, train and test without a common prompt."""
     from atp.scenarios.stage import ScenarioSettings, scenarios_stage
@@ -79,7 +80,7 @@ def rollout(
     set_: Set = [],  # noqa: B006  typer reads the default, nothing writes to it
     rounds: Annotated[int | None, typer.Option(min=1, help="rounds an episode")] = None,
     samples: Annotated[int, typer.Option(min=1, help="episodes a scenario")] = 1,
-    seed: int = 0,
+    seed: Seed = 0,
     split: Annotated[str | None, typer.Option(help="train or test; both if left out")] = None,
     adapter: Annotated[Path | None, typer.Option(help="folder of a LoRA adapter")] = None,
     models: Models = MODELS_FOLDER,
@@ -122,7 +123,7 @@ def pairs(
     testbed: TestbedName = "role_play",
     set_: Set = [],  # noqa: B006
     retries: Annotated[int, typer.Option(min=1, help="how often each side is asked at most")] = 8,
-    seed: int = 0,
+    seed: Seed = 0,
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Ask training scenarios steered to comply and steered to violate, and write what came as preference pairs."""
@@ -143,7 +144,7 @@ def align(
     pairs: Annotated[Path | None, typer.Option(help="pairs.parquet, for dpo")] = None,
     testbed: TestbedName = "role_play",
     set_: SetTraining = [],  # noqa: B006
-    seed: int = 0,
+    seed: Seed = 0,
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Align an agent before deployment: train an adapter, by DPO on pairs or by GRPO on training scenarios."""
@@ -171,7 +172,7 @@ def finetune(
     parent: Annotated[Path | None, typer.Option(help="adapter to go on from")] = None,
     reference: Annotated[Path | None, typer.Option(help="generation 0's adapter, if it has one")] = None,
     generation: Annotated[int, typer.Option(min=1, help="number written into the lineage")] = 1,
-    seed: int = 0,
+    seed: Seed = 0,
     set_: SetTraining = [],  # noqa: B006
     models: Models = MODELS_FOLDER,
 ) -> None:
@@ -203,7 +204,7 @@ def export(
 def organism(
     out: Annotated[Path, typer.Option(help="folder to write the model to")],
     templates: Annotated[Path, typer.Option(help="template file")] = Path("config/templates/role_play.yaml"),
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train the embedded agent from nothing (about a quarter of an hour on two cores)."""
     from atp.organism.train import build_organism

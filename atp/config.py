@@ -7,7 +7,7 @@ the key, what was found and what is allowed.
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,19 +25,21 @@ Model = TypeVar("Model", bound=BaseModel)
 PLAIN = "plain"
 NONE: Literal["none"] = "none"
 PAIRED = "best_and_worst"
+#: What alignment makes, beside the arms' folders.
+ALIGNED = ("adapter", "pairs")
 #: What a training shares with the one that it goes on from.
 SAME = ("tune", "rank", "alpha")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ContextChannel(_Section):
     """Experience accumulates in the conversation: R rounds of history on the test split."""
 
     arms: tuple[str, ...] = Field((PLAIN,), min_length=1, description="arms of the testbed to run")
-    sweep: dict[str, tuple[Any, ...]] = Field(
+    sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
         default_factory=dict, description="testbed settings to vary: each combination is a variant"
     )
     samples: int = Field(1, ge=1, description="episodes of each scenario and variant")
@@ -104,7 +106,9 @@ class Study(_Section):
     alignments: tuple[Literal["none", "dpo", "grpo"], ...] = Field(
         (NONE,), min_length=1, description="how agents are prepared before deployment"
     )
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one line of evidence each")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32, strict=True)], ...] = Field(
+        (0,), min_length=1, description="one line of evidence each"
+    )
     testbeds: dict[str, TestbedSection] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -179,8 +183,12 @@ def _check_testbed(name: str, section: TestbedSection, models: tuple[str, ...]) 
                 raise ValueError(
                     f"{where}.{channel_name}.arms: unknown arm '{arm}', known are {', '.join(section.arms)}"
                 )
+        if channel and len(set(channel.arms)) < len(channel.arms):
+            raise ValueError(f"{where}.{channel_name}.arms: {list(channel.arms)} names one twice")
     for arm in section.arms:
         _check_name(f"{where}.arms", arm)
+        if arm.partition(".")[0] in ALIGNED:
+            raise ValueError(f"{where}.arms: '{arm}' is the name of what alignment makes, call it otherwise")
         if section.context:
             for label, settings in variants(section, arm).items():
                 _check_settings(name, f"{where}, arm '{arm}', variant '{label}'", settings)

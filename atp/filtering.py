@@ -21,7 +21,7 @@ ORDER = ("sampling_seed", "episode")
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TopK(_Settings):

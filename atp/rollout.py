@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atp.agents import Agent, ModelSpec, Request, load_agent
-from atp.artifacts import TURNS, read_turns, unfinished, write_table
+from atp.artifacts import TURNS, check_file, read_turns, unfinished, write_table
 from atp.errors import AtpError
 from atp.progress import Progress
 from atp.provenance import Stage
@@ -71,6 +71,7 @@ def rollout_stage(
     Raises:
         AtpError: bad scenarios, model or adapter, fewer scenarios than `limit` asks for.
     """
+    check_file(out)
     params = {
         "cell": asdict(cell),
         "variants": {label: dict(settings) for label, settings in variants.items()},

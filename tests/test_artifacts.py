@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from atp.artifacts import read_provenance, read_table, read_turns, replacing, write_table, write_text
+from atp.artifacts import read_provenance, read_table, read_turns, replacing, unfinished, write_table, write_text
 from atp.errors import AtpError
 from atp.provenance import Provenance
 
@@ -101,3 +101,17 @@ def test_another_kind_of_file_is_said_to_be_one(path):
         read_table(path, wanted, "number")
     with pytest.raises(AtpError, match=f"^{path}: not a full file: column 'note' has rows without a value$"):
         read_table(path, pa.schema([pa.field("note", pa.string(), nullable=False)]), "full")
+
+
+def test_two_processes_do_not_make_one_artifact(tmp_path):
+    out = tmp_path / "turns.parquet"
+    with unfinished(out, "digest") as folder:
+        with (
+            pytest.raises(AtpError, match=r"turns\.parquet: another process is making it"),
+            unfinished(out, "digest"),
+        ):
+            pass
+        assert folder.is_dir()
+    with unfinished(out, "digest"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -68,6 +68,11 @@ ROLE_PLAY = ("testbeds", "role_play")
         ((*ROLE_PLAY, "arms"), {"plain": {}, "supervised": {}, "../x": {}}, "names a folder"),
         (("testbeds",), {}, "testbeds: .*at least 1 item"),
         (("seeds",), [1, 1], "seeds: .*names one twice"),
+        (("seeds",), [-1], "seeds.0: .*greater than or equal to 0"),
+        (("seeds",), [2**32], "seeds.0: .*less than 4294967296"),
+        ((*ROLE_PLAY, "context", "sweep"), {"schedule": []}, "context.sweep.schedule: .*at least 1 item"),
+        ((*ROLE_PLAY, "context", "arms"), ["plain", "plain"], "context.arms: .*names one twice"),
+        ((*ROLE_PLAY, "arms"), {"plain": {}, "supervised": {}, "adapter": {}}, "'adapter' is the name of what align"),
         (("alignments",), ["sft"], "alignments.0: .*none"),
     ],
 )

@@ -50,8 +50,13 @@ def _visible() -> list[str]:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
         return [uuid for _, uuid in gpus]
-    wanted = [part.strip() for part in allowed.split(",") if part.strip()]
-    return [uuid for part in wanted for index, uuid in gpus if part in (index, uuid)]
+    found: dict[str, None] = {}
+    for part in allowed.split(","):
+        named = [uuid for index, uuid in gpus if index == part.strip() or (part and uuid.startswith(part.strip()))]
+        if len(named) != 1:
+            break  # as CUDA does: what follows an entry that names no GPU does not count
+        found[named[0]] = None
+    return list(found)
 
 
 def _claim(found: list[str], count: int, name: str) -> list[str]:

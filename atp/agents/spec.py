@@ -22,7 +22,7 @@ PARTS = (
 class Sampling(BaseModel):
     """How replies are drawn from the model's distribution."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     temperature: float = Field(1.0, ge=0, description="softmax temperature; 0 takes the likeliest token")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus: the smallest set of tokens with this much probability")
@@ -33,7 +33,7 @@ class Sampling(BaseModel):
 class ModelSpec(BaseModel):
     """A file of config/models: a model, how it is sampled, and what it needs of a machine."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     path: str = Field(description="folder of weights, tokenizer and chat template, or a name on the Hugging Face hub")
     revision: str | None = Field(None, description="commit or tag on the hub; none for a folder")

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from atp.agents import Agent, ModelSpec, Request, load_agent
-from atp.artifacts import PAIRS, unfinished, write_table, write_text
+from atp.artifacts import PAIRS, check_file, unfinished, write_table, write_text
 from atp.errors import AtpError
 from atp.progress import Progress
 from atp.provenance import Stage
@@ -58,6 +58,7 @@ def pairs_stage(
     Raises:
         AtpError: bad scenarios or model; no pair at all.
     """
+    check_file(out)
     params = {
         "testbed": testbed,
         "settings": settings,
@@ -72,9 +73,25 @@ def pairs_stage(
     chosen = chosen[slice(*limit)] if limit else chosen
     game = TESTBEDS[testbed]
     questions = first_questions(chosen, game, settings)
+    asked = load_agent(agent, model)
     with unfinished(out, stage.digest) as folder:
-        sides = ask(questions, game.steering, load_agent(agent, model), retries, seed, str(out), folder)
-    rows = [
+        sides = ask(questions, game.steering, asked, retries, seed, str(out), folder)
+        rows, found = _rows(sides), _yield(sides)
+        if rows:
+            write_table(pa.Table.from_pylist(rows, schema=PAIRS), out, stage.provenance(**found))
+    if not rows:
+        why = (
+            "in {complied:.0f} it complied when told to and in {violated:.0f} it violated when told to, "
+            "{invalid:.0f} of {tries:.0f} replies were invalid; raise alignment.retries, or take an agent that does "
+            "both, in form"
+        )
+        raise AtpError(f"{out}: no pairs of {len(questions)} scenarios: {why.format_map(found)}")
+    return found
+
+
+def _rows(sides: Sequence[_Side]) -> list[dict[str, Any]]:
+    """A row for each question both of whose sides came."""
+    return [
         {
             "scenario_id": comply.question.scenario_id,
             "prompt": comply.question.prompt.messages,
@@ -84,23 +101,17 @@ def pairs_stage(
         for comply, violate in zip(sides[::2], sides[1::2], strict=True)
         if comply.reply is not None and violate.reply is not None
     ]
-    found = {
-        "scenarios": float(len(questions)),
-        "pairs": float(len(rows)),
+
+
+def _yield(sides: Sequence[_Side]) -> dict[str, float]:
+    return {
+        "scenarios": float(len(sides) / 2),
+        "pairs": float(len(_rows(sides))),
         "complied": float(sum(side.reply is not None for side in sides[::2])),
         "violated": float(sum(side.reply is not None for side in sides[1::2])),
         "tries": float(sum(side.tries for side in sides)),
         "invalid": float(sum(side.invalid for side in sides)),
     }
-    if not rows:
-        why = (
-            "in {complied:.0f} it complied when told to and in {violated:.0f} it violated when told to, "
-            "{invalid:.0f} of {tries:.0f} replies were invalid; raise alignment.retries, or take an agent that does "
-            "both, in form"
-        )
-        raise AtpError(f"{out}: no pairs of {len(questions)} scenarios: {why.format_map(found)}")
-    write_table(pa.Table.from_pylist(rows, schema=PAIRS), out, stage.provenance(**found))
-    return found
 
 
 def ask(

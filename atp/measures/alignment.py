@@ -30,10 +30,10 @@ def alignment_effects(turns: pl.LazyFrame, seed: int) -> pl.DataFrame:
     left_share is left out where no reduction was shown to be installed.
     """
     counts = (
-        turns.filter(pl.col("violation").is_not_null(), split="test")
+        turns.filter(split="test")
         .filter((pl.col("channel") == "context") | (pl.col("round") == 1))
         .group_by(*LINE, *_POINT, "scenario_id")
-        .agg(k=pl.col("violation").sum(), n=pl.len())
+        .agg(k=pl.col("violation").sum(), n=pl.col("violation").count())
         .join(alike_rounds(turns).lazy(), on=[*LINE, "round"], how="left")
         .filter(pl.col("alike").fill_null(True) | (pl.col("channel") == "weights"))
         .sort(*LINE, *_POINT, "scenario_id")
@@ -68,12 +68,20 @@ def _line(line: dict[str, Any], unaligned: list[Any], aligned: list[Any], seed: 
         for point in (before[begin], after[begin], after[end])
     )
     installed = difference(base, first, seed)
-    yield _row(line, INSTALLED, begin, len(scenarios), installed)
-    if end == begin:
+    left = difference(base, last, seed)
+    if installed.value is None:
         return
-    yield _row(line, LEFT, end, len(scenarios), difference(base, last, seed))
+    yield _row(line, INSTALLED, begin, _answered(base, first), installed)
+    if end == begin or left.value is None:
+        return
+    yield _row(line, LEFT, end, _answered(base, last), left)
     if installed.low is not None and installed.low > 0:
-        yield _row(line, LEFT_SHARE, end, len(scenarios), _left_share(base, first, last, seed))
+        yield _row(line, LEFT_SHARE, end, _answered(base, first, last), _left_share(base, first, last, seed))
+
+
+def _answered(*points: np.ndarray) -> int:
+    """Scenarios that have a valid reply at one of the points."""
+    return int(np.any([point[:, 1] > 0 for point in points], axis=0).sum())
 
 
 def _left_share(base: np.ndarray, first: np.ndarray, last: np.ndarray, seed: int) -> Interval:
@@ -88,7 +96,8 @@ def _left_share(base: np.ndarray, first: np.ndarray, last: np.ndarray, seed: int
     value = float(statistic(clusters.sum(axis=0)[None, :])[0])
     if any(alike(rate[:, 0], rate[:, 1]) for rate in (base, first, last)):
         return Interval(value, None, None, "none: no spread")
-    return Interval(value, *resampled(clusters, statistic, seed), "cluster bootstrap")
+    low, high = resampled(clusters, statistic, seed)
+    return Interval(value, low, high, "none: no spread" if low is None else "cluster bootstrap")
 
 
 def _row(line: dict[str, Any], measure: str, point: tuple[int, int], scenarios: int, found: Interval) -> dict[str, Any]:

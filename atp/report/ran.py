@@ -85,8 +85,9 @@ def warnings(adapters: Sequence[Path], root: Path) -> list[str]:
         before, after = (canary[f"{name}violations"] / max(canary[f"{name}valid"], 1.0) for name in ("reference_", ""))
         if found["carried"]:
             lines.append(
-                f"{relpath(path.parent, root)}: nothing to learn, all replies to a prompt earned the same or none was "
-                "kept; this generation is the one before"
+                f"{relpath(path.parent, root)}: nothing to learn, "
+                + ("all replies to a prompt earned the same" if found["cost"]["steps"] else "no reply was kept")
+                + "; this generation is the one before"
             )
         if found["stage"] == "align" and after >= before:
             counts = "{reference_violations:.0f}/{reference_valid:.0f} before, {violations:.0f}/{valid:.0f} after"

@@ -165,7 +165,9 @@ def _end_with(parent: int) -> None:
 
 
 def main() -> None:
-    logging.basicConfig(format=f"{SAID}%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{SAID}%(levelname)s %(message)s"))
+    log.addHandler(handler)
     log.setLevel(logging.DEBUG)
     path, parent = Path(sys.argv[1]), int(sys.argv[2])
     Thread(target=_end_with, args=(parent,), daemon=True).start()

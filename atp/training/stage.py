@@ -1,7 +1,9 @@
 """The stages that train: an adapter comes out, with its lineage, once its canary has been heard; or nothing."""
 
 import json
+import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from atp.training.canary import canary
 from atp.training.questions import first_questions
 from atp.training.run import MEASURED, Job, train
 from atp.training.trainer import EQUAL
+
+log = logging.getLogger("atp")
 
 #: One of these stands in every trained agent's folder.
 TRAINED = (LINEAGE, "adapter_config.json", "config.json")
@@ -78,7 +82,7 @@ def make(
 
     Returns what the canary measured.
     """
-    _check_folders(out, job.parent, reference)
+    _check_paths(out, (job.scenarios, job.data), (job.parent, reference))
     shared = {"model": job.model.model_dump(mode="json"), "training": job.training.model_dump(), "seed": job.seed}
     local = [Path(job.model.path)] if Path(job.model.path).is_dir() else []
     others = [path for path in (job.data, job.parent) if path]
@@ -92,10 +96,10 @@ def make(
             if carried and not job.data:
                 raise AtpError(f"{out}: nothing to learn, to each prompt all replies complied or none did")
             if carried:
+                log.info("%s: nothing to learn, the agent stays as it is", out)
                 _carry(job.parent, temporary)
-            heard = canary(
-                held_out, job.model, temporary, job.parent, reference, job.training.validity, job.seed, not carried
-            )
+            floor = 0.0 if carried else job.training.validity
+            heard = canary(held_out, job.model, temporary, job.parent, reference, floor, job.seed, not carried)
         except Interrupted:
             raise
         except AtpError as error:
@@ -103,17 +107,20 @@ def make(
             raise AtpError(str(error).replace(str(temporary), str(out))) from error
         lineage = json.loads(stage.provenance(**measured).to_json()) | {"canary": heard, "carried": carried}
         write_text(json.dumps(lineage, sort_keys=True), temporary / LINEAGE)
-        (temporary / MEASURED).unlink(missing_ok=True)
         if out.exists():
             shutil.rmtree(out)
         temporary.rename(out)
+        (out / MEASURED).unlink(missing_ok=True)  # last: until then a rerun finds that the training has ended
     return heard
 
 
-def _check_folders(out: Path, *trained: Path | None) -> None:
-    """What is overwritten must be what this stage makes; what is gone on from must be there."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / LINEAGE).is_file()):
+def _check_paths(out: Path, files: Sequence[Path | None], trained: Sequence[Path | None]) -> None:
+    """What is overwritten must be what this stage makes; what is read and gone on from must be there."""
+    if out.is_file() or out.is_symlink() or (out.is_dir() and any(out.iterdir()) and not (out / LINEAGE).is_file()):
         raise AtpError(f"{out}: exists and holds no trained agent, so it is left as it is; name another folder")
+    for path in files:
+        if path and not path.is_file():
+            raise AtpError(f"{path}: no such file")
     for folder in trained:
         if folder and not any((folder / file).is_file() for file in TRAINED):
             raise AtpError(f"{folder}: no folder of a trained agent (none of {', '.join(TRAINED)})")
@@ -127,7 +134,7 @@ def _carry(parent: Path | None, out: Path) -> None:
     """The parent once more; without one a folder with a lineage alone, which stands for the model itself."""
     shutil.rmtree(out, ignore_errors=True)
     if parent:
-        shutil.copytree(parent, out)
+        shutil.copytree(parent, out, ignore=shutil.ignore_patterns(".*"))
     else:
         write_text("{}", out / LINEAGE)
 

@@ -51,6 +51,9 @@ def test_what_is_shown_already_is_not_left(machine):
     with claim(machine, 1, CUDA_VISIBLE_DEVICES="1") as process:
         assert shown(process) == "GPU-bb"
         process.communicate()
+    for shown_already in ("1,1", "1,none,0", "GPU-b"):
+        with claim(machine, 2, CUDA_VISIBLE_DEVICES=shown_already) as process:
+            assert "gpus is 2, this machine shows 1" in process.communicate()[1]
     with claim(machine, 0) as process:
         assert shown(process) == "GPU-aa"
         process.communicate()

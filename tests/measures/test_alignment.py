@@ -93,11 +93,11 @@ def test_a_share_of_0_is_not_taken_for_certain():
     assert installed["value"] - installed["low"] > 0.3  # Wilson's 0.24 below 6 of 10, and 0.28 above 0 of 10
 
 
-def test_ends_are_points_that_both_agents_have():
-    history = HISTORY | {("dpo", 1): "xxxxxxxxxx", ("dpo", 2): "vvkkkkkkkk", ("none", 2): "vvvvkkkkkk"}
-    measured = alignment_effects(turns("context", history), 0)
-    assert found(measured)["installed"] == pytest.approx(0.4 - 0.2)
-    assert measured["round"].to_list()[0] == 2
+def test_a_point_without_a_valid_reply_is_not_replaced_by_another():
+    history = HISTORY | {("dpo", 2): "vvkkkkkkkk", ("none", 2): "vvvvkkkkkk"}
+    assert alignment_effects(turns("context", history | {("dpo", 1): "xxxxxxxxxx"}), 0).is_empty()
+    at_the_end = alignment_effects(turns("context", history | {("dpo", 6): "xxxxxxxxxx"}), 0)
+    assert found(at_the_end) == pytest.approx({"installed": 0.5})
 
 
 def test_pairing_scenarios_narrows_the_interval():

@@ -163,6 +163,19 @@ def test_a_stage_by_name(project, stage, rule, again):
     assert stage == "report" or "report" not in jobs
 
 
+def test_a_stage_that_a_killed_run_left_behind_keeps_the_lock(tmp_path):
+    for part in (".snakemake/locks/0.input.lock", ".snakemake/scripts/stage.py"):
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part).write_text("import time; time.sleep(60)")
+    unlock = [sys.executable, str(ROOT / "workflow/scripts/unlock.py")]
+    with subprocess.Popen([sys.executable, ".snakemake/scripts/stage.py"], cwd=tmp_path) as left:
+        living = subprocess.run(unlock, cwd=tmp_path, capture_output=True, text=True)
+        left.kill()
+    assert living.returncode == 1 and f"process {left.pid}" in living.stderr
+    subprocess.run(unlock, cwd=tmp_path, check=True)
+    assert not list(tmp_path.glob(".snakemake/locks/*"))
+
+
 def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
     undisturbed = turns(project)
     folder = tmp_path / "killed"

@@ -10,11 +10,12 @@ import psutil
 
 
 def owners(folder: Path) -> list[int]:
-    """Processes of Snakemake that work in `folder`."""
+    """Processes of Snakemake that work in `folder`, and stages that a killed one left behind."""
     found = []
     for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
         command = process.info["cmdline"] or []
-        if any(Path(word).name == "snakemake" for word in command[:3]) and process.info["cwd"] == str(folder):
+        ours = any(Path(word).name == "snakemake" or ".snakemake/scripts/" in word for word in command[:3])
+        if ours and process.info["cwd"] == str(folder):
             found.append(process.info["pid"])
     return found
 
