@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -301,7 +301,7 @@ def train(method: str, shape: Shape, device: str) -> float:
     def said(number: int, role: str) -> list[dict[str, str]]:
         return [{"role": role, "content": _text(number, half)}]
 
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):  # the trainers' own lines
+    with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "adapter"
         trainer: Any
         if method == "SFT":

@@ -76,7 +76,8 @@ def pairs_stage(
     asked = load_agent(agent, model)
     with unfinished(out, stage.digest) as folder:
         sides = ask(questions, game.steering, asked, retries, seed, str(out), folder)
-        rows, found = _rows(sides), _yield(sides)
+        rows = _rows(sides)
+        found = _yield(sides, len(rows))
         if rows:
             write_table(pa.Table.from_pylist(rows, schema=PAIRS), out, stage.provenance(**found))
     if not rows:
@@ -103,10 +104,10 @@ def _rows(sides: Sequence[_Side]) -> list[dict[str, Any]]:
     ]
 
 
-def _yield(sides: Sequence[_Side]) -> dict[str, float]:
+def _yield(sides: Sequence[_Side], pairs: int) -> dict[str, float]:
     return {
         "scenarios": float(len(sides) / 2),
-        "pairs": float(len(_rows(sides))),
+        "pairs": float(pairs),
         "complied": float(sum(side.reply is not None for side in sides[::2])),
         "violated": float(sum(side.reply is not None for side in sides[1::2])),
         "tries": float(sum(side.tries for side in sides)),

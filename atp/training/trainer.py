@@ -199,7 +199,7 @@ def _watch(label: str) -> Any:
     """A callback that says how far the training is, and ends it where it has left what is finite."""
     from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
             self.progress = Progress(label, state.max_steps, "steps", skipped=state.global_step)
 
