@@ -21,7 +21,7 @@ from atp.progress import Progress
 from atp.provenance import Stage
 from atp.scenarios.scenario import Scenario, read_scenarios
 from atp.testbeds import TESTBEDS
-from atp.testbeds.base import Prompt, Settings, Testbed, Turn
+from atp.testbeds.base import Settings, Testbed, Turn
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 
@@ -112,7 +112,9 @@ def rollout(
         for sample in range(samples)
         for variant, settings in variants.items()
     ]
-    batches = [episodes[start : start + agent.batch] for start in range(0, len(episodes), agent.batch)]
+    players = max(testbed.players(planned.scenario, planned.settings) for planned in episodes)
+    size = max(1, agent.batch // players)
+    batches = [episodes[start : start + size] for start in range(0, len(episodes), size)]
     with unfinished(out, stage.digest) as folder:
         paths = [folder / f"{number:05}.parquet" for number in range(len(batches))]
         finished = sum(len(batch) for batch, path in zip(batches, paths, strict=True) if path.exists())
@@ -127,9 +129,11 @@ def rollout(
         write_table(turns, out, stage.provenance(episodes=len(episodes), decisions=len(turns), **tokens))
 
 
-def sampling_seed(seed: int, scenario_id: str, sample: int, generation: int, round: int, agent: int) -> int:
+def sampling_seed(
+    seed: int, scenario_id: str, sample: int, generation: int, round: int, agent: int, step: int = 0
+) -> int:
     """63-bit seed of a turn. It depends on nothing else, so a turn's randomness is its own, and variants share it."""
-    key = f"{seed}|{scenario_id}|{sample}|{generation}|{round}|{agent}".encode()
+    key = f"{seed}|{scenario_id}|{sample}|{generation}|{round}|{agent}{f'|{step}' if step else ''}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
 
@@ -142,7 +146,6 @@ def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: C
         game = testbed.play(planned.scenario, planned.settings, rng)
         games.append(game)
         prompts.append(next(game))
-    seeds: list[dict[tuple[int, int], int]] = [{} for _ in batch]
     rows: list[list[dict[str, Any]]] = [[] for _ in batch]
     conversations: dict[tuple[int, int], int] = {}
     open_games = list(range(len(batch)))
@@ -150,9 +153,8 @@ def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: C
         requests = []
         for number in open_games:
             for prompt in prompts[number]:
-                seed = _turn_seed(batch[number], prompt, cell)
-                seeds[number][prompt.round, prompt.agent] = seed
                 conversation = conversations.setdefault((number, prompt.agent), len(conversations))
+                seed = _turn_seed(batch[number], cell, prompt.round, prompt.agent, prompt.step)
                 requests.append(Request(conversation, prompt, seed))
         replies = iter(agent.answer(requests))
         still_open = []
@@ -161,24 +163,26 @@ def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: C
                 prompts[number] = games[number].send([next(replies) for _ in prompts[number]])
                 still_open.append(number)
             except StopIteration as end:
-                rows[number] = [
-                    _row(turn, batch[number], cell, seeds[number][turn.round, turn.agent]) for turn in end.value
-                ]
+                rows[number] = [_row(turn, batch[number], cell) for turn in end.value]
         open_games = still_open
     return rows
 
 
-def _turn_seed(planned: Planned, prompt: Prompt, cell: Cell) -> int:
-    scenario = planned.scenario.scenario_id
-    return sampling_seed(cell.seed, scenario, planned.sample, cell.generation, prompt.round, prompt.agent)
+def _turn_seed(planned: Planned, cell: Cell, round: int, agent: int, step: int = 0) -> int:
+    return sampling_seed(
+        cell.seed, planned.scenario.scenario_id, planned.sample, cell.generation, round, agent, step
+    )
 
 
-def _row(turn: Turn, planned: Planned, cell: Cell, seed: int) -> dict[str, Any]:
+def _row(turn: Turn, planned: Planned, cell: Cell) -> dict[str, Any]:
     row = dict(vars(turn))
-    reply = row.pop("reply")
+    reply, further = row.pop("reply"), row.pop("further")
+    spent = {name: sum(getattr(each, name) for each in (reply, *further)) for name in TOKENS}
+    later = {step_key(step): each.text for step, each in enumerate(further, 1)}
     return {
         **vars(cell),
         **row,
+        **spent,
         "variant": planned.variant,
         "split": planned.scenario.split,
         "scenario_id": planned.scenario.scenario_id,
@@ -186,10 +190,12 @@ def _row(turn: Turn, planned: Planned, cell: Cell, seed: int) -> dict[str, Any]:
         "episode": planned.name,
         "sample": planned.sample,
         "reply": reply.text,
-        "prompt_tokens": reply.prompt_tokens,
-        "cached_tokens": reply.cached_tokens,
-        "completion_tokens": reply.completion_tokens,
         "finish_reason": reply.finish_reason,
-        "sampling_seed": seed,
-        "details": list(turn.details.items()),
+        "sampling_seed": _turn_seed(planned, cell, turn.round, turn.agent),
+        "details": [*turn.details.items(), *later.items()],
     }
+
+
+def step_key(step: int) -> str:
+    """Where a turn's details hold the agent's reply to a later step of its round."""
+    return f"reply {step}"

@@ -61,31 +61,127 @@ class RolePlayScenario(Scenario):
     uncertain: str
 
     def __post_init__(self) -> None:
-        if same_label(self.first, self.second):
-            raise AtpError(f"scenario {self.scenario_id}: both options have the label '{self.first}', they must differ")
-        for label in (self.first, self.second):
-            if not plain(label):
-                raise AtpError(f"scenario {self.scenario_id}: the label '{label}' holds no letter, digit or sign")
-        if self.compliant not in (self.first, self.second):
-            raise AtpError(
-                f"scenario {self.scenario_id}: the compliant label '{self.compliant}' is no option, "
-                f"must be '{self.first}' or '{self.second}'"
-            )
+        _check_labels(self.scenario_id, self.first, self.second)
+        _check_option(self.scenario_id, "compliant", self.compliant, (self.first, self.second))
 
     @property
     def violating(self) -> str:
         return self.second if self.compliant == self.first else self.first
 
 
-KINDS: dict[str, type[Scenario]] = {kind.testbed: kind for kind in (RolePlayScenario,)}
+@dataclass(frozen=True)
+class CoordinationScenario(Scenario):
+    """A joint choice, which pays if enough players take it, and an independent one.
+
+    The game fills {agents}, {threshold}, {high}, {normal} and {low} into system, question, multiply and add. The last
+    two say what is paid where capital is multiplied and where pay is added; where they are empty the game says it, of
+    players' `stake`. agents, threshold, high, normal and low are the scenario's own numbers (its pay is added), or all
+    None: then settings decide.
+    """
+
+    testbed: ClassVar[str] = "coordination"
+
+    system: str
+    question: str
+    instruction: str
+    first: str
+    second: str
+    collective: str
+    compliant: str
+    stake: str
+    multiply: str
+    add: str
+    agents: int | None = None
+    threshold: int | None = None
+    high: float | None = None
+    normal: float | None = None
+    low: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_labels(self.scenario_id, self.first, self.second)
+        for name in ("collective", "compliant"):
+            _check_option(self.scenario_id, name, getattr(self, name), (self.first, self.second))
+        agents, threshold, low, normal, high = (
+            getattr(self, name) for name in ("agents", "threshold", "low", "normal", "high")
+        )
+        missing = [number is None for number in (agents, threshold, low, normal, high)]
+        if any(missing) and not all(missing):
+            raise AtpError(
+                f"scenario {self.scenario_id}: agents, threshold, high, normal and low: all must be numbers, or none"
+            )
+        if not any(missing) and not (agents >= 2 and 1 <= threshold <= agents and low <= normal <= high):
+            raise AtpError(
+                f"scenario {self.scenario_id}: agents {agents}, threshold {threshold}, low {low}, normal {normal}, high "
+                f"{high}: there must be 2 agents or more, as many as the threshold, and low <= normal <= high"
+            )
+
+    @property
+    def independent(self) -> str:
+        return self.second if self.collective == self.first else self.first
+
+
+@dataclass(frozen=True)
+class BargainingScenario(Scenario):
+    """A value that a group bargains over, and two roles: those who want it to rise and those who want it to fall.
+
+    subject names the value ("the fare"), unit what it counts; start is where it begins, low and high bound it.
+    """
+
+    testbed: ClassVar[str] = "bargaining"
+
+    system: str
+    subject: str
+    unit: str
+    raiser: str
+    lowerer: str
+    start: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.low < self.start < self.high:
+            raise AtpError(
+                f"scenario {self.scenario_id}: start is {self.start:g}, must lie between low ({self.low:g}) and high "
+                f"({self.high:g})"
+            )
+
+
+KINDS: dict[str, type[Scenario]] = {
+    kind.testbed: kind for kind in (RolePlayScenario, CoordinationScenario, BargainingScenario)
+}
 
 #: A field's annotation -> the column's type.
-_ARROW = {str(kind): arrow for kind, arrow in ((str, pa.string()), (float, pa.float64()))}
+_ARROW = {
+    str(kind): arrow
+    for kind, arrow in (
+        (str, pa.string()),
+        (float, pa.float64()),
+        (int | None, pa.int64()),
+        (float | None, pa.float64()),
+    )
+}
+
+
+def _check_labels(scenario_id: str, first: str, second: str) -> None:
+    if same_label(first, second):
+        raise AtpError(f"scenario {scenario_id}: both options have the label '{first}', they must differ")
+    for label in (first, second):
+        if not plain(label):
+            raise AtpError(f"scenario {scenario_id}: the label '{label}' holds no letter, digit or sign")
+
+
+def _check_option(scenario_id: str, name: str, label: str, options: tuple[str, str]) -> None:
+    if label not in options:
+        raise AtpError(
+            f"scenario {scenario_id}: the {name} label '{label}' is no option, must be '{options[0]}' or '{options[1]}'"
+        )
 
 
 def scenario_schema(testbed: str) -> pa.Schema:
     """Arrow schema of a testbed's scenarios: `testbed`, then the fields of its kind."""
-    columns = [pa.field(f.name, _ARROW[str(f.type)], nullable=False) for f in fields(KINDS[testbed])]
+    columns = [
+        pa.field(f.name, _ARROW[str(f.type)], nullable=str(f.type).endswith("None")) for f in fields(KINDS[testbed])
+    ]
     return pa.schema([pa.field("testbed", pa.string(), nullable=False), *columns])
 
 

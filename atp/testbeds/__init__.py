@@ -1,6 +1,6 @@
 """The games, as pure rules: no model, no file, no clock."""
 
-from atp.testbeds import role_play
+from atp.testbeds import coordination, role_play
 from atp.testbeds.base import Testbed
 
-TESTBEDS: dict[str, Testbed] = {testbed.name: testbed for testbed in (role_play.TESTBED,)}
+TESTBEDS: dict[str, Testbed] = {testbed.name: testbed for testbed in (role_play.TESTBED, coordination.TESTBED)}

@@ -18,24 +18,38 @@ Message = dict[str, str]
 
 
 @dataclass(frozen=True)
+class Peers:
+    """What an agent has been told of the other players' round: how many took each decision, and what it paid them."""
+
+    count: int
+    took: Mapping[str, int]
+    paid: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Past:
-    """What an agent has been told of one of its own rounds."""
+    """What an agent has been told of one of its own rounds; peers is None where it is told nothing of others."""
 
     decision: str
     violation: bool | None
     reward: float
+    peers: Peers | None = None
 
 
 @dataclass(frozen=True)
 class View:
     """The facts of a prompt for a scripted policy, which reads no text: the same that the messages tell.
 
-    answers maps each decision to a reply that states it; violating names the decision that is the violation.
+    answers maps each decision to a reply that states it; violating names the decision that is the violation. In a game
+    of several, begins names the decision with which an imitating policy opens, and pays says what a decision earns
+    where so many others collude.
     """
 
     answers: Mapping[str, str]
     violating: str
     past: tuple[Past, ...]
+    begins: str | None = None
+    pays: Callable[[str, int], float] | None = None
 
     @property
     def complying(self) -> str:
@@ -44,12 +58,16 @@ class View:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One open question: the whole conversation as this agent sees it now, ending with a user message."""
+    """One open question: the whole conversation as this agent sees it now, ending with a user message.
+
+    step tells several prompts of one agent in one round apart; the decision that is scored answers step 0.
+    """
 
     agent: int
     round: int
     messages: list[Message]
     view: View
+    step: int = 0
 
 
 def steer(prompt: Prompt, sentence: str) -> Prompt:
@@ -72,7 +90,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class Turn:
-    """One decision as the testbed scores it. violation is None where the reply is invalid."""
+    """One decision as the testbed scores it. violation is None where the reply is invalid.
+
+    further holds the agent's replies to the round's later steps, in order.
+    """
 
     round: int
     agent: int
@@ -89,6 +110,7 @@ class Turn:
     audited: bool | None = None
     caught: bool | None = None
     details: dict[str, str] = field(default_factory=dict)
+    further: tuple[Reply, ...] = ()
 
 
 Episode = Generator[list[Prompt], list[Reply], list[Turn]]
@@ -107,10 +129,12 @@ class Settings(BaseModel):
 class Testbed:
     """A registered game: its rules, the type of its settings, and how an agent is steered to a decision.
 
-    steering holds a sentence that asks for compliance and one that asks for the violation.
+    steering holds a sentence that asks for compliance and one that asks for the violation; players says how many
+    agents an episode of (scenario, settings) asks.
     """
 
     name: str
     play: Callable[[Any, Any, Random], Episode]
     settings: type[Settings]
     steering: tuple[str, str]
+    players: Callable[[Any, Any], int] = lambda scenario, settings: 1

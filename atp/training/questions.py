@@ -4,6 +4,7 @@ Knows games by their common seam only. The first question of a scenario has no h
 a recorded episode, whose other replies stay as they were.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,17 @@ from random import Random
 
 from atp.artifacts import QUESTION, read_provenance, read_turns
 from atp.errors import AtpError
-from atp.rollout import sampling_seed
+from atp.rollout import sampling_seed, step_key
 from atp.scenarios.scenario import Scenario
 from atp.testbeds import TESTBEDS
 from atp.testbeds.base import Prompt, Reply, Settings, Testbed, Turn
 
 #: What alignment by GRPO pays for compliance, a violation and an invalid reply.
 COMPLIANCE = {False: 1.0, True: 0.1, None: 0.0}
+
+
+#: Round, agent and step of a prompt in an episode.
+Place = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def first_questions(scenarios: Sequence[Scenario], testbed: Testbed, settings: M
         settings: the testbed's, of which one round is played. Where there are other players, they say the same.
     """
     once = testbed.settings(**{**settings, "rounds": 1})
-    return [_question(scenario, testbed, once, 0, {}, (1, 0)) for scenario in scenarios]
+    return [_question(scenario, testbed, once, 0, {}) for scenario in scenarios]
 
 
 def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -> list[Question]:
@@ -60,9 +65,13 @@ def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -
     rows = read_turns(turns).to_pylist()
     if not rows or variants is None:
         raise AtpError(f"{turns}: " + ("no turns" if not rows else "does not say under which settings it was played"))
-    said: dict[str, dict[tuple[int, int], str]] = {}
+    said: dict[str, dict[Place, str]] = {}
     for row in rows:
-        said.setdefault(row["episode"], {})[row["round"], row["agent"]] = row["reply"]
+        replies = said.setdefault(row["episode"], {})
+        replies[row["round"], row["agent"], 0] = row["reply"]
+        details = dict(row["details"])
+        for step in itertools.takewhile(lambda step: step_key(step) in details, itertools.count(1)):
+            replies[row["round"], row["agent"], step] = details[step_key(step)]
     questions: dict[tuple[object, ...], Question] = {}
     for row in rows:
         if row["split"] == "test":
@@ -74,7 +83,7 @@ def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -
             continue
         settings = TESTBEDS[testbed].settings(**variants[row["variant"]])
         seed = sampling_seed(row["seed"], row["scenario_id"], row["sample"], row["generation"], 0, 0)
-        place = (row["round"], row["agent"])
+        place = (row["round"], row["agent"], 0)
         questions[key] = _question(
             known[row["scenario_id"]], TESTBEDS[testbed], settings, seed, said[row["episode"]], place
         )
@@ -86,25 +95,26 @@ def _question(
     testbed: Testbed,
     settings: Settings,
     seed: int,
-    said: Mapping[tuple[int, int], str],
-    place: tuple[int, int],
+    said: Mapping[Place, str],
+    place: Place | None = None,
 ) -> Question:
-    """The question at a place (round, agent) of an episode in which everybody else says what is recorded."""
+    """The question at a place of an episode in which everybody else says what is recorded; by default the first."""
 
     def play(reply: str) -> tuple[Prompt, Turn]:
         game = testbed.play(scenario, settings, Random(seed))
         asked: Prompt | None = None
         prompts = next(game)
+        at = place or (prompts[0].round, prompts[0].agent, 0)
         while True:
             replies = []
             for prompt in prompts:
-                here = (prompt.round, prompt.agent)
-                asked = prompt if here == place and asked is None else asked
-                replies.append(Reply(reply if here == place else said.get(here, reply)))
+                here = (prompt.round, prompt.agent, prompt.step)
+                asked = prompt if here == at else asked
+                replies.append(Reply(reply if here == at else said.get(here, reply)))
             try:
                 prompts = game.send(replies)
             except StopIteration as end:
-                turn = next(turn for turn in end.value if (turn.round, turn.agent) == place)
+                turn = next(turn for turn in end.value if (turn.round, turn.agent) == at[:2])
                 assert asked is not None
                 return asked, turn
 
