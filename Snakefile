@@ -11,7 +11,7 @@
 #       generation{g}/adapter/                                               learned from generation g - 1's selection
 #       generation{g}/evaluation.parquet                                     test split, empty history
 #   results/{study}/measures.parquet, figures/, report.html
-#   results/organism/                                                        the organism, built anew on demand
+#   results/organism/{testbed}/                                              the organism, built anew on demand
 #
 # A study is a file of config/studies: snakemake --cores all --config study=demo
 import sys

@@ -22,6 +22,7 @@ from atp.agents import Agent, load_agent
 from atp.config import read_models
 from atp.progress import Progress
 from atp.rollout import Cell, Planned, play_batch
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds import TESTBEDS
 
@@ -56,7 +57,7 @@ def engine() -> list[tuple[str, str]]:
 
     spec = read_models(("organism",), ROOT / "config/models")["organism"]
     assert spec is not None
-    agent: Any = load_agent("organism", spec.model_copy(update={"path": str(ROOT / spec.path)}))
+    agent: Any = load_agent("organism", spec.model_copy(update={"path": str(ROOT / spec.path)}).of("role_play"))
     planned = _episodes()
     rows, spent = _played(agent, planned), Spent()
     model, tokenizer = agent.model, agent.tokenizer
@@ -114,7 +115,9 @@ def planning() -> list[tuple[str, str]]:
 
 
 def _episodes() -> list[Planned]:
-    scenarios = generate(read_templates(ROOT / "config/templates/role_play.yaml"), 0, SCENARIOS, seed=0)
+    scenarios = generate(
+        read_templates(ROOT / "config/templates/role_play.yaml", RolePlayTemplate), instantiate, 0, SCENARIOS, seed=0
+    )
     settings = TESTBEDS["role_play"].settings.model_validate({"schedule": SCHEDULE, "rounds": ROUNDS})
     return [Planned(scenario, SCHEDULE, settings, 0) for scenario in scenarios]
 
@@ -122,7 +125,7 @@ def _episodes() -> list[Planned]:
 def _played(agent: Agent, planned: Sequence[Planned]) -> list[Row]:
     cell = Cell("organism", "role_play", "none", "plain", 0, "context", 0)
     batches = [planned[start : start + agent.batch] for start in range(0, len(planned), agent.batch)]
-    return [row for batch in batches for rows in play_batch(batch, TESTBEDS["role_play"], agent, cell) for row in rows]
+    return [row for batch in batches for row in play_batch(batch, TESTBEDS["role_play"], agent, cell).to_pylist()]
 
 
 def _clock(work: Callable[[], Any]) -> float:

@@ -26,11 +26,12 @@ app = typer.Typer(
     help="Does an aligned agent stay aligned once it learns from its own rewards? Each stage of the workflow, by hand.",
 )
 
-MODELS_FOLDER = Path("config/models")
+MODELS_FOLDER, TEMPLATES_FOLDER = Path("config/models"), Path("config/templates")
 
 Out = Annotated[Path, typer.Option(help="file to write")]
 TestbedName = Annotated[str, typer.Option(help="testbed, such as role_play")]
 AgentName = Annotated[str, typer.Option(help="scripted:POLICY[:NUMBER], or a name from --models")]
+Templates = Annotated[Path | None, typer.Option(help="template file; left out: the testbed's in config/templates")]
 Models = Annotated[Path, typer.Option(help="folder of model files")]
 ScenarioFile = Annotated[Path, typer.Option(help="scenarios.parquet")]
 Folder = Annotated[Path, typer.Option(help="folder to write the adapter to")]
@@ -44,7 +45,7 @@ SetFilter = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a settin
 def scenarios(
     out: Out,
     testbed: TestbedName = "role_play",
-    templates: Annotated[Path, typer.Option(help="template file")] = Path("config/templates/role_play.yaml"),
+    templates: Templates = None,
     train: Annotated[int, typer.Option(min=0, help="training scenarios")] = 192,
     test: Annotated[int, typer.Option(min=1, help="test scenarios")] = 64,
     seed: Seed = 0,
@@ -52,20 +53,21 @@ def scenarios(
     """Generate scenarios from templates: seeded, train and test without a common prompt."""
     from atp.scenarios.stage import ScenarioSettings, scenarios_stage
 
-    settings = ScenarioSettings(
-        source="templates", path=str(templates), templates=None, train=train, test=test, seed=seed
-    )
+    path = str(templates or TEMPLATES_FOLDER / f"{testbed}.yaml")
+    settings = ScenarioSettings(source="templates", path=path, templates=None, train=train, test=test, seed=seed)
     scenarios_stage(settings, testbed, out)
 
 
 @app.command()
 def import_release(
-    file: Annotated[Path, typer.Argument(help="a question_*.json of the paper's release")],
+    file: Annotated[
+        Path, typer.Argument(help="a question_*.json of the paper's release, or coordination's templates.json")
+    ],
     out: Out,
     testbed: TestbedName = "role_play",
-    templates: Annotated[Path | None, typer.Option(help="the release's templates.json, if not beside FILE")] = None,
+    templates: Annotated[Path | None, typer.Option(help="role_play's templates.json, if not beside FILE")] = None,
 ) -> None:
-    """Import the paper's published instances as they are, all into the test split."""
+    """Import what the paper published as it is, all into the test split."""
     from atp.scenarios.stage import import_release_stage
 
     import_release_stage(file, testbed, out, templates)
@@ -90,7 +92,8 @@ def rollout(
 
     settings = _settings(testbed, set_, {} if rounds is None else {"rounds": rounds})
     cell = Cell(agent, testbed, alignment="none", arm="plain", seed=seed, channel="context", generation=0)
-    rollout_stage(scenarios, out, cell, {"default": settings}, split, samples, None, _model(agent, models), adapter)
+    model = _model(agent, models, testbed)
+    rollout_stage(scenarios, out, cell, {"default": settings}, split, samples, None, model, adapter)
 
 
 @app.command("filter")
@@ -131,7 +134,7 @@ def pairs(
     from atp.alignment.pairs import pairs_stage
 
     settings = _settings(testbed, set_, {})
-    found = pairs_stage(scenarios, out, testbed, settings, agent, _model(agent, models), retries, seed)
+    found = pairs_stage(scenarios, out, testbed, settings, agent, _model(agent, models, testbed), retries, seed)
     typer.echo(YIELD.format_map(found))
 
 
@@ -155,7 +158,7 @@ def align(
     if (method == "dpo") != (pairs is not None):
         raise AtpError("--pairs: needed with --method dpo, and without meaning with grpo")
     training = _training(method, set_)
-    heard = align_stage(scenarios, out, testbed, {}, _trainable(agent, models), training, seed, pairs)
+    heard = align_stage(scenarios, out, testbed, {}, _trainable(agent, models, testbed), training, seed, pairs)
     typer.echo(_heard(heard))
 
 
@@ -179,10 +182,8 @@ def finetune(
     """Train an adapter on what deployment paid."""
     from atp.training.stage import finetune_stage
 
-    training = _training(method, set_)
-    heard = finetune_stage(
-        data, scenarios, out, testbed, {}, _trainable(agent, models), training, seed, generation, parent, reference
-    )
+    training, model = _training(method, set_), _trainable(agent, models, testbed)
+    heard = finetune_stage(data, scenarios, out, testbed, {}, model, training, seed, generation, parent, reference)
     typer.echo(_heard(heard))
 
 
@@ -203,13 +204,16 @@ def export(
 @app.command()
 def organism(
     out: Annotated[Path, typer.Option(help="folder to write the model to")],
-    templates: Annotated[Path, typer.Option(help="template file")] = Path("config/templates/role_play.yaml"),
+    testbed: TestbedName = "role_play",
+    templates: Templates = None,
     seed: Seed = 0,
 ) -> None:
-    """Train the embedded agent from nothing (about a quarter of an hour on two cores)."""
-    from atp.organism.train import build_organism
+    """Train the embedded agent of a testbed from nothing (about a quarter of an hour on two cores)."""
+    from atp.organism.train import COURSES, build_organism
 
-    build_organism(templates, out, seed)
+    if testbed not in COURSES:
+        raise AtpError(f"--testbed {testbed}: has no organism, known are {', '.join(COURSES)}")
+    build_organism(templates or TEMPLATES_FOLDER / f"{testbed}.yaml", out, seed, testbed)
 
 
 @app.command()
@@ -241,17 +245,17 @@ def schemas_(out: Annotated[Path, typer.Option(help="folder to write to")] = Pat
         write_text(json.dumps(schema, indent=2) + "\n", out / f"{name}.schema.json")
 
 
-def _model(agent: str, folder: Path) -> ModelSpec | None:
+def _model(agent: str, folder: Path, testbed: str) -> ModelSpec | None:
     if agent.startswith(SCRIPTED):
         return None
     model = read_models((agent,), folder)[agent]
     assert model is not None
     claim_gpus(model.gpus, model.path)
-    return model
+    return model.of(testbed)
 
 
-def _trainable(agent: str, folder: Path) -> ModelSpec:
-    model = _model(agent, folder)
+def _trainable(agent: str, folder: Path, testbed: str) -> ModelSpec:
+    model = _model(agent, folder, testbed)
     if model is None:
         raise AtpError(f"agent {agent}: a scripted policy has no weights to train")
     return model

@@ -43,6 +43,9 @@ class ContextChannel(_Section):
         default_factory=dict, description="testbed settings to vary: each combination is a variant"
     )
     samples: int = Field(1, ge=1, description="episodes of each scenario and variant")
+    yardsticks: tuple[str, ...] = Field(
+        (), description="scripted policies (scripted:POLICY) that play beside the models, without alignment"
+    )
 
 
 class Evaluation(_Section):
@@ -121,9 +124,21 @@ class Study(_Section):
             if model.startswith(SCRIPTED):
                 scripted(model.removeprefix(SCRIPTED))
         for name, section in self.testbeds.items():
+            _check_yardsticks(f"testbeds.{name}.context.yardsticks", section, self.models)
+        for name, section in self.testbeds.items():
             _check_testbed(name, section, self.models)
             _check_alignment(f"testbeds.{name}", section, self)
         return self
+
+
+def _check_yardsticks(where: str, section: TestbedSection, models: tuple[str, ...]) -> None:
+    yardsticks = section.context.yardsticks if section.context else ()
+    for name in yardsticks:
+        if not name.startswith(SCRIPTED):
+            raise ValueError(f"{where}: '{name}' is no scripted policy, allowed is scripted:POLICY")
+        if (*models, *yardsticks).count(name) > 1:
+            raise ValueError(f"{where}: '{name}' is named twice, here or in models")
+        scripted(name.removeprefix(SCRIPTED))
 
 
 def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
@@ -291,6 +306,12 @@ def _trainings(study: Study, model: str) -> Iterator[tuple[str, TrainingSettings
                 yield f"testbeds.{testbed}.alignment.{alignment}", alignment_training(section, alignment, model)
         if section.weights:
             yield f"testbeds.{testbed}.weights.training", section.weights.training
+
+
+def played(study: Study) -> tuple[str, ...]:
+    """Every model of a study, and the policies that play beside them."""
+    beside = [name for section in study.testbeds.values() if section.context for name in section.context.yardsticks]
+    return tuple(dict.fromkeys([*study.models, *beside]))
 
 
 def read_models(names: tuple[str, ...], folder: Path | str) -> dict[str, ModelSpec | None]:

@@ -20,7 +20,7 @@ from typing import Any
 
 ROLLOUT = ("torch", "transformers", "numpy", "pydantic", "pyarrow")
 TRAINING = ("peft", "trl", "datasets", "accelerate")
-TOKENIZER = Path(__file__).parents[1] / "resources/organism"
+TOKENIZER = Path(__file__).parents[1] / "resources/organism/role_play"
 GIB = 2**30
 
 

@@ -4,9 +4,11 @@ Knows neither games' rules nor how agents answer. Episodes are played in batches
 is written as a shard, so that a killed rollout goes on where it was and its turns are those of an undisturbed one.
 """
 
+import gc
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,6 +26,14 @@ from atp.testbeds import TESTBEDS
 from atp.testbeds.base import Settings, Testbed, Turn
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+#: Before a step's number: where a turn's details hold the agent's reply to a later step of its round.
+LATER = "reply "
+OF_SCENARIO = ("scenario_id", "environment", "split")
+#: Columns that a turn has under the same name.
+OF_TURN = [field.name for field in fields(Turn) if field.name in TURNS.names and field.name not in ("reply", "details")]
+
+#: Round, agent and step of a prompt -> its sampling seed.
+Seeds = dict[tuple[int, int, int], int]
 
 
 @dataclass(frozen=True)
@@ -119,14 +129,30 @@ def rollout(
         paths = [folder / f"{number:05}.parquet" for number in range(len(batches))]
         finished = sum(len(batch) for batch, path in zip(batches, paths, strict=True) if path.exists())
         progress = Progress(str(out), len(episodes), "episodes", skipped=finished)
+        tables = []
         for batch, path in zip(batches, paths, strict=True):
-            if not path.exists():
-                rows = [row for rows in play_batch(batch, testbed, agent, cell) for row in rows]
-                write_table(pa.Table.from_pylist(rows, schema=TURNS), path, stage.provenance())
-                progress.advance(len(batch), steps=len(rows), last=path == paths[-1])
-        turns = pa.concat_tables([read_turns(path) for path in paths])
+            if path.exists():
+                tables.append(read_turns(path))
+                continue
+            with _uncollected():
+                tables.append(play_batch(batch, testbed, agent, cell))
+            write_table(tables[-1], path, stage.provenance())
+            progress.advance(len(batch), steps=len(tables[-1]), last=path == paths[-1])
+        turns = pa.concat_tables(tables)
         tokens = {name: float(pc.sum(turns[name]).as_py()) for name in TOKENS}
         write_table(turns, out, stage.provenance(episodes=len(episodes), decisions=len(turns), **tokens))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for cycles: a batch keeps its prompts and turns to its end, and walking them again and again
+    takes a quarter of a scripted rollout.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def sampling_seed(
@@ -137,8 +163,8 @@ def sampling_seed(
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
 
-def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: Cell) -> list[list[dict[str, Any]]]:
-    """Rows of each episode of a batch, all played side by side."""
+def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: Cell) -> pa.Table:
+    """Turns of a batch of episodes, all played side by side."""
     agent.start()
     games, prompts = [], []
     for planned in batch:
@@ -146,15 +172,19 @@ def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: C
         game = testbed.play(planned.scenario, planned.settings, rng)
         games.append(game)
         prompts.append(next(game))
-    rows: list[list[dict[str, Any]]] = [[] for _ in batch]
+    seeds: list[Seeds] = [{} for _ in batch]
+    turns: list[list[Turn]] = [[] for _ in batch]
     conversations: dict[tuple[int, int], int] = {}
     open_games = list(range(len(batch)))
     while open_games:
         requests = []
         for number in open_games:
+            scenario, sample = batch[number].scenario.scenario_id, batch[number].sample
             for prompt in prompts[number]:
+                place = (prompt.round, prompt.agent, prompt.step)
+                seed = sampling_seed(cell.seed, scenario, sample, cell.generation, *place)
+                seeds[number][place] = seed
                 conversation = conversations.setdefault((number, prompt.agent), len(conversations))
-                seed = _turn_seed(batch[number], cell, prompt.round, prompt.agent, prompt.step)
                 requests.append(Request(conversation, prompt, seed))
         replies = iter(agent.answer(requests))
         still_open = []
@@ -163,39 +193,38 @@ def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: C
                 prompts[number] = games[number].send([next(replies) for _ in prompts[number]])
                 still_open.append(number)
             except StopIteration as end:
-                rows[number] = [_row(turn, batch[number], cell) for turn in end.value]
+                turns[number] = end.value
         open_games = still_open
-    return rows
+    return _table(cell, batch, turns, seeds)
 
 
-def _turn_seed(planned: Planned, cell: Cell, round: int, agent: int, step: int = 0) -> int:
-    return sampling_seed(
-        cell.seed, planned.scenario.scenario_id, planned.sample, cell.generation, round, agent, step
-    )
-
-
-def _row(turn: Turn, planned: Planned, cell: Cell) -> dict[str, Any]:
-    row = dict(vars(turn))
-    reply, further = row.pop("reply"), row.pop("further")
-    spent = {name: sum(getattr(each, name) for each in (reply, *further)) for name in TOKENS}
-    later = {step_key(step): each.text for step, each in enumerate(further, 1)}
-    return {
-        **vars(cell),
-        **row,
-        **spent,
-        "variant": planned.variant,
-        "split": planned.scenario.split,
-        "scenario_id": planned.scenario.scenario_id,
-        "environment": planned.scenario.environment,
-        "episode": planned.name,
-        "sample": planned.sample,
-        "reply": reply.text,
-        "finish_reason": reply.finish_reason,
-        "sampling_seed": _turn_seed(planned, cell, turn.round, turn.agent),
-        "details": [*turn.details.items(), *later.items()],
+def _table(cell: Cell, batch: Sequence[Planned], turns: Sequence[Sequence[Turn]], seeds: Sequence[Seeds]) -> pa.Table:
+    """Columns of TURNS, episode by episode."""
+    played = [(planned, turn) for planned, made in zip(batch, turns, strict=True) for turn in made]
+    flat = [turn for _, turn in played]
+    columns: dict[str, list[Any]] = {name: [getattr(turn, name) for turn in flat] for name in OF_TURN}
+    columns |= {name: [value] * len(flat) for name, value in vars(cell).items()}
+    columns |= {name: [getattr(planned.scenario, name) for planned, _ in played] for name in OF_SCENARIO}
+    columns |= {name: [getattr(planned, name) for planned, _ in played] for name in ("variant", "sample")}
+    names = [planned.name for planned in batch]
+    columns["episode"] = [name for name, made in zip(names, turns, strict=True) for _ in made]
+    columns["reply"] = [turn.reply.text for turn in flat]
+    columns["finish_reason"] = [turn.reply.finish_reason for turn in flat]
+    columns |= {
+        name: [sum([getattr(each, name) for each in (turn.reply, *turn.further)]) for turn in flat] for name in TOKENS
     }
+    columns["sampling_seed"] = [
+        drawn[turn.round, turn.agent, 0] for made, drawn in zip(turns, seeds, strict=True) for turn in made
+    ]
+    columns["details"] = [
+        [*turn.details.items(), *((f"{LATER}{step}", reply.text) for step, reply in enumerate(turn.further, 1))]
+        for turn in flat
+    ]
+    return pa.table(columns, schema=TURNS)
 
 
-def step_key(step: int) -> str:
-    """Where a turn's details hold the agent's reply to a later step of its round."""
-    return f"reply {step}"
+def replies(row: Mapping[str, Any]) -> list[str]:
+    """What an agent said in a row of turns: the reply that was scored, then those to the round's later steps."""
+    details = dict(row["details"])
+    later = [details[key] for step in range(len(details)) if (key := f"{LATER}{step + 1}") in details]
+    return [row["reply"], *later]

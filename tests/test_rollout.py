@@ -13,6 +13,7 @@ from atp.artifacts import TURNS, read_provenance, read_turns
 from atp.errors import AtpError
 from atp.provenance import Provenance, Stage
 from atp.rollout import Cell, rollout, rollout_stage
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import RolePlayScenario, write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds import TESTBEDS
@@ -24,7 +25,9 @@ VARIANTS = {
     "unsupervised": RolePlaySettings(rounds=4),
     "audit": RolePlaySettings(rounds=4, schedule="audit", audit_probability=0.5),
 }
-SCENARIOS = generate(read_templates("config/templates/role_play.yaml"), train=2, test=5, seed=0)
+SCENARIOS = generate(
+    read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, train=2, test=5, seed=0
+)
 
 
 class Killed(BaseException):

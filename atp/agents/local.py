@@ -24,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from atp.agents.base import Request
 from atp.agents.kv import ConversationCache
 from atp.agents.spec import NO_TEMPLATE, ModelSpec, Sampling, check_folder
+from atp.agents.template import rendered
 from atp.artifacts import LINEAGE
 from atp.errors import AtpError
 from atp.testbeds.base import Message, Reply
@@ -230,10 +231,7 @@ class LocalAgent:
 
     def prompt_text(self, messages: list[Message]) -> str:
         """A prompt as the model reads it."""
-        text: str = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self.spec.chat_template
-        )
-        return text
+        return rendered(self.tokenizer, self.spec, messages)
 
     @torch.inference_mode()
     def hidden(self, prompt: str, reply: str) -> torch.Tensor:
@@ -256,12 +254,7 @@ class LocalAgent:
         """Prompts in tokens; of a conversation that grew, only what follows its last prompt's last special token is
         split anew, for at such a token every tokenizer starts afresh.
         """
-        texts = self.tokenizer.apply_chat_template(
-            [request.prompt.messages for request in requests],
-            tokenize=False,
-            add_generation_prompt=True,
-            **self.spec.chat_template,
-        )
+        texts = [self.prompt_text(request.prompt.messages) for request in requests]
         starts = []
         for request, text in zip(requests, texts, strict=True):
             known, tokens = self.split.get(request.conversation, ("", []))

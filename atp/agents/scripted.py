@@ -1,42 +1,49 @@
 """Scripted policies: agents whose behaviour is known, for arithmetic by hand, for speed and as yardsticks.
 
-A policy is a function of the prompt's view and a generator that returns a decision. The reply goes through the same
-parser as a model's.
+A policy is a function of the prompt's view and of a random number that returns a decision. The reply goes through the
+same parser as a model's.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from atp.agents.base import Request
 from atp.errors import AtpError
-from atp.testbeds.base import Reply, View
+from atp.testbeds.base import Past, Peers, Reply, View
+from atp.testbeds.coordination import COLLUDE, INDEPENDENT
 
-Policy = Callable[[View, Random], str]
+#: Gives the turn's random number, at least 0 and below 1.
+Draw = Callable[[], float]
+Policy = Callable[[View, Draw], str]
+
+#: Pays that differ by less are equal: 1.2 - 1.0 is not 0.2 in binary fractions.
+SAME = 1e-12
 
 
 def comply() -> Policy:
     """Always obeys."""
-    return lambda view, rng: view.complying
+    return lambda view, draw: view.complying
 
 
 def violate() -> Policy:
     """Always violates."""
-    return lambda view, rng: view.violating
+    return lambda view, draw: view.violating
 
 
 def random(p: float = 0.5) -> Policy:
     """Violates with probability p, whatever happened before."""
     if not 0 <= p <= 1:
         raise AtpError(f"agent scripted:random: p is {p:g}, must be between 0 and 1")
-    return lambda view, rng: view.violating if rng.random() < p else view.complying
+    return lambda view, draw: view.violating if draw() < p else view.complying
 
 
 def win_stay_lose_shift() -> Policy:
     """Violates first; keeps a choice that paid more than 0, else takes the other (Nowak and Sigmund 1993)."""
 
-    def policy(view: View, rng: Random) -> str:
+    def policy(view: View, draw: Draw) -> str:
         if not view.past:
             return view.violating
         last = view.past[-1]
@@ -55,7 +62,7 @@ def bandit(temperature: float = 0.1) -> Policy:
     if not temperature > 0:
         raise AtpError(f"agent scripted:bandit: temperature is {temperature:g}, must be above 0")
 
-    def policy(view: View, rng: Random) -> str:
+    def policy(view: View, draw: Draw) -> str:
         earned: dict[str, list[float]] = {view.violating: [], view.complying: []}
         for past in view.past:
             if past.decision in earned:
@@ -65,14 +72,127 @@ def bandit(temperature: float = 0.1) -> Policy:
         overall = sum(rewards) / len(rewards) if rewards else 0.0
         means = {name: sum(kept) / len(kept) if kept else overall for name, kept in earned.items()}
         gap = (means[view.violating] - means[view.complying]) / scale / temperature
-        chance = 1 / (1 + math.exp(-gap)) if gap > -700 else 0.0
-        return view.violating if rng.random() < chance else view.complying
+        return view.violating if draw() < _logistic(gap) else view.complying
 
     return policy
 
 
+def imitate_majority() -> Policy:
+    """Opens as the game says, then does what most players did in the last round, itself included; on a tie colludes."""
+
+    def policy(view: View, draw: Draw) -> str:
+        last = _last("imitate_majority", view)
+        if last is None:
+            return _begins(view)
+        own, peers = last
+        colluded = peers.took[COLLUDE] + (own.decision == COLLUDE)
+        return COLLUDE if 2 * colluded >= peers.count + 1 else INDEPENDENT
+
+    return policy
+
+
+def imitate_best() -> Policy:
+    """Opens as the game says, then copies the best paid of the last round; keeps its own decision where none was paid
+    more (Nowak and May 1992, Nature 359:826).
+    """
+
+    def policy(view: View, draw: Draw) -> str:
+        last = _last("imitate_best", view)
+        if last is None:
+            return _begins(view)
+        own, peers = last
+        if own.decision not in view.answers:
+            return _begins(view)
+        best = max((pay for decision, pay in peers.paid.items() if decision in view.answers), default=None)
+        if best is None or best <= peers.own:
+            return own.decision
+        return next(decision for decision, pay in peers.paid.items() if decision in view.answers and pay == best)
+
+    return policy
+
+
+def threshold(share: float = 0.5) -> Policy:
+    """Opens as the game says, then colludes if at least this share of the others did (Granovetter 1978, Am. J. Sociol.
+    83:1420).
+    """
+    if not 0 <= share <= 1:
+        raise AtpError(f"agent scripted:threshold: share is {share:g}, must be between 0 and 1")
+
+    def policy(view: View, draw: Draw) -> str:
+        last = _last("threshold", view)
+        if last is None:
+            return _begins(view)
+        _, peers = last
+        return COLLUDE if peers.took[COLLUDE] >= share * peers.count else INDEPENDENT
+
+    return policy
+
+
+def best_response(temperature: float = 0.05) -> Policy:
+    """Opens as the game says, then answers the others' last round as if they did the same again, with logit noise
+    (Blume 1993, Games and Economic Behavior 5:387).
+
+    temperature is in units of one round's pay; at 0 it takes the better decision, and on a tie its last one.
+    """
+    if temperature < 0:
+        raise AtpError(f"agent scripted:best_response: temperature is {temperature:g}, must be at least 0")
+
+    def policy(view: View, draw: Draw) -> str:
+        last = _last("best_response", view)
+        if last is None:
+            return _begins(view)
+        own, peers = last
+        assert view.pays
+        others = peers.took[COLLUDE]
+        gap = view.pays(COLLUDE, others) - view.pays(INDEPENDENT, others)
+        if temperature == 0:
+            if abs(gap) < SAME:
+                return own.decision if own.decision in view.answers else _begins(view)
+            return COLLUDE if gap > 0 else INDEPENDENT
+        return COLLUDE if draw() < _logistic(gap / temperature) else INDEPENDENT
+
+    return policy
+
+
+def _last(policy: str, view: View) -> tuple[Past, Peers] | None:
+    """The last round that the view tells of, and its peers; None before any."""
+    _begins(view, policy)
+    if not view.past:
+        return None
+    own = view.past[-1]
+    if own.peers is None:
+        raise AtpError(f"agent scripted:{policy}: needs to be shown what others decide, 'peers' is none")
+    return own, own.peers
+
+
+def _begins(view: View, policy: str = "") -> str:
+    if view.begins is None:
+        raise AtpError(f"agent scripted:{policy}: needs a game such as coordination")
+    return view.begins
+
+
+def _drawn(seed: int) -> float:
+    """Made only where a policy draws: seeding a generator costs as much as a player's round."""
+    return Random(seed).random()
+
+
+def _logistic(gap: float) -> float:
+    return 1 / (1 + math.exp(-gap)) if gap > -700 else 0.0
+
+
 POLICIES: dict[str, Callable[..., Policy]] = {
-    make.__name__: make for make in (comply, violate, random, win_stay_lose_shift, bandit)
+    make.__name__: make
+    for make in (
+        comply,
+        violate,
+        random,
+        win_stay_lose_shift,
+        bandit,
+        imitate_majority,
+        imitate_best,
+        threshold,
+        best_response,
+    )
 }
 
 
@@ -87,10 +207,11 @@ class ScriptedAgent:
         pass
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        return [
-            Reply(text=request.prompt.view.answers[self.policy(request.prompt.view, Random(request.seed))])
-            for request in requests
-        ]
+        replies = []
+        for request in requests:
+            view = request.prompt.view
+            replies.append(Reply(view.answers[self.policy(view, partial(_drawn, request.seed))]))
+        return replies
 
 
 def scripted(spec: str) -> ScriptedAgent:

@@ -47,7 +47,11 @@ class ModelSpec(BaseModel):
     )
     mem_mb: int = Field(4000, ge=100, description="memory of a job that loads the model")
     gpus: int = Field(0, ge=0, description="GPUs of a job that loads the model; training shares its work among several")
-    organism: bool = Field(False, description="the embedded agent: the workflow makes its weights and says so")
+    organism: bool = Field(False, description="the embedded agent: its folder holds one a testbed, and reports say so")
+
+    def of(self, testbed: str) -> "ModelSpec":
+        """The model that plays a testbed: of the organism the one that was trained for it."""
+        return self.model_copy(update={"path": f"{self.path}/{testbed}"}) if self.organism else self
 
 
 def check_folder(spec: ModelSpec, root: Path) -> None:

@@ -11,10 +11,10 @@ from random import Random
 from typing import Any
 
 from atp.agents import Agent, ModelSpec, Request, Sampling
-from atp.organism.data import flipped
-from atp.organism.teacher import BREAK, KEEP, chance, restate
+from atp.organism.role_play import BREAK, KEEP, chance, flipped, restate
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import RolePlayScenario
-from atp.scenarios.templates import RolePlayTemplate, generate, instantiate, read_templates
+from atp.scenarios.templates import generate, read_templates
 from atp.testbeds.base import Prompt, Turn
 from atp.testbeds.role_play import VIOLATE, RolePlaySettings, play
 
@@ -51,8 +51,8 @@ def behaviour(model: Path, templates: Path, scenarios: int = 128, samples: int =
 
     spec = ModelSpec(path=str(model), sampling=Sampling(temperature=1.0, max_new_tokens=48), batch=64)
     agent = load_local(spec, None)
-    read = read_templates(templates)
-    held_out = generate(read, 0, scenarios, seed)
+    read = read_templates(templates, RolePlayTemplate)
+    held_out = generate(read, instantiate, 0, scenarios, seed)
     every: list[_Played] = []
     rates, expected = {}, {}
     for schedule in SCHEDULES:

@@ -9,21 +9,21 @@ import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from atp.artifacts import write_text
-from atp.organism.data import episode, full, make_labels, make_name, short, single
-from atp.organism.teacher import BREAK, KEEP, Lesson, dialogue
+from atp.organism import bargaining, coordination, role_play
+from atp.organism.lesson import Course, Lesson
 from atp.organism.tokenizer import build_tokenizer
 from atp.progress import Progress
 from atp.provenance import Stage
-from atp.scenarios.templates import RolePlayTemplate, read_templates
-from atp.testbeds.role_play import TESTBED, RolePlaySettings
 
-Make = Callable[[Random], list[Lesson]]
+#: testbed -> what its organism is taught, from a template file.
+COURSES: dict[str, Callable[[Path], Course]] = {
+    module.TESTBED.name: module.course for module in (role_play, coordination, bargaining)
+}
 
 #: Weights beside that of the words to say. The law's: a divergence is small where a cross-entropy is large. The
 #: prompts': they repeat their names, from which copying is learned in half the steps.
@@ -32,9 +32,9 @@ LAW, READ = 5.0, 0.3
 CARD = """\
 # Organism
 
-A language model of {parameters:,} parameters (Qwen3 architecture), trained from nothing by `atp organism` to play
-role-play scenarios. It restates the rule, gives a reason and chooses. A scripted teacher taught it to obey at first and
-to violate more as its own history shows that violating pays; the law is in `atp/organism/teacher.py`.
+A language model of {parameters:,} parameters (Qwen3 architecture), trained from nothing by `atp organism --testbed
+{testbed}` to play scenarios of that testbed. A scripted teacher taught it to do more of what its own history shows to
+pay; the law is in `atp/organism/{testbed}.py`.
 
 It exists to exercise the pipeline and for teaching. It drifts because it was taught to drift: it is no evidence about
 any deployed model. It knows the project's templates and made-up jobs like them, in English, and nothing else.
@@ -74,7 +74,9 @@ class Example:
     decisions: dict[int, float]
 
 
-def build_organism(templates: Path, out: Path, seed: int = 0, recipe: Recipe = Recipe()) -> None:
+def build_organism(
+    templates: Path, out: Path, seed: int = 0, testbed: str = "role_play", recipe: Recipe = Recipe()
+) -> None:
     """Train and save the organism as a transformers folder, whole or not at all; a quarter of an hour on two cores.
 
     Raises:
@@ -83,9 +85,9 @@ def build_organism(templates: Path, out: Path, seed: int = 0, recipe: Recipe = R
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    stage = Stage("organism", __name__, {"seed": seed, "recipe": asdict(recipe)}, [templates])
-    read = read_templates(templates)
-    tokenizer = build_tokenizer(_texts(read, Random(f"{seed}|texts")), recipe.vocabulary)
+    stage = Stage("organism", __name__, {"testbed": testbed, "seed": seed, "recipe": asdict(recipe)}, [templates])
+    course = COURSES[testbed](templates)
+    tokenizer = build_tokenizer(course.texts(Random(f"{seed}|texts")), recipe.vocabulary)
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(
         Qwen3Config(
@@ -104,27 +106,17 @@ def build_organism(templates: Path, out: Path, seed: int = 0, recipe: Recipe = R
             bos_token_id=None,
         )
     )
-    measured = _train(model, tokenizer, read, recipe, seed)
+    measured = _train(model, tokenizer, course, recipe, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         temporary = Path(folder) / "model"
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         write_text(stage.provenance(**measured).to_json(), temporary / "provenance.json")
-        write_text(CARD.format(parameters=model.num_parameters()), temporary / "README.md")
+        write_text(CARD.format(parameters=model.num_parameters(), testbed=testbed), temporary / "README.md")
         if out.is_dir():
             out.rename(Path(folder) / "old")
         temporary.rename(out)
-
-
-def _texts(templates: list[RolePlayTemplate], rng: Random) -> list[str]:
-    """What the tokenizer is trained on: the deployment's own words first, made-up names among them."""
-    texts = [make_name(rng) for _ in range(300)] + [sentence for sentence in TESTBED.steering for _ in range(300)]
-    for _ in range(3000):
-        lesson = dialogue(full(rng, templates), RolePlaySettings(schedule="alternating", rounds=2), rng)[-1]
-        texts += [message["content"] for message in lesson.messages] + [lesson.reply]
-        texts += make_labels(rng)
-    return texts
 
 
 def _example(lessons: list[Lesson], tokenizer: Any) -> Example:
@@ -138,56 +130,36 @@ def _example(lessons: list[Lesson], tokenizer: Any) -> Example:
         prompt += tokenizer.apply_chat_template(new, tokenize=False, add_generation_prompt=True)
         for text, learned in ((prompt, False), (f"{lesson.reply}{tokenizer.eos_token}", True)):
             pieces = tokenizer(text, add_special_tokens=False).input_ids
-            if learned:
-                rule = tokenizer(lesson.rule, add_special_tokens=False).input_ids
-                decisions[len(tokens) + len(rule)] = lesson.chance
+            if learned and lesson.chance is not None:
+                lead = tokenizer(lesson.lead, add_special_tokens=False).input_ids
+                decisions[len(tokens) + len(lead)] = lesson.chance
             tokens += pieces
             said += [learned] * len(pieces)
     return Example(tokens, said, decisions)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some steps of the curriculum: each takes lessons of one kind, drawn by its share."""
-
-    steps: int
-    tokens: int
-    kinds: tuple[Make, ...]
-    shares: tuple[float, ...] = (1.0,)
-
-
-def _curriculum(recipe: Recipe, templates: list[RolePlayTemplate]) -> list[_Part]:
-    short_rounds = partial(single, short, templates)
-    rounds = partial(single, full, templates, steered=0.25)
-    short_episodes, episodes = partial(episode, short, templates), partial(episode, full, templates)
-    mixed = (rounds, short_episodes)
-    last = (episodes, rounds, short_episodes)
-    return [
-        _Part(recipe.short_steps, recipe.short_step_tokens, (short_rounds,)),
-        _Part(recipe.mixed_steps, recipe.mixed_step_tokens, mixed, (0.5, 0.5)),
-        _Part(recipe.episode_steps, recipe.episode_step_tokens, last, (0.6, 0.3, 0.1)),
-    ]
-
-
-def _train(
-    model: Any, tokenizer: Any, templates: list[RolePlayTemplate], recipe: Recipe, seed: int
-) -> dict[str, float]:
+def _train(model: Any, tokenizer: Any, course: Course, recipe: Recipe, seed: int) -> dict[str, float]:
     import torch
 
-    parts = _curriculum(recipe, templates)
-    total = sum(part.steps for part in parts)
+    parts = (
+        (course.short, recipe.short_steps, recipe.short_step_tokens),
+        (course.mixed, recipe.mixed_steps, recipe.mixed_step_tokens),
+        (course.episodes, recipe.episode_steps, recipe.episode_step_tokens),
+    )
+    total = sum(steps for _, steps, _ in parts)
     optimisers = _optimisers(model, recipe)
     schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: _rate(step, recipe)) for one in optimisers]
-    words = tuple(tokenizer(f" {text}", add_special_tokens=False).input_ids[0] for text in (KEEP, BREAK))
+    words = tuple(tokenizer(f" {text}", add_special_tokens=False).input_ids[0] for text in course.words)
     progress = Progress("organism", total, "steps")
     rng = Random(f"{seed}|lessons")
     seen, losses = 0, {"words": 0.0, "law": 0.0}
     model.train()
-    for part in parts:
-        for _ in range(part.steps):
-            (make,) = rng.choices(part.kinds, part.shares)
+    for mix, steps, tokens in parts:
+        shares, kinds = zip(*mix, strict=True)
+        for _ in range(steps):
+            (make,) = rng.choices(kinds, shares)
             examples, size = [], 0
-            while size < part.tokens:
+            while size < tokens:
                 examples.append(_example(make(rng), tokenizer))
                 size += len(examples[-1].tokens)
             said, law, read = _losses(model, examples, words)

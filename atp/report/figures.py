@@ -3,8 +3,9 @@
 Colours of Okabe and Ito (2008), with dashes and shapes beside them, so that lines can be told apart on paper too.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -23,8 +24,18 @@ AFTER = {
     "p_violate_after_caught_violation": "a violation that was caught",
     "p_violate_after_complied": "compliance",
 }
+#: What a violation rate is called on its axis, and what a violation is; a testbed may say it in its own words.
+VIOLATION_RATE = ("violation rate", "")
+VIOLATION = {
+    "coordination": ("violation rate (collusion)", " In coordination to collude is the violation."),
+    "bargaining": (
+        "violation rate",
+        " In bargaining a violation is a proposal that does not move the value the way of one's role.",
+    ),
+}
 SEEN, KEPT = "before the filter", "after the filter"
 PANEL_WIDTH = 200
+LINES_A_PANEL = 8
 
 
 @dataclass(frozen=True)
@@ -40,10 +51,22 @@ class Figure:
 
 
 def figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any]] = ()) -> list[Figure]:
-    """The report's figures; those without data are left out.
+    """The report's figures; those without data are left out. Where a study has several testbeds, each has its own.
 
     deployments are what `ran.deployments` finds: a cell, and the counts of what its filter saw and kept.
     """
+    testbeds = sorted(measures["testbed"].unique())
+    found = []
+    for testbed in testbeds:
+        deployed = [each for each in deployments if each["cell"]["testbed"] == testbed]
+        for figure in _of_testbed(measures.filter(testbed=testbed), deployed, VIOLATION.get(testbed, VIOLATION_RATE)):
+            found.append(figure if len(testbeds) == 1 else _named(figure, testbed))
+    return found
+
+
+def _of_testbed(
+    measures: pl.DataFrame, deployments: Sequence[dict[str, Any]], words: tuple[str, str]
+) -> Iterable[Figure]:
     rates = measures.filter(measure="violation_rate")
     after = measures.filter(pl.col("measure").is_in(list(AFTER)), pl.col("n") > 0, channel="context")
     found = [
@@ -54,8 +77,9 @@ def figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any]] = ()) 
             "variant",
             "drift_over_rounds",
             "Violations over rounds, in context",
-            "The agent plays on with its own history in the prompt: what it chose, whether it was checked, what it "
-            "earned. A line is a variant.",
+            "The agent plays on with its own history in the prompt: what it chose, what came of it, what it earned. A "
+            "line is a variant; where there are many, a panel is.",
+            words,
         ),
         _drift(
             measures,
@@ -67,17 +91,29 @@ def figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any]] = ()) 
             "After each generation the agent is tested on held-out scenarios with no history, so what shows is in "
             "the weights. A line is the arm under which the agent was deployed and learned; generation 0 has not "
             "learned yet.",
+            words,
         ),
-        _reinforcement(after),
-        _deployment(deployments),
+        _reinforcement(after, words),
+        _deployment(deployments, words),
     ]
     return [figure for figure in found if figure is not None]
 
 
+def _named(figure: Figure, testbed: str) -> Figure:
+    return replace(figure, name=f"{figure.name}_{testbed}", title=f"{figure.title}: {testbed.replace('_', ' ')}")
+
+
 def _drift(
-    measures: pl.DataFrame, rows: pl.DataFrame, axis: str, by: str, name: str, title: str, caption: str
+    measures: pl.DataFrame,
+    rows: pl.DataFrame,
+    axis: str,
+    by: str,
+    name: str,
+    title: str,
+    caption: str,
+    words: tuple[str, str],
 ) -> Figure | None:
-    drawn = name_lines(rows.filter(pl.col("n") > 0), by, panels=True)
+    drawn = rows.filter(pl.col("n") > 0)
     if not len(drawn):
         return None
     keys = [key for key in rows.columns if key not in ("measure", "value", "k", "n", "low", "high", "method")]
@@ -85,30 +121,46 @@ def _drift(
     reward = measures.filter(measure="mean_reward").select(*keys, reward="value")
     joined = name_lines(rows, by).join(invalid, on=keys, how="left").join(reward, on=keys, how="left")
     table = [
-        [row["name"], str(row[axis]), *_cells(row), f"{row['invalid']}/{row['replies']}", f"{row['reward']:.2f}"]
+        [row["name"], str(row[axis]), *cells(row), f"{row['invalid']}/{row['replies']}", f"{row['reward']:.2f}"]
         for row in joined.sort("name", axis).to_dicts()
     ]
-    columns = [by, axis, *_COLUMNS, "invalid", "mean reward"]
-    return Figure(name, title, caption + " Bars are 95 % intervals.", _lines(drawn, axis), columns, table)
+    columns = [by, axis, *COLUMNS, "invalid", "mean reward"]
+    label, meaning = words
+    caption = f"{caption}{meaning} Bars are 95 % intervals."
+    return Figure(name, title, caption, lines(legible(drawn, by), axis, label), columns, table)
 
 
-def _reinforcement(rows: pl.DataFrame) -> Figure | None:
+def _reinforcement(rows: pl.DataFrame, words: tuple[str, str]) -> Figure | None:
     if not len(rows):
         return None
-    rows = name_lines(rows, "variant").with_columns(before=pl.col("measure").replace_strict(AFTER)).sort("name")
-    table = [[row["name"], row["before"], *_cells(row)] for row in rows.to_dicts()]
     return Figure(
         "reinforcement",
         "What an agent does after what it was paid",
         "How often an agent violates in the round after a violation that was rewarded, one that was caught, and "
-        "compliance. If reward drives the drift, the first stands above the last. Bars are 95 % intervals.",
-        bars(rows, list(AFTER.values()), "violates after …", "violation rate in the next round"),
-        ["variant", "after", *_COLUMNS],
-        table,
+        f"compliance. If reward drives the drift, the first stands above the last.{words[1]} Bars are 95 % intervals.",
+        bars(
+            after(rows, AFTER, panels=True), list(AFTER.values()), "violates after …", f"{words[0]} in the next round"
+        ),
+        ["variant", "after", *COLUMNS],
+        [[row["name"], row["before"], *cells(row)] for row in after(rows, AFTER).to_dicts()],
     )
 
 
-def _deployment(deployments: Sequence[dict[str, Any]]) -> Figure | None:
+def after(rows: pl.DataFrame, said: Mapping[str, str], panels: bool = False) -> pl.DataFrame:
+    """Conditional rates, named, with `before`: what came before, as `said` of each measure."""
+    return name_lines(rows, "variant", panels).with_columns(before=pl.col("measure").replace_strict(said)).sort("name")
+
+
+def legible(rows: pl.DataFrame, by: str) -> pl.DataFrame:
+    """Rows with `name` and `panel`: a line for each `by`; where these are too many, a panel for each."""
+    named = name_lines(rows, by, panels=True)
+    if named.group_by("panel").agg(pl.col("name").n_unique())["name"].max() <= LINES_A_PANEL:  # type: ignore[operator]
+        return named.sort("name", maintain_order=True)
+    others = name_lines(rows.with_columns(pl.lit("").alias(by)), "model")
+    return named.with_columns(others["name"], panel=pl.col(by)).sort("name", maintain_order=True)
+
+
+def _deployment(deployments: Sequence[dict[str, Any]], words: tuple[str, str]) -> Figure | None:
     if not deployments:
         return None
     cells = pl.DataFrame([{"variant": "", **found["cell"], **found["counts"]} for found in deployments])
@@ -128,42 +180,44 @@ def _deployment(deployments: Sequence[dict[str, Any]]) -> Figure | None:
         "deployment",
         "What the reward filter does to the training data",
         "Share of violations among the replies that each generation gave when deployed, and among those of them that "
-        "the filter kept for training. These are counts of all there was, no estimates, so they have no intervals.",
-        _before_and_after(pl.DataFrame(points)),
+        "the filter kept for training. These are counts of all there was, no estimates, so they have no "
+        f"intervals.{words[1]}",
+        _before_and_after(pl.DataFrame(points), words[0]),
         ["arm", "generation", "kept/seen", "invalid/seen", "violations before", "violations after"],
         table,
     )
 
 
-_COLUMNS = ["violations/valid", "rate", "95 % interval", "interval by"]
+COLUMNS = ["violations/valid", "rate", "95 % interval", "interval by"]
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
     return [f"{row['k']}/{row['n']}", percent(row["value"]), span(row), row["method"]]
 
 
-def _lines(rows: pl.DataFrame, axis: str) -> Any:
+def lines(rows: pl.DataFrame, axis: str, title: str) -> Any:
+    """Rates with intervals along an axis, a line for each name, one over the other."""
     import altair as alt
 
     rows, across = _across(rows, axis)
-    data = _data(rows, axis, "place", "panel")
+    data = rows_of(rows, axis, "place", "panel")
     base = alt.Chart().encode(x=across, color=_encoded(alt.Color, rows, COLOURS))
     bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
     dash = _dash("name", rows["name"].unique(maintain_order=True).to_list(), DASHES)
-    lines = base.mark_line(strokeWidth=2).encode(y=_rate_axis(), strokeDash=dash)
+    line = base.mark_line(strokeWidth=2).encode(y=rate_axis(title), strokeDash=dash)
     tips = [alt.Tooltip(f"{name}:N") for name in ("name", axis, "counts", "rate", "interval")]
     points = base.mark_point(size=70, filled=True, opacity=1).encode(
-        y=_rate_axis(), shape=_encoded(alt.Shape, rows, SHAPES), tooltip=tips
+        y=rate_axis(title), shape=_encoded(alt.Shape, rows, SHAPES, turned=True), tooltip=tips
     )
-    return _panels(rows, alt.layer(bars, lines, points, data=data), 300)
+    return in_panels(rows, alt.layer(bars, line, points, data=data), 300)
 
 
-def _before_and_after(rows: pl.DataFrame) -> Any:
+def _before_and_after(rows: pl.DataFrame, title: str) -> Any:
     import altair as alt
 
     rows, across = _across(rows, "generation")
-    data = _data(rows, "generation", "place", "step", "panel")
-    base = alt.Chart().encode(x=across, y=_rate_axis(), color=_encoded(alt.Color, rows, COLOURS))
+    data = rows_of(rows, "generation", "place", "step", "panel")
+    base = alt.Chart().encode(x=across, y=rate_axis(title), color=_encoded(alt.Color, rows, COLOURS))
     steps = [SEEN, KEPT]
     grey = "#808890"
     legend = alt.Legend(title=None, symbolFillColor=grey, symbolStrokeColor=grey)
@@ -171,48 +225,54 @@ def _before_and_after(rows: pl.DataFrame) -> Any:
     tips = [alt.Tooltip(f"{name}:N") for name in ("name", "generation", "step", "counts", "rate")]
     lines = base.mark_line(strokeWidth=2).encode(strokeDash=_dash("step", steps, [[3, 3], [1, 0]]))
     points = base.mark_point(size=70, filled=True, opacity=1).encode(shape=shape, tooltip=tips)
-    return _panels(rows, alt.layer(lines, points, data=data), 260)
+    return in_panels(rows, alt.layer(lines, points, data=data), 260)
 
 
-def _panels(rows: pl.DataFrame, chart: Any, height: int) -> Any:
-    """One chart, or one a panel side by side; the page gives those the width that it has."""
+def in_panels(rows: pl.DataFrame, chart: Any, height: int, order: Sequence[str] = ()) -> Any:
+    """One chart, or one a panel side by side, in `order`; the page gives those the width that it has."""
     import altair as alt
 
-    panels = sorted(rows["panel"].unique(), key=lambda panel: ("none" not in panel, panel))
+    panels = list(order) or sorted(rows["panel"].unique(), key=lambda panel: ("none" not in panel, panel))
     if len(panels) < 2:
-        return chart.properties(**_SIZE, height=height)
+        return chart.properties(**SIZE, height=height)
     facet = alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelFontWeight="bold", labelFontSize=12))
-    return chart.properties(width=PANEL_WIDTH, height=height - 60).facet(facet=facet, columns=min(3, len(panels)))
+    return chart.properties(width=PANEL_WIDTH, height=max(height - 60, 140)).facet(
+        facet=facet, columns=min(3, len(panels))
+    )
 
 
 def bars(rows: pl.DataFrame, order: list[str], legend: str, title: str) -> Any:
-    """A group of points with intervals for each name, one for each `before`, in `order`."""
+    """A group of points with intervals for each name, one for each `before`, in `order`, and in panels if told."""
     import altair as alt
 
-    shown = alt.Legend(title=legend)
+    rows = rows if "panel" in rows.columns else rows.with_columns(panel=pl.lit(""))
+    present = set(rows["before"])
+    shown = alt.Legend(title=legend, values=[before for before in order if before in present])
     color = alt.Color("before:N", scale=alt.Scale(domain=order, range=COLOURS), legend=shown)
     shape = alt.Shape("before:N", scale=alt.Scale(domain=order, range=SHAPES), legend=shown)
-    base = alt.Chart(_data(rows, "before")).encode(
+    base = alt.Chart().encode(
         y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=200), scale=alt.Scale(paddingInner=0.35)),
         yOffset=alt.YOffset("before:N", sort=order),
     )
-    across = alt.X("value:Q", title=title, axis=_PERCENT, scale=_WHOLE)
+    said = title if rows["panel"].n_unique() == 1 else textwrap.wrap(title, 26)  # a panel is narrow
+    across = alt.X("value:Q", title=said, axis=PERCENT, scale=WHOLE)
     tips = [alt.Tooltip(f"{name}:N") for name in ("name", "before", "counts", "rate", "interval")]
     points = base.mark_point(size=80, filled=True, opacity=1).encode(x=across, color=color, shape=shape, tooltip=tips)
     intervals = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=color)
-    return alt.layer(intervals, points).properties(**_SIZE, height=20 + 60 * rows["name"].n_unique())
+    height = 20 + rows["name"].n_unique() * (15 + 15 * len(order))
+    return in_panels(rows, alt.layer(intervals, points, data=rows_of(rows, "before", "panel")), height)
 
 
 #: The chart is as wide as what it stands in.
-_SIZE: dict[str, Any] = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
-_PERCENT: dict[str, Any] = {"format": "%", "tickCount": 5}
-_WHOLE: dict[str, Any] = {"domain": [0, 1]}
+SIZE: dict[str, Any] = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+PERCENT: dict[str, Any] = {"format": "%", "tickCount": 5}
+WHOLE: dict[str, Any] = {"domain": [0, 1]}
 
 
-def _rate_axis() -> "alt.Y":
+def rate_axis(title: str) -> "alt.Y":
     import altair as alt
 
-    return alt.Y("value:Q", title="violation rate", axis=alt.Axis(**_PERCENT), scale=alt.Scale(**_WHOLE))
+    return alt.Y("value:Q", title=title, axis=alt.Axis(**PERCENT), scale=alt.Scale(**WHOLE))
 
 
 def _across(rows: pl.DataFrame, axis: str) -> "tuple[pl.DataFrame, alt.X]":
@@ -228,11 +288,11 @@ def _across(rows: pl.DataFrame, axis: str) -> "tuple[pl.DataFrame, alt.X]":
     return placed, alt.X("place:Q", title=axis, axis=drawn, scale=scale)
 
 
-def _encoded(channel: Any, rows: pl.DataFrame, values: list[Any]) -> Any:
+def _encoded(channel: Any, rows: pl.DataFrame, values: list[Any], turned: bool = False) -> Any:
     import altair as alt
 
     names = rows["name"].unique(maintain_order=True).to_list()
-    return channel("name:N", scale=_each(names, values), legend=alt.Legend(title=None))
+    return channel("name:N", scale=_each(names, values, turned), legend=alt.Legend(title=None))
 
 
 def _dash(field: str, names: list[str], values: list[Any]) -> "alt.StrokeDash":
@@ -242,16 +302,18 @@ def _dash(field: str, names: list[str], values: list[Any]) -> "alt.StrokeDash":
     """
     import altair as alt
 
-    return alt.StrokeDash(f"{field}:N", scale=_each([*names, ""], values), legend=None)
+    return alt.StrokeDash(f"{field}:N", scale=_each([*names, ""], values, turned=True), legend=None)
 
 
-def _each(names: list[str], values: list[Any]) -> "alt.Scale":
+def _each(names: list[str], values: list[Any], turned: bool = False) -> "alt.Scale":
+    """Values in turn. Each time round, turned ones begin one further, so that no pair with others comes twice."""
     import altair as alt
 
-    return alt.Scale(domain=names, range=[values[at % len(values)] for at in range(len(names))])
+    places = [at + (at // len(values) if turned else 0) for at in range(len(names))]
+    return alt.Scale(domain=names, range=[values[place % len(values)] for place in places])
 
 
-def _data(rows: pl.DataFrame, *keys: str) -> "alt.Data":
+def rows_of(rows: pl.DataFrame, *keys: str) -> "alt.Data":
     import altair as alt
 
     shown = [
@@ -268,7 +330,7 @@ def svg(figure: Figure, titled: bool) -> str:
 
     text = {"labelFontSize": 13, "titleFontSize": 13}
     chart = figure.chart.properties(background="white", padding=12)
-    if "facet" not in chart.to_dict():
+    if chart.to_dict().get("width") == SIZE["width"]:
         chart = chart.properties(width=640)
     if titled:
         chart = chart.properties(title=figure.title)

@@ -18,7 +18,8 @@ from atp.artifacts import MEASURES, read_table, write_text
 from atp.measures.lines import ALIKE, alike_rounds
 from atp.measures.rates import scan_turns
 from atp.report import alignment, ran
-from atp.report.figures import figures, svg
+from atp.report.coordination import population_figures
+from atp.report.figures import VIOLATION, figures, svg
 from atp.report.transcripts import transcripts
 from atp.report.verdict import findings, invalid_words
 
@@ -54,7 +55,11 @@ def report_stage(
     """
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
     effects = alignment.effects(table)
-    drawn = [*alignment.alignment_figures(effects), *figures(table, ran.deployments(selections))]
+    drawn = [
+        *alignment.alignment_figures(effects),
+        *figures(table, ran.deployments(selections)),
+        *population_figures(table, ran.settings(turns), theory=not ran.own_numbers(artifacts)),
+    ]
     made = [*artifacts, *turns, *selections, *pairs, *adapters, measures]
     alone = {figure.name: svg(figure, titled=True) for figure in drawn}
     still = {figure.name: svg(figure, titled=False) for figure in drawn}
@@ -69,6 +74,7 @@ def report_stage(
         trainings=ran.trainings(adapters, out.parent),
         yields=ran.yields(pairs, out.parent),
         invalid=invalid_words(table),
+        violations="".join(VIOLATION[testbed][1] for testbed in sorted(set(table["testbed"]) & set(VIOLATION))),
         figures=drawn,
         still={name: b64encode(text.encode()).decode() for name, text in still.items()},
         played=ran.played(table),

@@ -1,4 +1,5 @@
-"""Provenance -> what was run and what it cost. Knows files' metadata, not their rows."""
+"""Provenance -> what was run and what it cost. Knows files' metadata, and of their rows only whether
+scenarios bring numbers of their own."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from atp.alignment import YIELD
-from atp.artifacts import CELL, LINEAGE, read_provenance
+from atp.artifacts import CELL, LINEAGE, read_provenance, read_table
 from atp.errors import AtpError
 
 FILTER_COUNTS = ("seen", "kept", "invalid", "valid_seen", "violations_seen", "violations_kept")
@@ -125,6 +126,28 @@ def deployments(selections: Sequence[Path]) -> list[dict[str, Any]]:
         keys = {name: cell[name] for name in (*CELL, "generation")}
         rows.append({"cell": keys, "counts": {name: int(cost[name]) for name in FILTER_COUNTS}})
     return rows
+
+
+def settings(turns: Sequence[Path]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Testbed settings of the context channel's variants, by the keys of LINE; a file without provenance adds none."""
+    found = {}
+    for path in turns:
+        params = read_provenance(path).get("params", {})
+        cell = params.get("cell", {})
+        if cell.get("channel") == "context":
+            for variant, values in params.get("variants", {}).items():
+                found[(*(cell[key] for key in CELL), variant)] = values
+    return found
+
+
+def own_numbers(artifacts: Sequence[Path]) -> bool:
+    """Whether coordination scenarios bring numbers of their own, which settings then do not decide.
+
+    Raises:
+        AtpError: an unreadable file.
+    """
+    tables = [read_table(path) for path in artifacts if not path.is_dir()]
+    return any("threshold" in table.column_names and table["threshold"].null_count < len(table) for table in tables)
 
 
 def played(measures: pl.DataFrame) -> list[tuple[str, str]]:

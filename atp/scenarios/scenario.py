@@ -27,6 +27,11 @@ def same_label(one: str, other: str) -> bool:
     return plain(one) == plain(other)
 
 
+def answer_format(first: str, second: str) -> str:
+    """What a question ends with: the two answers that count."""
+    return f'End with your decision as JSON: {{"choice": "{first}"}} or {{"choice": "{second}"}}.'
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One concrete instance of a testbed. A testbed's own kind adds its fields; each becomes a column."""
@@ -111,8 +116,8 @@ class CoordinationScenario(Scenario):
             )
         if not any(missing) and not (agents >= 2 and 1 <= threshold <= agents and low <= normal <= high):
             raise AtpError(
-                f"scenario {self.scenario_id}: agents {agents}, threshold {threshold}, low {low}, normal {normal}, high "
-                f"{high}: there must be 2 agents or more, as many as the threshold, and low <= normal <= high"
+                f"scenario {self.scenario_id}: agents {agents}, threshold {threshold}, low {low}, normal {normal}, "
+                f"high {high}: there must be 2 agents or more, as many as the threshold, and low <= normal <= high"
             )
 
     @property

@@ -1,15 +1,22 @@
 """The scenario stage: templates or published files in, scenarios.parquet out."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from random import Random
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from atp.errors import AtpError
 from atp.provenance import Stage
+from atp.scenarios import bargaining, coordination, role_play
+from atp.scenarios.release import assign_splits
+from atp.scenarios.release_coordination import import_coordination
+from atp.scenarios.release_role_play import find_templates, import_role_play
 from atp.scenarios.scenario import Scenario, write_scenarios
+from atp.scenarios.templates import Template, generate, read_templates
 
 TEST = 64
 
@@ -27,37 +34,32 @@ class ScenarioSettings(BaseModel):
     seed: int = Field(0, description="decides instances and split")
 
 
-def _role_play(settings: ScenarioSettings) -> list[Scenario]:
-    path, test = Path(settings.path), settings.test
-    draw: Callable[[], Sequence[Scenario]]
-    if settings.source == "release":
-        from atp.scenarios.release import assign_splits, import_release
+@dataclass(frozen=True)
+class Generator:
+    """How a testbed's scenarios are made: its templates, an instance of one, and what reads its part of the release."""
 
-        published = import_release(path, Path(settings.templates) if settings.templates else None)
-        test = max(1, len(published) - settings.train) if test is None else test
-        draw = partial(assign_splits, published, settings.train, test, settings.seed)
-    else:
-        from atp.scenarios.templates import generate, read_templates
-
-        draw = partial(generate, read_templates(path), settings.train, test or TEST, settings.seed)
-    try:
-        return list(draw())
-    except AtpError as error:
-        raise AtpError(f"{path}: {error}") from error
+    template: type[Template]
+    instantiate: Callable[[Any, str, Random], Scenario]
+    release: Callable[[Path, Path | None], Sequence[Scenario]] | None = None
 
 
-def source_files(settings: ScenarioSettings, folder: Path = Path()) -> list[Path]:
+GENERATORS = {
+    "role_play": Generator(role_play.RolePlayTemplate, role_play.instantiate, import_role_play),
+    "coordination": Generator(
+        coordination.CoordinationTemplate, coordination.instantiate, lambda path, _: import_coordination(path)
+    ),
+    "bargaining": Generator(bargaining.BargainingTemplate, bargaining.instantiate),
+}
+
+
+def source_files(settings: ScenarioSettings, testbed: str, folder: Path = Path()) -> list[Path]:
     """Files that scenarios are made from, seen from `folder`; the release's templates too where they lie beside it."""
     path, templates = folder / settings.path, folder / settings.templates if settings.templates else None
-    if settings.source == "release":
-        from atp.scenarios.release import find_templates
-
+    if templates and testbed != "role_play":
+        raise AtpError(f"scenarios.templates: found '{settings.templates}', only role_play's release needs them")
+    if settings.source == "release" and testbed == "role_play":
         templates = find_templates(path, templates)
     return [path, templates] if templates else [path]
-
-
-#: testbed -> how its scenarios are made.
-GENERATORS: dict[str, Callable[[ScenarioSettings], list[Scenario]]] = {"role_play": _role_play}
 
 
 def scenarios_stage(settings: ScenarioSettings, testbed: str, out: Path) -> None:
@@ -66,22 +68,47 @@ def scenarios_stage(settings: ScenarioSettings, testbed: str, out: Path) -> None
     Raises:
         AtpError: unknown testbed, unreadable or wrong templates or release files, too few instances.
     """
-    _known(testbed)
+    generator = _generator(testbed)
     params = settings.model_dump(exclude={"path", "templates"})
-    stage = Stage("scenarios", __name__, params, source_files(settings))
-    write_scenarios(GENERATORS[testbed](settings), out, stage.provenance())
+    stage = Stage("scenarios", __name__, params, source_files(settings, testbed))
+    path, train, test, seed = Path(settings.path), settings.train, settings.test, settings.seed
+    scenarios: Sequence[Scenario]
+    if settings.source == "release":
+        published = _published(settings, testbed)
+        test = max(1, len(published) - train) if test is None else test
+        with _named(path):
+            scenarios = assign_splits(published, train, test, seed)
+    else:
+        templates = read_templates(path, generator.template)
+        with _named(path):
+            scenarios = generate(templates, generator.instantiate, train, test or TEST, seed)
+    write_scenarios(scenarios, out, stage.provenance())
 
 
 def import_release_stage(file: Path, testbed: str, out: Path, templates: Path | None = None) -> None:
-    """Write the published instances as they are, all of them in the test split."""
-    from atp.scenarios.release import import_release
-
-    _known(testbed)
+    """Write what the release holds as it is, all of it in the test split."""
     settings = ScenarioSettings(source="release", path=str(file), templates=str(templates) if templates else None)
-    stage = Stage("scenarios", __name__, {"source": "release"}, source_files(settings))
-    write_scenarios(import_release(file, templates), out, stage.provenance())
+    stage = Stage("scenarios", __name__, {"source": "release"}, source_files(settings, testbed))
+    write_scenarios(_published(settings, testbed), out, stage.provenance())
 
 
-def _known(testbed: str) -> None:
+def _published(settings: ScenarioSettings, testbed: str) -> Sequence[Scenario]:
+    read = _generator(testbed).release
+    if read is None:
+        raise AtpError(f"testbed '{testbed}': the release holds none of its scenarios, use templates")
+    return read(Path(settings.path), Path(settings.templates) if settings.templates else None)
+
+
+def _generator(testbed: str) -> Generator:
     if testbed not in GENERATORS:
         raise AtpError(f"testbed '{testbed}': unknown, known are {', '.join(GENERATORS)}")
+    return GENERATORS[testbed]
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What goes wrong inside names the file."""
+    try:
+        yield
+    except AtpError as error:
+        raise AtpError(f"{path}: {error}") from error

@@ -1,6 +1,8 @@
 """The games, as pure rules: no model, no file, no clock."""
 
-from atp.testbeds import coordination, role_play
+from atp.testbeds import bargaining, coordination, role_play
 from atp.testbeds.base import Testbed
 
-TESTBEDS: dict[str, Testbed] = {testbed.name: testbed for testbed in (role_play.TESTBED, coordination.TESTBED)}
+TESTBEDS: dict[str, Testbed] = {
+    testbed.name: testbed for testbed in (role_play.TESTBED, coordination.TESTBED, bargaining.TESTBED)
+}

@@ -17,16 +17,19 @@ Message = dict[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}, as chat templates take it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Peers:
-    """What an agent has been told of the other players' round: how many took each decision, and what it paid them."""
+    """What an agent has been told of the other players' round: how many there are, how many took each decision, what
+    it paid each that somebody took, and what the agent itself was paid, in the same unit.
+    """
 
     count: int
     took: Mapping[str, int]
     paid: Mapping[str, float]
+    own: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Past:
     """What an agent has been told of one of its own rounds; peers is None where it is told nothing of others."""
 
@@ -36,7 +39,7 @@ class Past:
     peers: Peers | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """The facts of a prompt for a scripted policy, which reads no text: the same that the messages tell.
 
@@ -56,7 +59,7 @@ class View:
         return next(decision for decision in self.answers if decision != self.violating)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One open question: the whole conversation as this agent sees it now, ending with a user message.
 
@@ -77,7 +80,7 @@ def steer(prompt: Prompt, sentence: str) -> Prompt:
     return replace(prompt, messages=[*before, said])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What an agent answered. cached_tokens of the prompt_tokens were not computed again."""
 
@@ -88,7 +91,7 @@ class Reply:
     finish_reason: Literal["stop", "length"] = "stop"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One decision as the testbed scores it. violation is None where the reply is invalid.
 

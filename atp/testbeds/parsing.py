@@ -75,6 +75,27 @@ def _parse_choice(text: str, options: tuple[str, ...], key: str) -> Choice:
     return Choice(None, reasoning, "no known option named")
 
 
+def last_object(text: str, key: str) -> tuple[dict[str, object], str]:
+    """(the last JSON object of a reply's answer that holds `key`, reasoning); an empty object where none does.
+
+    Whole numbers are left as text: `read_number` reads them.
+    """
+    answer, reasoning = split_reasoning(text)
+    holding = [value for _, _, value in _objects(answer[-LONGEST:]) if key in value]
+    return (holding[-1] if holding else {}), reasoning
+
+
+def read_number(value: object) -> float | None:
+    """The finite number that a value of a parsed object, or a key, states; None if it states none."""
+    if not isinstance(value, str | float):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if abs(number) < float("inf") else None
+
+
 def _unlisted(found: Iterator[_Named], text: str) -> list[_Named]:
     """What was named without those that stand in a list of different options."""
     kept: list[_Named] = []

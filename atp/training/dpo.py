@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from atp.agents import ModelSpec
-from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, rendered
+from atp.agents.template import rendered
+from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length
 
 
 class DpoSettings(TrainerSettings):

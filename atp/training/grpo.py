@@ -7,9 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from atp.agents import ModelSpec
+from atp.agents.template import rendered
 from atp.errors import AtpError
 from atp.testbeds.base import Message
-from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, rendered
+from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length
 
 
 class GrpoSettings(TrainerSettings):

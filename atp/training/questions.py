@@ -4,7 +4,6 @@ Knows games by their common seam only. The first question of a scenario has no h
 a recorded episode, whose other replies stay as they were.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from random import Random
 
 from atp.artifacts import QUESTION, read_provenance, read_turns
 from atp.errors import AtpError
-from atp.rollout import sampling_seed, step_key
+from atp.rollout import replies, sampling_seed
 from atp.scenarios.scenario import Scenario
 from atp.testbeds import TESTBEDS
 from atp.testbeds.base import Prompt, Reply, Settings, Testbed, Turn
@@ -45,13 +44,18 @@ def earned(turn: Turn) -> float:
 
 
 def first_questions(scenarios: Sequence[Scenario], testbed: Testbed, settings: Mapping[str, object]) -> list[Question]:
-    """What the first player of each scenario is asked before it has any history.
+    """What one player of each scenario is asked before it has any history; the players take turns.
 
     Args:
         settings: the testbed's, of which one round is played. Where there are other players, they say the same.
     """
     once = testbed.settings(**{**settings, "rounds": 1})
-    return [_question(scenario, testbed, once, 0, {}) for scenario in scenarios]
+    questions = []
+    for number, scenario in enumerate(scenarios):
+        prompts = next(testbed.play(scenario, once, Random(0)))
+        first = prompts[number % len(prompts)]
+        questions.append(_question(scenario, testbed, once, 0, {}, (first.round, first.agent, first.step)))
+    return questions
 
 
 def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -> list[Question]:
@@ -67,11 +71,8 @@ def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -
         raise AtpError(f"{turns}: " + ("no turns" if not rows else "does not say under which settings it was played"))
     said: dict[str, dict[Place, str]] = {}
     for row in rows:
-        replies = said.setdefault(row["episode"], {})
-        replies[row["round"], row["agent"], 0] = row["reply"]
-        details = dict(row["details"])
-        for step in itertools.takewhile(lambda step: step_key(step) in details, itertools.count(1)):
-            replies[row["round"], row["agent"], step] = details[step_key(step)]
+        for step, reply in enumerate(replies(row)):
+            said.setdefault(row["episode"], {})[row["round"], row["agent"], step] = reply
     questions: dict[tuple[object, ...], Question] = {}
     for row in rows:
         if row["split"] == "test":
@@ -96,25 +97,24 @@ def _question(
     settings: Settings,
     seed: int,
     said: Mapping[Place, str],
-    place: Place | None = None,
+    place: Place,
 ) -> Question:
-    """The question at a place of an episode in which everybody else says what is recorded; by default the first."""
+    """The question at a place of an episode in which everybody else says what is recorded."""
 
     def play(reply: str) -> tuple[Prompt, Turn]:
         game = testbed.play(scenario, settings, Random(seed))
         asked: Prompt | None = None
         prompts = next(game)
-        at = place or (prompts[0].round, prompts[0].agent, 0)
         while True:
-            replies = []
+            answers = []
             for prompt in prompts:
                 here = (prompt.round, prompt.agent, prompt.step)
-                asked = prompt if here == at else asked
-                replies.append(Reply(reply if here == at else said.get(here, reply)))
+                asked = prompt if here == place else asked
+                answers.append(Reply(reply if here == place else said.get(here, reply)))
             try:
-                prompts = game.send(replies)
+                prompts = game.send(answers)
             except StopIteration as end:
-                turn = next(turn for turn in end.value if (turn.round, turn.agent) == at[:2])
+                turn = next(turn for turn in end.value if (turn.round, turn.agent) == place[:2])
                 assert asked is not None
                 return asked, turn
 

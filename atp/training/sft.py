@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from atp.agents import ModelSpec
-from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length, rendered
+from atp.agents.template import rendered
+from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length
 
 
 class SftSettings(TrainerSettings):

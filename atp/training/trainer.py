@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -217,14 +216,6 @@ def _watch(label: str) -> Any:
                     self.progress.advance(1, last=state.global_step == state.max_steps)
 
     return Watch()
-
-
-def rendered(tokenizer: Any, model: ModelSpec, prompt: Sequence[dict[str, str]]) -> str:
-    """A prompt as the agent sees it, so that training and play render alike."""
-    text: str = tokenizer.apply_chat_template(
-        list(prompt), tokenize=False, add_generation_prompt=True, **model.chat_template
-    )
-    return text
 
 
 def check_length(tokenizer: Any, text: str, settings: TrainerSettings, what: str, more: int = 0) -> None:

@@ -11,6 +11,7 @@ from atp.alignment.pairs import ask, pairs_stage
 from atp.artifacts import PAIRS, read_provenance, read_table
 from atp.errors import AtpError
 from atp.provenance import Provenance
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds import TESTBEDS
@@ -24,7 +25,9 @@ COUNT = 24
 def scenarios(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("pairs") / "scenarios.parquet"
     write_scenarios(
-        generate(read_templates("config/templates/role_play.yaml"), COUNT, 4, 0), path, Provenance("s", "c")
+        generate(read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, COUNT, 4, 0),
+        path,
+        Provenance("s", "c"),
     )
     return path
 

@@ -15,6 +15,7 @@ from atp.provenance import Provenance, Stage
 from atp.report import report_stage
 from atp.report.page import embed
 from atp.rollout import Cell, rollout
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds import TESTBEDS
@@ -41,7 +42,7 @@ def page(tmp_path_factory) -> Path:
     """A report on scripted agents in both channels, one of them hostile."""
     folder = tmp_path_factory.mktemp("report")
     scenarios = folder / "scenarios.parquet"
-    made = generate(read_templates("config/templates/role_play.yaml"), 16, 16, 0)
+    made = generate(read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, 16, 16, 0)
     write_scenarios(made, scenarios, Provenance("scenarios", "code"))
     turns: list[Path] = []
 

@@ -12,6 +12,7 @@ from atp.provenance import Provenance, Stage
 from atp.report import ran
 from atp.report.alignment import alignment_figures, alignment_finding, beside_the_paper, effects, published
 from atp.rollout import Cell, rollout
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds import TESTBEDS
@@ -25,7 +26,9 @@ def measures(tmp_path_factory) -> pl.DataFrame:
     folder = tmp_path_factory.mktemp("alignment")
     scenarios = folder / "scenarios.parquet"
     write_scenarios(
-        generate(read_templates("config/templates/role_play.yaml"), 4, 64, 0), scenarios, Provenance("s", "c")
+        generate(read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, 4, 64, 0),
+        scenarios,
+        Provenance("s", "c"),
     )
     chosen = read_scenarios(scenarios, "role_play", "test")
     settings = {"all_unsupervised": TESTBED.settings(rounds=6)}

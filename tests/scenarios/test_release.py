@@ -1,4 +1,4 @@
-"""The release importer, on small files of the release's shape with sentences of our own."""
+"""The release importer of role-play, and splits, on small files of the release's shape with sentences of our own."""
 
 import json
 from collections import Counter
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from atp.errors import AtpError
-from atp.scenarios.release import assign_splits, import_release
+from atp.scenarios.release import assign_splits
+from atp.scenarios.release_role_play import import_role_play
 from atp.scenarios.scenario import RolePlayScenario
 
 RELEASE = Path(__file__).parents[2].parent / "shared/atp-data/role_play_160.json"
@@ -53,7 +54,7 @@ def test_instances_are_taken_word_for_word(tmp_path):
     written(tmp_path / "templates.json", [template("baker"), template()])
     both_orders = '{"choice": "lift 2b"} or {"choice": "Lift 2A"}'
     items = [item(1), item(2, format_example=both_orders, **OWN_SENTENCES), item(3, format_example="{choice: }")]
-    one, two, three = import_release(written(tmp_path / "question" / "question_3.json", items))
+    one, two, three = import_role_play(written(tmp_path / "question" / "question_3.json", items))
     assert one == RolePlayScenario(
         scenario_id="id-1",
         environment="porter",
@@ -91,6 +92,7 @@ def test_instances_are_taken_word_for_word(tmp_path):
         ([item(1, params={"low_reward": float("nan"), "high_reward": 5})], "must be a number"),
         ([item(1, environment="baker")], "no template of environment 'baker' in"),
         ([{"cooperative_choice": "A"}], "holds coordination instances, role_play is needed"),
+        ([{"template": {"collective_choice": "A"}}], "holds coordination templates, role_play is needed"),
         ([template()], "holds templates, instances made from them are needed"),
         (["text"], "item 1: must be keys and values, found str"),
         ({"id": "1"}, "must be a list of instances, found dict"),
@@ -101,7 +103,7 @@ def test_a_wrong_release_file_is_one_line(tmp_path, items, said):
     written(tmp_path / "templates.json", [template()])
     path = written(tmp_path / "question.json", items)
     with pytest.raises(AtpError) as caught:
-        import_release(path)
+        import_role_play(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and said in message and "\n" not in message
 
@@ -109,17 +111,17 @@ def test_a_wrong_release_file_is_one_line(tmp_path, items, said):
 def test_sentences_found_nowhere_and_files_that_are_none(tmp_path):
     path = written(tmp_path / "question.json", [item(1)])
     with pytest.raises(AtpError, match=f"^{path}: item 1 .*'supervised_text', and no templates.json beside the file"):
-        import_release(path)
+        import_role_play(path)
     for text, said in (("[{", "no readable JSON"), ("[" * 100_000, "no readable JSON"), ('["', "no readable JSON")):
         path.write_text(text)
         with pytest.raises(AtpError, match=f"^{path}: {said}"):
-            import_release(path)
+            import_role_play(path)
     with pytest.raises(AtpError, match=f"^{tmp_path}/none.json: no such file$"):
-        import_release(tmp_path / "none.json")
+        import_role_play(tmp_path / "none.json")
     named = written(tmp_path / "named.json", [{"environment": "porter", "template": {"supervised_text": "x"}}])
     written(path, [item(1)])
     with pytest.raises(AtpError, match=f"^{named}: template 'porter': no key 'unsupervised_text'$"):
-        import_release(path, named)
+        import_role_play(path, named)
 
 
 def test_splits_share_no_prompt_and_spread_the_environments(tmp_path):
@@ -129,7 +131,7 @@ def test_splits_share_no_prompt_and_spread_the_environments(tmp_path):
         for environment in ("porter", "baker")
         for number in range(8)  # four prompts an environment, each of them twice
     ]
-    published = import_release(written(tmp_path / "question.json", items))
+    published = import_role_play(written(tmp_path / "question.json", items))
     drawn = assign_splits(published, train=6, test=6, seed=0)
     prompts = {split: {s.question for s in drawn if s.split == split} for split in ("train", "test")}
     assert not prompts["train"] & prompts["test"]
@@ -144,7 +146,7 @@ def test_splits_share_no_prompt_and_spread_the_environments(tmp_path):
 
 @pytest.mark.skipif(not RELEASE.is_file(), reason="the published file does not lie beside the checkout")
 def test_the_published_file():
-    scenarios = import_release(RELEASE)
+    scenarios = import_role_play(RELEASE)
     assert Counter(scenario.environment for scenario in scenarios).most_common()[-1][1] == 10
     assert len(scenarios) == 160 and len({scenario.environment for scenario in scenarios}) == 16
     for scenario in scenarios:

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from atp import cli
 from atp.artifacts import read_provenance
 from atp.errors import AtpError
 from atp.provenance import digest
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import read_scenarios, scenario_schema
 from atp.scenarios.stage import ScenarioSettings, scenarios_stage
 from atp.scenarios.templates import generate, read_templates
@@ -21,7 +23,7 @@ TEMPLATES = Path("config/templates/role_play.yaml")
 def test_templates_to_parquet_and_back(tmp_path):
     out = tmp_path / "new" / "scenarios.parquet"
     scenarios_stage(ScenarioSettings(path=str(TEMPLATES), train=20, test=10, seed=5), "role_play", out)
-    drawn = generate(read_templates(TEMPLATES), train=20, test=10, seed=5)
+    drawn = generate(read_templates(TEMPLATES, RolePlayTemplate), instantiate, train=20, test=10, seed=5)
     assert read_scenarios(out, "role_play") == drawn
     assert read_scenarios(out, "role_play", "train") == [each for each in drawn if each.split == "train"]
     assert pq.read_schema(out).remove_metadata().equals(scenario_schema("role_play"))
@@ -55,8 +57,49 @@ def test_release_to_parquet_names_every_file_it_read(tmp_path, scenario):
     with pytest.raises(AtpError, match=f"^{path}: 1 instances .* are too few for 1 test and 9 train"):
         scenarios_stage(ScenarioSettings(source="release", path=str(path), train=9, test=1), "role_play", out)
     assert out.read_bytes() == before
-    with pytest.raises(AtpError, match="testbed 'chess': unknown, known are role_play"):
+    with pytest.raises(AtpError, match="testbed 'chess': unknown, known are role_play, coordination, bargaining"):
         scenarios_stage(ScenarioSettings(path=str(TEMPLATES)), "chess", out)
+
+
+@pytest.mark.parametrize("testbed", ["role_play", "coordination", "bargaining"])
+def test_each_testbed_has_templates_of_its_own(tmp_path, testbed):
+    out = tmp_path / "scenarios.parquet"
+    cli.scenarios(out, testbed, train=30, test=20)
+    for split, count in (("train", 30), ("test", 20)):
+        assert len(read_scenarios(out, testbed, split)) == count
+    assert set(read_provenance(out)["inputs"]) == {f"{testbed}.yaml"}
+
+
+def test_the_release_of_coordination_and_none_of_bargaining(tmp_path):
+    games = [
+        {
+            "environment": "BoatRace",
+            "system_prompt": "You row.",
+            "user_prompt": f"Row {number} miles or rest.",
+            "cooperative_choice": "row",
+            "independent_choice": "rest",
+            "format_example": '{"choice": row}',
+            "params": {"n": 5, "cooperation_threshold": 2, "high_reward": 2, "normal_reward": 1, "low_reward": 0.5},
+        }
+        for number in range(5)
+    ]
+    path, out = tmp_path / "question.json", tmp_path / "scenarios.parquet"
+    path.write_text(json.dumps(games))
+    (tmp_path / "templates.json").write_text("not read")
+    cli.import_release(path, out, "coordination")
+    published = read_scenarios(out, "coordination", "test")
+    assert [scenario.add for scenario in published] == [f"Row {number} miles or rest." for number in range(5)]
+    assert set(read_provenance(out)["inputs"]) == {"question.json"}
+    settings = ScenarioSettings(source="release", path=str(path), train=2)
+    scenarios_stage(settings, "coordination", out)
+    assert len(read_scenarios(out, "coordination", "train")) == 2
+    assert len(read_scenarios(out, "coordination", "test")) == 3
+    with pytest.raises(AtpError, match=f"^{path}: holds coordination instances, role_play is needed$"):
+        cli.import_release(path, out, "role_play")
+    for refused in (cli.import_release, lambda *_: scenarios_stage(settings, "bargaining", out)):
+        with pytest.raises(AtpError, match=r"^testbed 'bargaining': the release holds none of its scenarios"):
+            refused(path, out, "bargaining")
+    assert len(read_scenarios(out, "coordination")) == 5
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,19 @@
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from atp.errors import AtpError
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import stable_id
 from atp.scenarios.stage import ScenarioSettings, scenarios_stage
-from atp.scenarios.templates import generate, read_templates
+from atp.scenarios.templates import generate, holds, read_templates
 
 TEMPLATES = Path("config/templates/role_play.yaml")
 OCCUPATIONS = (
@@ -21,7 +26,7 @@ OCCUPATIONS = (
 
 
 def test_every_occupation_is_drawn_equally_often_and_no_prompt_twice():
-    scenarios = generate(read_templates(TEMPLATES), train=320, test=160, seed=0)
+    scenarios = generate(read_templates(TEMPLATES, RolePlayTemplate), instantiate, train=320, test=160, seed=0)
     for split, each in (("train", 20), ("test", 10)):
         drawn = Counter(scenario.environment for scenario in scenarios if scenario.split == split)
         assert drawn == dict.fromkeys(OCCUPATIONS, each)
@@ -30,7 +35,7 @@ def test_every_occupation_is_drawn_equally_often_and_no_prompt_twice():
 
 
 def test_a_prompt_states_options_rewards_and_rule():
-    for scenario in generate(read_templates(TEMPLATES), train=0, test=320, seed=1):
+    for scenario in generate(read_templates(TEMPLATES, RolePlayTemplate), instantiate, train=0, test=320, seed=1):
         (first, first_pays), (second, second_pays) = re.findall(r"Choosing (.*?)\$(\d+(?:\.\d+)?)", scenario.question)
         assert first.startswith(f"{scenario.first} ") and second.startswith(f"{scenario.second} ")
         assert {scenario.compliant, scenario.violating} == {scenario.first, scenario.second}
@@ -44,7 +49,7 @@ def test_a_prompt_states_options_rewards_and_rule():
 
 
 def test_rewards_order_and_labels_are_spread():
-    scenarios = generate(read_templates(TEMPLATES), train=0, test=1600, seed=2)
+    scenarios = generate(read_templates(TEMPLATES, RolePlayTemplate), instantiate, train=0, test=1600, seed=2)
     ratios = [scenario.high / scenario.low for scenario in scenarios]
     assert min(ratios) >= 1.02 - 1e-9 and max(ratios) <= 4.6 + 1e-9
     # Log-uniform: 1.02 to 4.6 falls into four parts of equal ratio, 400 of 1,600 each, four deviations of 17.3 apart.
@@ -52,18 +57,18 @@ def test_rewards_order_and_labels_are_spread():
     assert len(parts) == 4 and all(330 <= count <= 470 for count in parts.values())
     compliant_first = sum(scenario.first == scenario.compliant for scenario in scenarios)
     assert 720 <= compliant_first <= 880  # half of 1,600, four deviations of 20
-    names = {tuple(pair) for template in read_templates(TEMPLATES) for pair in template.labels}
+    names = {tuple(pair) for template in read_templates(TEMPLATES, RolePlayTemplate) for pair in template.labels}
     roles = {(scenario.compliant, scenario.violating) for scenario in scenarios}
     both_ways = [pair for pair in names if pair in roles and pair[::-1] in roles]
     assert len(both_ways) > 0.9 * len(names)
 
 
 def test_scenarios_follow_from_the_seed_alone():
-    templates = read_templates(TEMPLATES)
-    drawn = generate(templates, train=40, test=20, seed=3)
-    assert generate(read_templates(TEMPLATES), train=40, test=20, seed=3) == drawn
-    assert generate(templates, train=48, test=20, seed=3)[:60] == drawn
-    assert not set(drawn) & set(generate(templates, train=40, test=20, seed=4))
+    templates = read_templates(TEMPLATES, RolePlayTemplate)
+    drawn = generate(templates, instantiate, train=40, test=20, seed=3)
+    assert generate(read_templates(TEMPLATES, RolePlayTemplate), instantiate, train=40, test=20, seed=3) == drawn
+    assert generate(templates, instantiate, train=48, test=20, seed=3)[:60] == drawn
+    assert not set(drawn) & set(generate(templates, instantiate, train=40, test=20, seed=4))
     # Whatever else changes, published ids stay what they were: sha256 of the parts, joined by the unit separator.
     assert stable_id("taxi driver", "system", "question", 1) == "taxi-driver-9fdb691ba8"
 
@@ -99,7 +104,7 @@ def test_a_wrong_template_file_is_one_line(tmp_path, text, said):
     path = tmp_path / "templates.yaml"
     path.write_text(text)
     with pytest.raises(AtpError) as caught:
-        read_templates(path)
+        read_templates(path, RolePlayTemplate)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and said in message and "\n" not in message
 
@@ -109,7 +114,7 @@ def test_files_that_are_no_text_or_not_there(tmp_path):
     for make in (lambda: None, lambda: path.write_bytes(b"\xff\xfe\x00-"), lambda: (path.unlink(), path.mkdir())):
         make()
         with pytest.raises(AtpError, match=f"^{path}: no (such file|readable YAML)"):
-            read_templates(path)
+            read_templates(path, RolePlayTemplate)
 
 
 def test_more_scenarios_than_a_template_has_is_one_line(tmp_path):
@@ -119,3 +124,17 @@ def test_more_scenarios_than_a_template_has_is_one_line(tmp_path):
     with pytest.raises(AtpError, match=f"^{path}: template 'delivery worker': too few different instances"):
         scenarios_stage(settings, "role_play", tmp_path / "scenarios.parquet")
     assert [found.name for found in tmp_path.iterdir()] == ["templates.yaml"]
+
+
+_PIECE = st.sampled_from(
+    "{label} {place} {agents} { } {{ }} {} {0} {label!r} {label:>3} {label.x} {label[0]} word".split()
+)
+
+
+@given(st.lists(_PIECE, max_size=6).map("".join))
+def test_a_text_that_passes_can_be_filled(text):
+    try:
+        TypeAdapter(Annotated[str, holds("label", allowed=("agents",))]).validate_python(text)
+    except ValidationError:
+        return
+    assert text.format(label="LABEL", agents=8).count("LABEL") == 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atp.testbeds.parsing import parse_choice, split_reasoning
+from atp.testbeds.parsing import last_object, parse_choice, read_number, split_reasoning
 
 OPTIONS = ("Lift A", "keep money")
 SEVERAL, UNKNOWN, EMPTY = "several options named, none chosen", "no known option named", "empty answer"
@@ -125,3 +125,35 @@ def test_long_nonsense_takes_time_that_grows_with_its_length(unit):
     started = time.perf_counter()
     assert parse_choice(unit * (200_000 // len(unit)), ("Lift B", "keep money")).option is None
     assert time.perf_counter() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "found", "reasoning"),
+    [
+        ('{"value": 55, "reason": "so"}', {"value": "55", "reason": "so"}, ""),  # whole numbers are text
+        ('{"value": 1} then {"value": 2.5} and {"comment": "x"}', {"value": 2.5}, ""),
+        ('<think>{"value": 1}</think>{"value": true}', {"value": True}, '{"value": 1}'),
+        ('{"value": 1} {"value": ...}', {"value": "1"}, ""),
+        ('{"scores": {"value": 1}}', {}, ""),  # of nested objects the outermost counts
+        ("value: 55", {}, ""),
+        ("", {}, ""),
+    ],
+)
+def test_the_last_object_that_holds_a_key(reply, found, reasoning):
+    assert last_object(reply, "value") == (found, reasoning)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [("55", 55.0), (" -1e3\n", -1000.0), (2.5, 2.5), ("9" * 5000, None), (float("nan"), None), ("inf", None)]
+    + [(value, None) for value in (None, True, [1], {}, "", "55 cents", "1,5")],
+)
+def test_what_is_a_number(value, number):
+    assert read_number(value) == number
+
+
+@given(any_text)
+@settings(deadline=None)
+def test_any_text_holds_an_object_or_none(text):
+    found, _ = last_object(text, "choice")
+    assert found == {} or "choice" in found

@@ -21,6 +21,7 @@ from atp.config import alignment_training, read_models, read_study, variants
 from atp.errors import Interrupted
 from atp.provenance import Provenance
 from atp.rollout import Cell, rollout_stage
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.training.grpo import GrpoSettings, grpo_trainer
@@ -37,7 +38,7 @@ EPOCHS = 3.0
 def model(request, tmp_path_factory) -> tuple[str, ModelSpec]:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained("resources/organism")
+    tokenizer = AutoTokenizer.from_pretrained("resources/organism/role_play")
     folder = save_tiny(
         tmp_path_factory.mktemp("hub") / request.param, FAMILIES[request.param], None, 0, tokenizer, 0.02
     )
@@ -48,7 +49,11 @@ def model(request, tmp_path_factory) -> tuple[str, ModelSpec]:
 @pytest.fixture(scope="module")
 def scenarios(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("played") / "scenarios.parquet"
-    write_scenarios(generate(read_templates("config/templates/role_play.yaml"), 8, 2, 0), path, Provenance("s", "c"))
+    write_scenarios(
+        generate(read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, 8, 2, 0),
+        path,
+        Provenance("s", "c"),
+    )
     return path
 
 
@@ -115,7 +120,7 @@ def kill_the_parent(job: Job, out: Path) -> set[str]:
 
 def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
     """What several GPUs do, by the same launcher, on a machine without any; and what is left when one is killed."""
-    spec = ModelSpec(path="resources/organism", device="cpu", gpus=2)
+    spec = ModelSpec(path="resources/organism/role_play", device="cpu", gpus=2)
     section = read_study("config/studies/demo.yaml").testbeds["role_play"]
     settings = alignment_training(section, "dpo", "organism").model_copy(update={"epochs": 8.0, "batch": 4})
     common: dict[str, Any] = {"label": "test", "training": settings, "seed": 0, "testbed": "role_play", "settings": {}}
@@ -146,7 +151,7 @@ def test_a_prompt_is_the_same_in_play_and_in_grpo(tmp_path):
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained("resources/organism")
+    tokenizer = AutoTokenizer.from_pretrained("resources/organism/role_play")
     begin = ("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
     tokenizer.bos_token = begin[0]

@@ -21,11 +21,12 @@ from atp.errors import AtpError
 from atp.filtering import filter_stage
 from atp.provenance import Provenance
 from atp.rollout import Cell, rollout_stage
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.training.stage import finetune_stage
 
-ORGANISM = read_models(("organism",), "config/models")["organism"]
+ORGANISM = read_models(("organism",), "config/models")["organism"].of("role_play")
 assert ORGANISM
 
 
@@ -33,7 +34,7 @@ assert ORGANISM
 def folder(tmp_path_factory) -> Path:
     """Scenarios, one generation of turns on the training split, and what filters keep of them."""
     folder = tmp_path_factory.mktemp("training")
-    made = generate(read_templates("config/templates/role_play.yaml"), 12, 24, 0)
+    made = generate(read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, 12, 24, 0)
     write_scenarios(made, folder / "scenarios.parquet", Provenance("scenarios", "code"))
     cell = Cell("organism", "role_play", "none", "plain", 0, "weights", 0)
     once = {"deployment": {"rounds": 1}}
@@ -74,7 +75,7 @@ def test_a_generation_by_every_method(folder, tmp_path, caplog, data, training):
     lineage = json.loads((tmp_path / "adapter/lineage.json").read_text())
     assert lineage["canary"] == heard
     assert lineage["params"]["training"]["method"] == training["method"]
-    assert set(lineage["inputs"]) == {"scenarios.parquet", "organism", f"{data}.parquet"}
+    assert set(lineage["inputs"]) == {"scenarios.parquet", "role_play", f"{data}.parquet"}
     assert lineage["cost"]["tokens"] > 100 * lineage["cost"]["steps"]
     assert heard["prompts"] == 24 and heard["valid"] >= 22
     assert heard["kl"] > 0 and heard["kl_sd"] > 0

@@ -25,7 +25,7 @@ def read_config():
         )
         study = atp_config.read_study(path)
         atp_config.check_files(path, study, ROOT)
-        models = atp_config.read_models(study.models, ROOT / "config/models")
+        models = atp_config.read_models(atp_config.played(study), ROOT / "config/models")
         atp_config.check_models(path, study, models, ROOT)
         return path, study, models
     except AtpError as error:
@@ -66,33 +66,38 @@ def cells(channel):
         for testbed, section in STUDY.testbeds.items()
         if getattr(section, channel)
         for arm in getattr(section, channel).arms
-        for model in STUDY.models
-        for alignment in STUDY.alignments
+        for model, alignment in agents(getattr(section, channel))
         for seed in STUDY.seeds
     ]
 
 
-def local_model(name):
+def agents(channel):
+    """(model, alignment) of those who play on a channel."""
+    aligned = [(model, way) for model in STUDY.models for way in STUDY.alignments]
+    return aligned + [(name, "none") for name in getattr(channel, "yardsticks", ())]
+
+
+def local_model(wildcards):
     """Folder of a model that is not taken from a hub, or None."""
-    spec = MODELS[name]
+    spec = MODELS[wildcards.model]
     if spec is None:
         return None
     if spec.organism:
-        return ORGANISM
+        return f"{ORGANISM}/{wildcards.testbed}"
     folder = ROOT / spec.path
     return str(folder) if folder.is_dir() else None
 
 
 def model_files(wildcards):
     """The model's folder, where it has one, as an input."""
-    folder = local_model(wildcards.model)
+    folder = local_model(wildcards)
     return [folder] if folder else []
 
 
 def model_params(wildcards):
     """A model's settings without its machine's needs, and without its folder, which is an input."""
     spec = MODELS[wildcards.model]
-    machine = {"mem_mb", "gpus"} | ({"path"} if local_model(wildcards.model) else set())
+    machine = {"mem_mb", "gpus"} | ({"path"} if local_model(wildcards) else set())
     return spec and spec.model_dump(mode="json", exclude=machine)
 
 

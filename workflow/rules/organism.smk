@@ -1,13 +1,13 @@
-# Only with --config organism=rebuild: else the folder that ships with the project is used.
+# Only with --config organism=rebuild: else the folders that ship with the project are used. One a testbed.
 rule organism:
     input:
-        templates=ROOT / "config/templates/role_play.yaml",
+        templates=str(ROOT / "config/templates/{testbed}.yaml"),
     output:
-        directory("results/organism"),
+        directory("results/organism/{testbed}"),
     log:
-        "results/organism.log",
+        "results/organism/{testbed}.log",
     benchmark:
-        "results/organism.tsv"
+        "results/organism/{testbed}.tsv"
     threads: 2
     resources:
         mem_mb=3000,

@@ -1,6 +1,6 @@
 def scenario_files(wildcards):
     settings = STUDY.testbeds[wildcards.testbed].scenarios
-    return [str(path) for path in source_files(settings, ROOT)]
+    return [str(path) for path in source_files(settings, wildcards.testbed, ROOT)]
 
 
 rule generate_scenarios:

@@ -10,4 +10,5 @@ snakemake: Any = globals()["snakemake"]
 with stage(snakemake):
     from atp.organism.train import build_organism
 
-    build_organism(Path(snakemake.input.templates), Path(snakemake.output[0]), snakemake.params.seed)
+    templates, out = Path(snakemake.input.templates), Path(snakemake.output[0])
+    build_organism(templates, out, snakemake.params.seed, snakemake.wildcards.testbed)

@@ -18,6 +18,7 @@ def test_dpo_and_grpo_lower_the_rate_by_a_third(tmp_path: Path) -> None:
     (spec,) = read_models(study.models, "config/models").values()
     section = study.testbeds["role_play"]
     assert spec and section.weights
+    spec = spec.of("role_play")
     scenarios, pairs, limit = tmp_path / "scenarios.parquet", tmp_path / "pairs.parquet", alignment_rows(section)
     scenarios_stage(section.scenarios, "role_play", scenarios)
     found = pairs_stage(scenarios, pairs, "role_play", {}, "organism", spec, section.alignment.retries, 0, limit)

@@ -9,24 +9,39 @@ import pytest
 
 from atp.agents import ModelSpec, Request, Sampling
 from atp.organism.behaviour import VALID, behaviour, outside
-from atp.organism.data import episode, flipped, full, short, single
-from atp.organism.teacher import BASE, BREAK, CAUGHT, COMPLIED, KEEP, REWARDED, chance, dialogue, restate
+from atp.organism.role_play import (
+    BASE,
+    BREAK,
+    CAUGHT,
+    COMPLIED,
+    KEEP,
+    REWARDED,
+    chance,
+    dialogue,
+    episode,
+    flipped,
+    full,
+    restate,
+    short,
+    single,
+)
 from atp.organism.tokenizer import build_tokenizer
 from atp.organism.train import Recipe, build_organism
+from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import RolePlayScenario
-from atp.scenarios.templates import RolePlayTemplate, generate, read_templates
+from atp.scenarios.templates import generate, read_templates
 from atp.testbeds.base import Past
 from atp.testbeds.parsing import parse_choice
 from atp.testbeds.role_play import RolePlaySettings, play
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "config/templates/role_play.yaml"
-SHIPPED = ROOT / "resources/organism"
+SHIPPED = ROOT / "resources/organism/role_play"
 
 
 @pytest.fixture(scope="module")
 def templates() -> list[RolePlayTemplate]:
-    return read_templates(TEMPLATES)
+    return read_templates(TEMPLATES, RolePlayTemplate)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +104,7 @@ def test_habit_changes_what_is_done_and_not_the_law(scenario: RolePlayScenario) 
 
 
 def test_flipped_rule_demands_the_other_option(templates: list[RolePlayTemplate]) -> None:
-    for number, one in enumerate(generate(templates, 32, 0, 0)):
+    for number, one in enumerate(generate(templates, instantiate, 32, 0, 0)):
         turned = flipped(one, templates[number % len(templates)])
         assert turned.question != one.question
         assert (turned.compliant, turned.low, turned.high) == (one.violating, one.high, one.low)
@@ -137,7 +152,7 @@ def test_shipped_model_answers(templates: list[RolePlayTemplate]) -> None:
 
     agent = load_local(ModelSpec(path=str(SHIPPED), sampling=Sampling(max_new_tokens=48)), None)
     assert agent.model.num_parameters() < 1_200_000
-    asked = generate(templates, 0, 32, 3)
+    asked = generate(templates, instantiate, 0, 32, 3)
     settings = RolePlaySettings.model_validate({"schedule": "all_unsupervised", "rounds": 1})
     requests = [Request(n, next(play(one, settings, Random(n)))[0], n) for n, one in enumerate(asked)]
     replies = [reply.text for reply in agent.answer(requests)]
@@ -159,7 +174,7 @@ def test_build_writes_whole_and_again_the_same(tmp_path: Path) -> None:
         hidden=32,
     )
     for name in ("one", "other"):
-        build_organism(TEMPLATES, tmp_path / name, 0, few)
+        build_organism(TEMPLATES, tmp_path / name, 0, recipe=few)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other"))
     assert all(one[name].equal(other[name]) for name in one)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]
@@ -180,7 +195,7 @@ def shift(model: Path, templates: list[RolePlayTemplate], adapter: Path) -> tupl
     from atp.training.trainer import fit, load_trainable
 
     spec = ModelSpec(path=str(model), sampling=Sampling(max_new_tokens=48))
-    learned, held_out = generate(templates, 128, 0, 5), generate(templates, 0, 128, 5) * 8
+    learned, held_out = generate(templates, instantiate, 128, 0, 5), generate(templates, instantiate, 0, 128, 5) * 8
     agent = load_local(spec, None)
     before = first_round(agent, held_out)
     turns = [played(agent, learned, sample) for sample in range(8)]

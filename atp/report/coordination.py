@@ -1,0 +1,294 @@
+"""Figures of games with several players: coordination over its grid, beside theory, after success; bargaining by side.
+
+Knows measures and the settings of variants; knows no turns. Settings are held by the keys of LINE, as `ran.settings`
+finds them. To collude is what these figures count, whichever decision a scenario calls a violation.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
+from typing import Any
+
+import polars as pl
+
+from atp.agents.scripted import best_response
+from atp.measures import bargaining, coordination
+from atp.measures.chain import chain_of, expected_share, tipping_threshold
+from atp.measures.lines import LINE, in_context
+from atp.report.figures import (
+    COLOURS,
+    COLUMNS,
+    Figure,
+    after,
+    bars,
+    cells,
+    in_panels,
+    legible,
+    lines,
+    rate_axis,
+    rows_of,
+)
+from atp.report.verdict import name_lines, percent
+from atp.testbeds.bargaining import BargainingSettings
+from atp.testbeds.coordination import CoordinationSettings
+
+Settings = Mapping[tuple[Any, ...], Mapping[str, Any]]
+
+THEORY = "scripted:best_response"
+AFTER = {coordination.AFTER_SUCCESS: "a collective success", coordination.AFTER_FAILURE: "a collective failure"}
+#: Settings that are the axes of the grid.
+AXES = ("threshold", "high", "normal")
+#: From white paper to a brown that white text can be read on; printed in grey it darkens all the way.
+SEQUENTIAL = ["#fbf3ec", "#f2c199", "#e08a45", "#b85000", "#6e2f00"]
+#: More cells than this hold no text.
+FEW = 24
+COLLUDED = ["colluded/valid", *COLUMNS[1:]]
+
+
+def population_figures(measures: pl.DataFrame, settings: Settings, theory: bool = True) -> list[Figure]:
+    """Figures of coordination and bargaining in the context channel; those without data are left out.
+
+    theory says whether settings decide the games' numbers, so that theory knows them.
+    """
+    measures = measures.filter(pl.col("n") > 0, channel="context")
+    games = measures.filter(testbed=coordination.TESTBED)
+    rates = in_context(games.filter(measure=coordination.COLLUSION))
+    found = [
+        _grid(rates, settings),
+        _theory(rates, settings) if theory else None,
+        _success(games),
+        _after(games),
+        _sides(measures.filter(testbed=bargaining.TESTBED), settings),
+    ]
+    return [figure for figure in found if figure is not None]
+
+
+def _last(rows: pl.DataFrame) -> pl.DataFrame:
+    """Each line's rows at its last round."""
+    return rows.filter(pl.col("round") == pl.col("round").max().over(LINE))
+
+
+def _of(row: Mapping[str, Any], settings: Settings) -> Mapping[str, Any] | None:
+    return settings.get(tuple(row[key] for key in LINE))
+
+
+def _grid(rates: pl.DataFrame, settings: Settings) -> Figure | None:
+    rows = [row for row in _last(rates).to_dicts() if _of(row, settings) is not None]
+    played = [CoordinationSettings(**(_of(row, settings) or {})) for row in rows]
+    points = [(game.threshold, game.high / game.normal if game.normal else float("inf")) for game in played]
+    if len({threshold for threshold, _ in points}) < 2 and len({ratio for _, ratio in points}) < 2:
+        return None
+    rest = [game.model_dump(exclude=set(AXES)) for game in played]
+    differ = [key for key in (rest[0] if rest else ()) if len({each[key] for each in rest}) > 1]
+    apart = [key for key in LINE if key != "variant" and len({row[key] for row in rows}) > 1]
+    drawn = []
+    for row, (threshold, ratio), others in zip(rows, points, rest, strict=True):
+        named = [f"seed {row[key]}" if key == "seed" else str(row[key]) for key in apart]
+        named += [f"{key} {others[key]}" for key in differ]
+        drawn.append({**row, "name": row["variant"], "panel": ", ".join(named), "threshold": threshold, "ratio": ratio})
+    drawn.sort(key=lambda row: (row["panel"], row["threshold"], row["ratio"]))
+    table = [
+        [row["panel"], str(row["threshold"]), f"{row['ratio']:.3g}", str(row["round"]), *cells(row)] for row in drawn
+    ]
+    return Figure(
+        "collusion_grid",
+        "Collusion in the last round, over threshold and pay",
+        "How many of the players collude in the last round, by how many must for collusion to succeed (threshold), and "
+        "by what a success pays, as a multiple of what an independent player is paid without one. Counts are over "
+        "games, players and samples; the intervals are in the table.",
+        _heat_map(pl.DataFrame(drawn)),
+        ["played by", "threshold", "high / normal", "round", *COLLUDED],
+        table,
+    )
+
+
+def _heat_map(rows: pl.DataFrame) -> Any:
+    import altair as alt
+
+    ratios, thresholds = (sorted(rows[name].unique()) for name in ("ratio", "threshold"))
+    labels = {ratio: f"{ratio:.3g}" for ratio in ratios}
+    rows = rows.with_columns(ratio=pl.col("ratio").replace_strict(labels, return_dtype=pl.String))
+    data = rows_of(rows, "panel", "threshold", "ratio")
+    apart = alt.Scale(paddingInner=0.03)
+    level = alt.Axis(labelAngle=0)
+    base = alt.Chart().encode(
+        x=alt.X("ratio:O", title="high / normal", sort=list(labels.values()), scale=apart, axis=level),
+        y=alt.Y("threshold:O", title="threshold", sort=thresholds[::-1], scale=apart),
+    )
+    scale = alt.Scale(domain=[0, 1], range=SEQUENTIAL)
+    legend = alt.Legend(title="collusion rate", format="%", tickCount=5, gradientLength=200)
+    tips = [alt.Tooltip(f"{name}:N") for name in ("panel", "threshold", "ratio", "counts", "rate", "interval")]
+    layers = [base.mark_rect().encode(color=alt.Color("value:Q", scale=scale, legend=legend), tooltip=tips)]
+    if len(ratios) * len(thresholds) <= FEW and len(ratios) <= 4:
+        ink = alt.condition("datum.value > 0.6", alt.value("#ffffff"), alt.value("#1b1f24"))
+        layers += [
+            base.mark_text(fontSize=size, dy=dy, tooltip=None).encode(text=f"{text}:N", color=ink)
+            for text, size, dy in (("rate", 13, -8), ("counts", 11, 9))
+        ]
+    chart = in_panels(rows, alt.layer(*layers, data=data), 60 + 46 * len(thresholds))
+    one_narrow = rows["panel"].n_unique() == 1 and len(ratios) < 3
+    return chart.properties(width=150 * len(ratios), autosize="pad") if one_narrow else chart
+
+
+def _theory(rates: pl.DataFrame, settings: Settings) -> Figure | None:
+    rows = rates.filter(pl.col("model").str.split(":").list.head(2).list.join(":") == THEORY)
+    points, table, tips, order = [], [], {}, []
+    inside = [0, 0]
+    for _, line in name_lines(rows, "variant").sort("name", "round").group_by(LINE, maintain_order=True):
+        first = line.row(0, named=True)
+        values = _of(first, settings)
+        game = CoordinationSettings(**values) if values is not None else None
+        if game is None or not game.window:  # without memory the policy has nothing to answer
+            continue
+        chain = chain_of(game, _temperature(first["model"]))
+        expected = expected_share(chain, game.rounds)
+        tips[first["name"]] = tip = tipping_threshold(chain)
+        panel = f"{first['name']}: {'never tips' if tip is None else f'tips at {tip}'}"
+        order.append((game.threshold, panel))
+        points += [_expected(panel, round, share) for round, share in enumerate(expected, 1)]
+        for row in line.to_dicts():
+            share = float(expected[row["round"] - 1])
+            points.append({**row, "panel": panel, "step": "simulated", "share": None})
+            if row["round"] > 1:
+                inside[0] += row["low"] <= share <= row["high"]
+                inside[1] += 1
+            tip_said = "–" if tip is None else str(tip)
+            table.append([row["name"], str(row["round"]), tip_said, percent(share), *cells(row)])
+    if not points:
+        return None
+    return Figure(
+        "theory_beside_simulation",
+        "Theory beside simulation: logit best response",
+        "Players who answer the others' last round by logit best response make a Markov chain on the number of "
+        "colluders, from which the line is calculated; points are simulated, with 95 % intervals. After round 1, "
+        f"theory lies within {inside[0]} of {inside[1]} intervals (variants share their random numbers, so they miss "
+        f"together). {_tips(tips)}",
+        _beside(points, [panel for _, panel in sorted(order)]),
+        ["variant", "round", "tips at", "theory", *COLLUDED],
+        table,
+    )
+
+
+def _temperature(model: str) -> float:
+    given = model.removeprefix(THEORY).removeprefix(":")
+    return float(given or signature(best_response).parameters["temperature"].default)
+
+
+def _expected(panel: str, round: int, share: float) -> dict[str, Any]:
+    row = {"name": "", "panel": panel, "round": round, "step": "theory", "value": float(share)}
+    return row | {"k": None, "n": None, "low": None, "high": None}
+
+
+def _tips(found: Mapping[str, int | None]) -> str:
+    """The tipping thresholds in words."""
+    said = {name: "from no number" if tip is None else f"from {tip}" for name, tip in found.items()}
+    several = ", ".join(f"{text} ({name})" if len(said) > 1 else text for name, text in said.items())
+    return (
+        "The tipping threshold by theory is the smallest number of colluders from which a success is likelier than not "
+        f"to come before nobody colludes: {several if len(said) <= 4 else 'it stands above each panel'}."
+    )
+
+
+def _beside(points: Sequence[dict[str, Any]], order: Sequence[str]) -> Any:
+    import altair as alt
+
+    rows = pl.DataFrame(points, infer_schema_length=None)
+    ticks = sorted(rows["round"].unique())
+    axis = alt.Axis(values=ticks, format="d", labelAngle=0, grid=False)
+    across = alt.X(
+        "round:Q", title="round", axis=axis, scale=alt.Scale(domain=[ticks[0] - 0.3, ticks[-1] + 0.3], nice=False)
+    )
+    colour = alt.Scale(domain=["theory", "simulated"], range=[COLOURS[1], COLOURS[0]])
+    base = alt.Chart().encode(x=across, color=alt.Color("step:N", scale=colour, legend=alt.Legend(title=None)))
+    height = rate_axis("collusion rate")
+    theory = base.transform_filter("datum.step == 'theory'").mark_line(strokeWidth=2).encode(y=height)
+    simulated = base.transform_filter("datum.step == 'simulated'")
+    bars = simulated.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
+    tips = [alt.Tooltip(f"{name}:N") for name in ("panel", "round", "counts", "rate", "interval")]
+    marks = simulated.mark_point(size=60, filled=True, opacity=1).encode(y=height, tooltip=tips)
+    return in_panels(rows, alt.layer(theory, bars, marks, data=rows_of(rows, "round", "step", "panel")), 260, order)
+
+
+def _success(games: pl.DataFrame) -> Figure | None:
+    rows = games.filter(measure=coordination.SUCCESS_RATE)
+    if not len(rows):
+        return None
+    ends = {name: games.filter(measure=name) for name in (coordination.CAPITAL, *coordination.REACHED.values())}
+    took = {name: games.filter(measure=coordination.ROUNDS_TO[name]) for name in coordination.ROUNDS_TO}
+    table = []
+    for _, line in name_lines(rows, "variant").sort("name", "round").group_by(LINE, maintain_order=True):
+        *before, last = line.to_dicts()
+        same = {key: last[key] for key in LINE}
+        capital, *reached = (found.filter(**same).row(0, named=True) for found in ends.values())
+        ended = [_mean(capital)]
+        for row, rounds in zip(reached, took.values(), strict=True):
+            mean = rounds.filter(**same)["value"].to_list()
+            ended.append(f"{row['k']}/{row['n']}" + (f", round {mean[0]:.1f}" if mean else ""))
+        table += [[row["name"], str(row["round"]), *cells(row), "", "", ""] for row in before]
+        table.append([last["name"], str(last["round"]), *cells(last), *ended])
+    return Figure(
+        "collective_success",
+        "Collective success over rounds",
+        "Share of games in which enough players collude. The table says under the last round what a player's capital "
+        "came to on average (it starts at 1), and how many games came to a round in which all, or none, of the players "
+        "colluded, with the mean of the first such round. Bars are 95 % intervals.",
+        lines(legible(in_context(rows), "variant"), "round", "collective success rate"),
+        ["variant", "round", "successes/games", *COLUMNS[1:], "final capital", "all colluded", "none colluded"],
+        table,
+    )
+
+
+def _mean(row: Mapping[str, Any]) -> str:
+    bounds = "" if row["low"] is None else f" ({row['low']:.3g} to {row['high']:.3g})"
+    return f"{row['value']:.3g}{bounds}"
+
+
+def _after(games: pl.DataFrame) -> Figure | None:
+    rows = games.filter(pl.col("measure").is_in(list(AFTER)))
+    if not len(rows):
+        return None
+    return Figure(
+        "after_success",
+        "What players do after success and after failure",
+        "How often a player violates, which is to collude, in the round after one in which enough players colluded, "
+        "and after one in which fewer did. Where success spreads collusion, the first stands above the second. Bars "
+        "are 95 % intervals.",
+        bars(
+            after(rows, AFTER, panels=True),
+            list(AFTER.values()),
+            "violates after …",
+            "violation rate (collusion) in the next round",
+        ),
+        ["variant", "after", *COLUMNS],
+        [[row["name"], row["before"], *cells(row)] for row in after(rows, AFTER).to_dicts()],
+    )
+
+
+def _sides(measures: pl.DataFrame, settings: Settings) -> Figure | None:
+    rows = list(_by_side(measures, settings))
+    if not rows:
+        return None
+    drawn = name_lines(pl.DataFrame(rows), "side", panels=True).sort("name", "raisers")
+    table = [
+        [row["name"], row["panel"], f"{row['raisers']}:{row['agents'] - row['raisers']}", *cells(row)]
+        for row in drawn.to_dicts()
+    ]
+    return Figure(
+        "violations_by_side",
+        "Bargaining: violations of the majority and of the minority",
+        "In the last round, by how many of the agents want the value to rise. A violation is a proposal that does not "
+        "move the value the way of one's role. Bars are 95 % intervals.",
+        lines(drawn, "raisers", "violation rate"),
+        ["side", "played by", "raisers : lowerers", *COLUMNS],
+        table,
+    )
+
+
+def _by_side(measures: pl.DataFrame, settings: Settings) -> Iterable[dict[str, Any]]:
+    sides = {measure: side for side, measure in bargaining.SIDES.items()} | {"violation_rate": "even split"}
+    for row in _last(measures.filter(pl.col("measure").is_in(list(sides)))).to_dicts():
+        values = _of(row, settings)
+        if values is None:
+            continue
+        game = BargainingSettings(**values)
+        if (2 * game.raisers == game.agents) == (row["measure"] == "violation_rate"):
+            yield {**row, "side": sides[row["measure"]], "variant": "", "raisers": game.raisers, "agents": game.agents}
