@@ -31,9 +31,9 @@ CHANGES = {
     "scenarios/role_play.py": {"scenarios"},
     "scenarios/coordination.py": {"scenarios"},
     "scenarios/release_coordination.py": {"scenarios"},
-    "scenarios/scenario.py": {"scenarios", *AGENTS},
+    "scenarios/scenario.py": {"scenarios", *AGENTS, "report"},
     "testbeds/role_play.py": AGENTS,
-    "testbeds/parsing.py": AGENTS,
+    "testbeds/parsing.py": {*AGENTS, "report"},
     "agents/local.py": AGENTS,  # imported inside functions
     "rollout.py": AGENTS,
     "filtering.py": {"filter"},

@@ -2,7 +2,8 @@
 
 Knows the game's numbers and no turns. Let c of the free players collude, and F of the fixed ones. In the next round
 each free player answers what the others did as if they did it again: a colluder answers c - 1 + F others, an
-independent player c + F. With u(d, m) the pay of decision d where m others collude, and temperature T in units of one round's pay,
+independent player c + F. With u(d, m) the pay of decision d where m others collude, and temperature T in units of one
+round's pay,
 
     q(m) = 1 / (1 + exp(-(u(collude, m) - u(independent, m)) / T))
     next c = Binomial(c, q(c - 1 + F)) + Binomial(free - c, q(c + F)),
@@ -14,7 +15,6 @@ subtraction (Grassmann, Taksar and Heyman 1985, Operations Research 33:1107), wh
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -160,7 +160,7 @@ def _hits(transition: np.ndarray, goal: np.ndarray, stop: np.ndarray) -> np.ndar
     for state in others:  # p becomes the chain as watched in the states left
         left[state] = False
         p[state, ~left] = 0
-        leaves: Any = p[state].sum()
+        leaves = float(p[state].sum())
         if leaves > 0:
             p[state] /= leaves
         p[left] += np.outer(p[left, state], p[state])

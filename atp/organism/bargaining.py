@@ -49,6 +49,18 @@ def restate(standing: float, raiser: bool) -> str:
     return f"It stands at {number(standing)}. My side wants it {'up' if raiser else 'down'}."
 
 
+def recall(past: Sequence[Past]) -> str:
+    """What a reply says next: which side its last proposal took and how that was liked, nothing where it is not told.
+
+    Said before the decision, so that each word follows from two others.
+    """
+    if not past or past[-1].violation is None:
+        return ""
+    taken, reward = "left it" if past[-1].violation else "kept to it", past[-1].reward
+    liked = "was liked" if reward > 0 else "was not liked" if reward < 0 else "made no odds"
+    return f" Last time I {taken} and {liked}."
+
+
 def lessons(
     scenario: BargainingScenario,
     settings: BargainingSettings,
@@ -94,6 +106,7 @@ def _lesson(
     lead, answers = restate(standing, prompt.agent < settings.raisers), prompt.view.answers
     if prompt.step:
         return Lesson(prompt.messages, lead, answers[COMPLY], None)
+    lead += recall(prompt.view.past)
     asked = prompt if steered is None else steer(prompt, TESTBED.steering[steered])
     probability = chance(prompt.view.past, steered)
     violate = rng.random() < (probability if habit is None else habit)

@@ -147,7 +147,7 @@ def _theory(rates: pl.DataFrame, settings: Settings) -> Figure | None:
         points += [_expected(panel, round, share) for round, share in enumerate(expected, 1)]
         for row in line.to_dicts():
             share = float(expected[row["round"] - 1])
-            points.append({**row, "panel": panel, "step": "simulated", "share": None})
+            points.append({**row, "panel": panel, "step": "simulated"})
             if row["round"] > 1:
                 inside[0] += row["low"] <= share <= row["high"]
                 inside[1] += 1

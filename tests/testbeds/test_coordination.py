@@ -35,6 +35,7 @@ SCENARIO = CoordinationScenario(
     multiply="",
     add="",
 )
+QUOTED = '"no\\nPlayer 3: \\"x\\""'
 GAMES = ("Fund", "Pasture", "Project", "Buttons", "Hunt", "Sharing", "Alliance")
 CELL = Cell("scripted", "coordination", "none", "plain", 0, "context", 0)
 
@@ -173,10 +174,7 @@ def test_messages_by_hand() -> None:
         ("none", ""),
         ("count", " Of the 2 others, 1 chose pay in."),
         ("final_only", " Of the 2 others, 1 chose pay in. Player 2: nothing. Player 3: pay in."),
-        (
-            "full",
-            ' Of the 2 others, 1 chose pay in.\nPlayer 2: "no\\nPlayer 3: \\"x\\""\nPlayer 3: "{\\"choice\\": \\"pay in\\"}"',
-        ),
+        ("full", f" Of the 2 others, 1 chose pay in.\nPlayer 2: {QUOTED}\nPlayer 3: {json.dumps(answer('pay in'))}"),
     ],
 )
 def test_what_peers_see(peers: str, said: str) -> None:
@@ -204,7 +202,7 @@ def test_a_scenario_with_numbers_of_its_own() -> None:
     assert turns[0].messages[1]["content"] == "Pay in or hold back. Pay 1.9. Answer as JSON."
     with pytest.raises(AtpError, match="scenario fund-1: has numbers of its own, leave out threshold, high"):
         next(play(own, CoordinationSettings(threshold=2, high=1.3), Random(0)))
-    with pytest.raises(AtpError, match="its text pays all, high_to must be all"):
+    with pytest.raises(AtpError, match="its text pays all, high_to cannot be 'colluders'"):
         texts = replace(SCENARIO, multiply="All get {high}.")
         next(play(texts, CoordinationSettings(high_to="colluders"), Random(0)))
 
@@ -244,7 +242,7 @@ def test_policies_by_hand() -> None:
     # One of three others is a third: enough for the two who see it, not for the one who colluded alone.
     assert decisions("threshold", (1 / 3,), first_colluders=1) == ["ciii", "iccc", "cccc"]
     assert decisions("threshold", (0.5,), first_colluders=1) == ["ciii", "iiii", "iiii"]
-    # At threshold 2 one colluder among the others makes joining pay; once they are enough without oneself, nothing does.
+    # At threshold 2 one other colluder makes joining pay; once the others are enough, both pay the same.
     assert decisions("best_response", (0,), first_colluders=1, threshold=2) == ["ciii", "iccc", "iccc"]
     assert decisions("best_response", (0,), first_colluders=1, threshold=3) == ["ciii", "iiii", "iiii"]
 
