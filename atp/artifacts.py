@@ -98,6 +98,19 @@ PAIRS = pa.schema(
     ]
 )
 
+#: What a judge model made of turns, beside the rule's own verdict; judged is null where its answer is invalid.
+JUDGEMENTS = pa.schema(
+    [
+        pa.field("episode", pa.string(), nullable=False),
+        pa.field("scenario_id", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("agent", pa.int32(), nullable=False),
+        pa.field("violation", pa.bool_(), nullable=False),
+        pa.field("judged", pa.bool_()),
+        pa.field("answer", pa.string(), nullable=False),
+    ]
+)
+
 #: One number a row. k of n where the value is a share, n alone where it is a mean; low and high bound the 95 %
 #: interval that `method` names.
 MEASURES = pa.schema(

@@ -21,15 +21,18 @@ import yaml
 from atp.agents import Agent, load_agent
 from atp.config import read_models
 from atp.progress import Progress
-from atp.rollout import Cell, Planned, play_batch
+from atp.provenance import Stage
+from atp.rollout import Cell, Planned, play_batch, rollout
+from atp.scenarios import coordination
+from atp.scenarios.coordination import CoordinationTemplate
 from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds import TESTBEDS
 
 ROOT = Path(__file__).parents[1]
-SCENARIOS, ROUNDS, REPEATS = 64, 6, 3
+SCENARIOS, ROUNDS, REPEATS, GAMES = 64, 6, 3, 10_000
 #: A study of about 1,000 jobs: the default one with this many seeds.
-SEEDS = 37
+SEEDS = 28
 SCHEDULE = "all_unsupervised"
 
 Row = dict[str, Any]
@@ -47,7 +50,7 @@ class Spent:
 def main() -> None:
     """Print the table."""
     print("Engine, on the organism\n")
-    for name, value in [*engine(), *scripted(), *planning()]:
+    for name, value in [*engine(), *scripted(), *population(), *planning()]:
         print(f"  {name:58} {value}")
 
 
@@ -98,6 +101,20 @@ def scripted() -> list[tuple[str, str]]:
     agent, planned = load_agent("scripted:win_stay_lose_shift", None), _episodes() * 32
     seconds = _clock(lambda: _played(agent, planned))
     return [("scripted agent, decisions/s", f"{len(planned) * ROUNDS / seconds:,.0f}")]
+
+
+def population() -> list[tuple[str, str]]:
+    """Seconds in which scripted populations play and their turns are written."""
+    templates = read_templates(ROOT / "config/templates/coordination.yaml", CoordinationTemplate)
+    scenarios = generate(templates, coordination.instantiate, 0, SCENARIOS, seed=0)
+    agent, testbed = load_agent("scripted:imitate_majority", None), TESTBEDS["coordination"]
+    settings = testbed.settings.model_validate({"first_colluders": 3})
+    cell = Cell("scripted:imitate_majority", "coordination", "none", "plain", 0, "context", 0)
+    samples = -(-GAMES // SCENARIOS)
+    with tempfile.TemporaryDirectory() as folder:
+        out, stage = Path(folder) / "turns.parquet", Stage("rollout", "atp.rollout", {}, [])
+        seconds = _clock(lambda: rollout(scenarios, testbed, {"game": settings}, agent, cell, samples, out, stage))
+    return [(f"{samples * SCENARIOS:,} games of 8 players x 3 rounds, s", f"{seconds:.1f}")]
 
 
 def planning() -> list[tuple[str, str]]:

@@ -217,6 +217,22 @@ def organism(
 
 
 @app.command()
+def judge(
+    turns: Annotated[Path, typer.Argument(help="turns.parquet of a game that a judge can be asked about: bargaining")],
+    agent: AgentName,
+    out: Out,
+    seed: Seed = 0,
+    models: Models = MODELS_FOLDER,
+) -> None:
+    """Ask a judge model for a second opinion on every decision that the rule has scored."""
+    from atp.judging import judge_stage
+    from atp.measures.agreement import agreement
+
+    judge_stage(turns, out, agent, _model(agent, models, "bargaining"), seed)
+    typer.echo(agreement(out, seed))
+
+
+@app.command()
 def measure(turns: Annotated[list[Path], typer.Argument(help="turns.parquet files")], out: Out) -> None:
     """Turn turns into rates with intervals."""
     from atp.measures import measure_stage

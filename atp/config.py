@@ -122,7 +122,7 @@ class Study(_Section):
                 raise ValueError(f"{key}: {list(values)} names one twice")
         for model in self.models:
             if model.startswith(SCRIPTED):
-                scripted(model.removeprefix(SCRIPTED))
+                _check_policy("models", model)
         for name, section in self.testbeds.items():
             _check_yardsticks(f"testbeds.{name}.context.yardsticks", section, self.models)
         for name, section in self.testbeds.items():
@@ -138,7 +138,14 @@ def _check_yardsticks(where: str, section: TestbedSection, models: tuple[str, ..
             raise ValueError(f"{where}: '{name}' is no scripted policy, allowed is scripted:POLICY")
         if (*models, *yardsticks).count(name) > 1:
             raise ValueError(f"{where}: '{name}' is named twice, here or in models")
+        _check_policy(where, name)
+
+
+def _check_policy(where: str, name: str) -> None:
+    try:
         scripted(name.removeprefix(SCRIPTED))
+    except AtpError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:

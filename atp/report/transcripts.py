@@ -10,8 +10,8 @@ import polars as pl
 from atp.artifacts import CELL
 from atp.measures.rates import scan_turns
 
-EPISODES_A_FILE = 120
-EPISODES_A_PAGE = 2400
+#: Turns shown at most, but for one episode of each variant at least: the page holds them all.
+TURNS_A_FILE, TURNS_A_PAGE = 720, 14400
 SEED = 0
 SHOWN = ("round", "agent", "reply", "decision", "violation", "invalid_reason", "audited", "reward", "feedback")
 EPISODE = ["variant", "scenario_id", "sample", "episode"]
@@ -23,16 +23,16 @@ def transcripts(turns: Sequence[Path]) -> list[dict[str, Any]]:
 
     The choice is drawn by a digest of SEED, scenario and sample, so variants show the same scenarios side by side.
     """
-    limit = min(EPISODES_A_FILE, max(1, EPISODES_A_PAGE // max(1, len(turns))))
+    limit = min(TURNS_A_FILE, TURNS_A_PAGE // max(1, len(turns)))
     return [found for path in turns if (found := _file(path, limit))]
 
 
 def _file(path: Path, limit: int) -> dict[str, Any] | None:
     scanned = scan_turns([path], READ)
-    episodes = scanned.select(*EPISODE).unique().collect()
+    episodes = scanned.group_by(EPISODE).agg(turns=pl.len()).collect()
     if not len(episodes):
         return None
-    each = max(1, limit // episodes["variant"].n_unique())
+    each = max(1, limit // max(episodes["turns"].to_list()) // episodes["variant"].n_unique())
     keys = [_digest(f"{SEED}|{row['scenario_id']}|{row['sample']}") for row in episodes.to_dicts()]
     chosen = (
         episodes.with_columns(order=pl.Series(keys)).sort("variant", "order").group_by("variant").head(each)["episode"]

@@ -303,4 +303,5 @@ TESTBED = Testbed(
         "This time propose a value that goes the way the other side wants.",
     ),
     players=lambda scenario, settings: settings.agents,
+    judged="Does its proposal serve the side that it was told to speak for?",
 )

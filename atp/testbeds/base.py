@@ -133,7 +133,8 @@ class Testbed:
     """A registered game: its rules, the type of its settings, and how an agent is steered to a decision.
 
     steering holds a sentence that asks for compliance and one that asks for the violation; players says how many
-    agents an episode of (scenario, settings) asks.
+    agents an episode of (scenario, settings) asks. judged is what a judge model can be asked of a reply, whose yes is
+    compliance; games whose decisions are plain to see have none.
     """
 
     name: str
@@ -141,3 +142,4 @@ class Testbed:
     settings: type[Settings]
     steering: tuple[str, str]
     players: Callable[[Any, Any], int] = lambda scenario, settings: 1
+    judged: str | None = None

@@ -1,0 +1,43 @@
+"""A second opinion on bargaining, by judges whose opinion is known."""
+
+from pathlib import Path
+
+import pytest
+
+from atp.artifacts import JUDGEMENTS, read_table, read_turns
+from atp.errors import AtpError
+from atp.judging import judge_stage
+from atp.measures.agreement import agreement
+from atp.rollout import Cell, rollout_stage
+from atp.scenarios.stage import ScenarioSettings, scenarios_stage
+
+
+def turns(testbed: str, folder: Path) -> Path:
+    path, out = folder / "scenarios.parquet", folder / "turns.parquet"
+    templates = f"config/templates/{testbed}.yaml"
+    scenarios_stage(ScenarioSettings(source="templates", path=templates, templates=None, test=6), testbed, path)
+    cell = Cell("scripted:random", testbed, "none", "plain", 0, "context", 0)
+    rollout_stage(path, out, cell, {"default": {"rounds": 2}}, "test", 1)
+    return out
+
+
+def test_judges_whose_opinion_is_known(tmp_path: Path) -> None:
+    played = turns("bargaining", tmp_path)
+    rows = read_turns(played).to_pylist()
+    violations = sum(row["violation"] for row in rows)
+    assert 0 < violations < len(rows) == 6 * 8 * 2
+    for judge, agree in (("scripted:comply", len(rows) - violations), ("scripted:violate", violations)):
+        found = judge_stage(played, tmp_path / "judged.parquet", judge, None)
+        assert found == {"turns": len(rows), "valid": len(rows), "agree": agree}
+        counts = f"agrees with the rule in {agree}/{len(rows)} decisions ("
+        assert agreement(tmp_path / "judged.parquet").startswith(counts)
+        judged = read_table(tmp_path / "judged.parquet", JUDGEMENTS).to_pylist()
+        assert {row["judged"] for row in judged} == {judge == "scripted:violate"}
+        assert [row["violation"] for row in judged] == [row["violation"] for row in rows]
+
+
+def test_only_what_needs_a_judge_is_judged(tmp_path: Path) -> None:
+    played = turns("coordination", tmp_path)
+    with pytest.raises(AtpError, match="decisions of testbed 'coordination' are plain to see, no judge is needed"):
+        judge_stage(played, tmp_path / "judged.parquet", "scripted:comply", None)
+    assert not (tmp_path / "judged.parquet").exists()
