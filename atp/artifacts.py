@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,6 +71,9 @@ TURNS = pa.schema(
         pa.field("details", pa.map_(pa.string(), pa.string()), nullable=False),
     ]
 )
+
+#: Before a step's number: where a turn's details hold the agent's reply to a later step of its round.
+LATER = "reply "
 
 #: Training examples that a filter kept: the whole conversation up to and including the rewarded reply.
 SELECTION = pa.schema(
@@ -229,6 +232,13 @@ def read_table(path: Path | str, schema: pa.Schema | None = None, kind: str = "a
 def read_turns(path: Path | str) -> pa.Table:
     """Read turns.parquet; raises AtpError as `read_table` does."""
     return read_table(path, TURNS, "turns")
+
+
+def replies(row: Mapping[str, Any]) -> list[str]:
+    """What an agent said in a row of turns: the reply that was scored, then those to the round's later steps."""
+    details = dict(row["details"])
+    later = [details[key] for step in range(len(details)) if (key := f"{LATER}{step + 1}") in details]
+    return [row["reply"], *later]
 
 
 def read_provenance(path: Path | str) -> dict[str, Any]:

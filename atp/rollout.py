@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atp.agents import Agent, ModelSpec, Request, load_agent
-from atp.artifacts import TURNS, check_file, read_turns, unfinished, write_table
+from atp.artifacts import LATER, TURNS, check_file, read_turns, unfinished, write_table
 from atp.errors import AtpError
 from atp.progress import Progress
 from atp.provenance import Stage
@@ -26,8 +26,6 @@ from atp.testbeds import TESTBEDS
 from atp.testbeds.base import Settings, Testbed, Turn
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
-#: Before a step's number: where a turn's details hold the agent's reply to a later step of its round.
-LATER = "reply "
 OF_SCENARIO = ("scenario_id", "environment", "split")
 #: Columns that a turn has under the same name.
 OF_TURN = [field.name for field in fields(Turn) if field.name in TURNS.names and field.name not in ("reply", "details")]
@@ -221,10 +219,3 @@ def _table(cell: Cell, batch: Sequence[Planned], turns: Sequence[Sequence[Turn]]
         for turn in flat
     ]
     return pa.table(columns, schema=TURNS)
-
-
-def replies(row: Mapping[str, Any]) -> list[str]:
-    """What an agent said in a row of turns: the reply that was scored, then those to the round's later steps."""
-    details = dict(row["details"])
-    later = [details[key] for step in range(len(details)) if (key := f"{LATER}{step + 1}") in details]
-    return [row["reply"], *later]

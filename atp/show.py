@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from atp.artifacts import read_turns
+from atp.artifacts import read_turns, replies
 from atp.errors import AtpError
 from atp.measures import rates_by_round
 
@@ -51,7 +51,8 @@ def print_transcript(path: Path, episode: str) -> None:
         shown = row["messages"] if row["round"] == 1 else row["messages"][-1:]
         for message in shown:
             console.print(Text(f"{message['role']}: {visible(message['content'])}"))
-        console.print(Text(f"reply: {visible(row['reply'])}", style="bold"))
+        for reply in replies(row):
+            console.print(Text(f"reply: {visible(reply)}", style="bold"))
         console.print(Text(_outcome(row)))
 
 
@@ -61,9 +62,9 @@ def visible(text: str) -> str:
 
 
 def _outcome(row: dict[str, Any]) -> str:
-    checked = "checked" if row["audited"] else "not checked"
+    checked = {True: ", checked", False: ", not checked", None: ""}[row["audited"]]
     reason = f" ({row['invalid_reason']})" if row["invalid_reason"] else ""
-    return f"-> {row['decision']}{reason}, {checked}, earned {row['reward']:g}"
+    return f"-> {row['decision']}{reason}{checked}, earned {row['reward']:g}"
 
 
 def _turns(path: Path) -> pl.DataFrame:

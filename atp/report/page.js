@@ -76,19 +76,21 @@ function show() {
   byId("turn").replaceChildren(
     ...turn.messages.map(([who, text]) => message(who, text)),
     message("reply", turn.reply, `reply ${kind}`),
+    ...turn.further.map((text) => message("reply to the round's next question", text)),
     element("p", `outcome ${kind}`, outcome(turn)),
     ...(turn.feedback ? [message("feedback, told to the agent in its next prompt", turn.feedback)] : []),
   );
   byId("strip").replaceChildren(...turns.map((one, number) => {
     const [className, mark, word] = KINDS[one.violation];
-    const button = element("button", className, `${one.round} ${mark}`);
+    const place = several ? `${one.round}.${one.agent + 1}` : one.round;
+    const button = element("button", className, `${place} ${mark}`);
     button.type = "button";
-    button.setAttribute("aria-label", `round ${one.round}, ${word}`);
+    button.setAttribute("aria-label", `round ${one.round}, ${several ? `player ${one.agent + 1}, ` : ""}${word}`);
     if (number === at) button.setAttribute("aria-current", "step");
     button.addEventListener("click", () => { at = number; show(); });
     return button;
   }));
-  const who = several ? `, agent ${turn.agent}` : "";
+  const who = several ? `, player ${turn.agent + 1} (${turn.role})` : "";
   byId("place").textContent = `round ${turn.round} of ${turns[turns.length - 1].round}${who}; ${episode.environment}, ${episode.variant}`;
   byId("back").disabled = at === 0;
   byId("next").disabled = at === turns.length - 1;

@@ -7,15 +7,15 @@ from typing import Any
 
 import polars as pl
 
-from atp.artifacts import CELL
+from atp.artifacts import CELL, replies
 from atp.measures.rates import scan_turns
 
 #: Turns shown at most, but for one episode of each variant at least: the page holds them all.
 TURNS_A_FILE, TURNS_A_PAGE = 720, 14400
 SEED = 0
-SHOWN = ("round", "agent", "reply", "decision", "violation", "invalid_reason", "audited", "reward", "feedback")
+SHOWN = ("round", "agent", "role", "reply", "decision", "violation", "invalid_reason", "audited", "reward", "feedback")
 EPISODE = ["variant", "scenario_id", "sample", "episode"]
-READ = [*CELL, "channel", "generation", "split", "environment", *EPISODE, "messages", *SHOWN]
+READ = [*CELL, "channel", "generation", "split", "environment", *EPISODE, "messages", "details", *SHOWN]
 
 
 def transcripts(turns: Sequence[Path]) -> list[dict[str, Any]]:
@@ -49,7 +49,8 @@ def _file(path: Path, limit: int) -> dict[str, Any] | None:
         episode = found.setdefault(row["episode"], {**names, "sample": row["sample"], "turns": []})
         new = row["messages"] if row["round"] == 1 else row["messages"][-1:]
         said = [[message["role"], message["content"]] for message in new]
-        episode["turns"].append({"messages": said, **{name: row[name] for name in SHOWN}})
+        further = replies(row)[1:]
+        episode["turns"].append({"messages": said, "further": further, **{name: row[name] for name in SHOWN}})
     return {"label": _label(first), "of": len(episodes), "episodes": list(found.values())}
 
 

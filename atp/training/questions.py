@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from atp.artifacts import QUESTION, read_provenance, read_turns
+from atp.artifacts import QUESTION, read_provenance, read_turns, replies
 from atp.errors import AtpError
-from atp.rollout import replies, sampling_seed
+from atp.rollout import sampling_seed
 from atp.scenarios.scenario import Scenario
 from atp.testbeds import TESTBEDS
 from atp.testbeds.base import Prompt, Reply, Settings, Testbed, Turn

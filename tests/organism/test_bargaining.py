@@ -8,9 +8,10 @@ import pytest
 
 from atp.agents import ModelSpec, Sampling
 from atp.agents.local import load_local
+from atp.artifacts import replies
 from atp.organism.bargaining import BASE, LIKED, chance, course, restate
 from atp.organism.train import build_organism
-from atp.rollout import Cell, Planned, play_batch, replies
+from atp.rollout import Cell, Planned, play_batch
 from atp.scenarios.bargaining import BargainingTemplate, instantiate
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds.bargaining import TESTBED, BargainingSettings, read_card

@@ -85,6 +85,31 @@ def test_the_whole_study_then_nothing(project):
     assert planned(project) == Counter()
 
 
+def test_populations_and_the_policies_beside_them(project):
+    """One rollout plays a cell's whole grid; yardsticks play beside the models; each testbed has figures of its own."""
+    shutil.copy(Path(__file__).parent / "populations.yaml", project / "config/studies")
+    base = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "study=populations"]
+    result = subprocess.run(base, cwd=project, env=own(project), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    results = project / "results/populations"
+    rollouts = sorted(str(path.relative_to(results)) for path in results.rglob("turns.parquet"))
+    assert rollouts == [
+        f"scripted:{policy}/{testbed}/none/seed0/{arm}/context/turns.parquet"
+        for policy, testbed, arm in (
+            ("best_response", "bargaining", "plain"),
+            ("best_response", "coordination", "blind"),
+            ("best_response", "coordination", "plain"),
+            ("imitate_best", "coordination", "blind"),
+            ("imitate_best", "coordination", "plain"),
+        )
+    ]
+    grid = pq.read_table(results / rollouts[2])
+    assert len(grid) == 7 * 4 * 4 * 3 and len(grid["variant"].unique()) == 4
+    names = {path.stem for path in (results / "figures").iterdir()}
+    assert {"collusion_grid", "theory_beside_simulation", "violations_by_side"} <= names
+    assert {"drift_over_rounds_coordination", "drift_over_rounds_bargaining"} <= names
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "again"),
     [
