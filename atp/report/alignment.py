@@ -4,6 +4,7 @@ Knows measures and what trainings wrote about themselves; knows nothing of pages
 """
 
 import csv
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -14,7 +15,11 @@ from atp.measures.intervals import wilson
 from atp.measures.lines import LINE
 from atp.report.figures import Figure, bars
 from atp.report.verdict import Finding, Line, name_lines, percent, span
+from atp.testbeds import TESTBEDS
 
+RATES = ("violation_rate", "collusion_rate")
+#: Where the paper's figures are of one setting of a testbed: its testbed, and the setting.
+UNDER: dict[str, tuple[str, dict[str, Any]]] = {"coordination_t4": ("coordination", {"threshold": 4})}
 BEFORE, ALIGNED = "before alignment", "as aligned"
 WHERE = {"context": ("in context", "round"), "weights": ("in the weights", "generation")}
 _SAME = [key for key in LINE if key != "alignment"]
@@ -127,17 +132,23 @@ def published() -> list[dict[str, str]]:
     return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
 
 
-def beside_the_paper(measures: pl.DataFrame) -> list[list[str]]:
-    """Published violation rates beside those of the same testbed, model, alignment and round in this study."""
-    rates = measures.filter(pl.col("n") > 0, measure="violation_rate", channel="context")
+def beside_the_paper(measures: pl.DataFrame, settings: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> list[list[str]]:
+    """Published rates beside those of the same testbed, model, alignment and round in this study.
+
+    Args:
+        settings: of variants, by the keys of LINE, as `ran.settings` finds them.
+    """
+    rates = measures.filter(pl.col("n") > 0, channel="context")
     rows = []
     for value in published():
         step, _, number = value["step"].partition(" ")
-        if step != "round" or value["measure"] != "violation_rate":
+        testbed, wanted = UNDER.get(value["testbed"], (value["testbed"], {}))
+        if step != "round" or value["measure"] not in RATES:
             continue
         ours = rates.filter(
+            pl.col("measure") == value["measure"],
             pl.col("model").str.to_lowercase() == value["model"].lower(),
-            testbed=value["testbed"],
+            testbed=testbed,
             alignment=value["alignment"],
             round=int(number),
         )
@@ -147,6 +158,14 @@ def beside_the_paper(measures: pl.DataFrame) -> list[list[str]]:
         rows += [
             [value["testbed"], value["model"], value["alignment"], number, theirs, name, _counted(row)]
             for row in ours.sort("variant", "arm", "seed").to_dicts()
-            if (name := ", ".join((row["variant"], row["arm"], f"seed {row['seed']}")))
+            if _played_under(testbed, settings.get(tuple(row[key] for key in LINE)), wanted)
+            and (name := ", ".join((row["variant"], row["arm"], f"seed {row['seed']}")))
         ]
     return rows
+
+
+def _played_under(testbed: str, settings: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
+    """Whether a variant's settings, with what they leave to the testbed, are known to be those that are wanted."""
+    if not wanted or settings is None:
+        return not wanted
+    return wanted.items() <= TESTBEDS[testbed].settings(**settings).model_dump().items()

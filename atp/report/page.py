@@ -54,11 +54,11 @@ def report_stage(
         AtpError: an unreadable artifact.
     """
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
-    effects = alignment.effects(table)
+    effects, settings, own = alignment.effects(table), ran.settings(turns), ran.own_numbers(artifacts)
     drawn = [
         *alignment.alignment_figures(effects),
         *figures(table, ran.deployments(selections)),
-        *population_figures(table, ran.settings(turns), theory=not ran.own_numbers(artifacts)),
+        *population_figures(table, settings, theory=not own),
     ]
     made = [*artifacts, *turns, *selections, *pairs, *adapters, measures]
     alone = {figure.name: svg(figure, titled=True) for figure in drawn}
@@ -70,7 +70,7 @@ def report_stage(
         organism=organism,
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
         warnings=ran.warnings(adapters, out.parent),
-        paper=alignment.beside_the_paper(table),
+        paper=alignment.beside_the_paper(table, {} if own else settings),
         trainings=ran.trainings(adapters, out.parent),
         yields=ran.yields(pairs, out.parent),
         invalid=invalid_words(table),
