@@ -32,7 +32,7 @@ CHANGES = {
     "scenarios/coordination.py": {"scenarios"},
     "scenarios/release_coordination.py": {"scenarios"},
     "scenarios/scenario.py": {"scenarios", *AGENTS, "report"},
-    "testbeds/role_play.py": AGENTS,
+    "testbeds/role_play.py": {*AGENTS, "report"},
     "testbeds/parsing.py": {*AGENTS, "report"},
     "agents/local.py": AGENTS,  # imported inside functions
     "rollout.py": AGENTS,
