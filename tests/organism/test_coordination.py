@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -36,6 +37,7 @@ SHIPPED = ROOT / "resources/organism/coordination"
 VALID, READ = 0.97, 0.97
 
 
+@cache
 def templates() -> list[CoordinationTemplate]:
     return read_templates(TEMPLATES, CoordinationTemplate)
 

@@ -96,14 +96,14 @@ def test_populations_and_the_policies_beside_them(project):
     assert rollouts == [
         f"scripted:{policy}/{testbed}/none/seed0/{arm}/context/turns.parquet"
         for policy, testbed, arm in (
-            ("best_response", "bargaining", "plain"),
             ("best_response", "coordination", "blind"),
             ("best_response", "coordination", "plain"),
-            ("imitate_best", "coordination", "blind"),
-            ("imitate_best", "coordination", "plain"),
+            ("random", "bargaining", "plain"),
+            ("random", "coordination", "blind"),
+            ("random", "coordination", "plain"),
         )
     ]
-    grid = pq.read_table(results / rollouts[2])
+    grid = pq.read_table(results / rollouts[1])
     assert len(grid) == 7 * 4 * 4 * 3 and len(grid["variant"].unique()) == 4
     names = {path.stem for path in (results / "figures").iterdir()}
     assert {"collusion_grid", "theory_beside_simulation", "violations_by_side"} <= names
