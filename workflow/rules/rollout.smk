@@ -21,7 +21,6 @@ rule rollout_context:
         f"{CELL}/context/turns.log",
     benchmark:
         f"{CELL}/context/turns.tsv"
-    threads: 2
     resources:
         mem_mb=model_memory,
         gpu=model_gpus,
