@@ -6,6 +6,7 @@ is written as a shard, so that a killed rollout goes on where it was and its tur
 
 import gc
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -17,18 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atp.agents import Agent, ModelSpec, Request, load_agent
-from atp.artifacts import LATER, TURNS, check_file, read_turns, unfinished, write_table
+from atp.artifacts import LATER, MESSAGE, TURNS, check_file, read_turns, unfinished, write_table
 from atp.errors import AtpError
 from atp.progress import Progress
 from atp.provenance import Stage
 from atp.scenarios.scenario import Scenario, read_scenarios
 from atp.testbeds import TESTBEDS
-from atp.testbeds.base import Settings, Testbed, Turn
+from atp.testbeds.base import Message, Settings, Testbed, Turn
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 OF_SCENARIO = ("scenario_id", "environment", "split")
+NOT_AS_IS = ("messages", "reply", "details")
 #: Columns that a turn has under the same name.
-OF_TURN = [field.name for field in fields(Turn) if field.name in TURNS.names and field.name not in ("reply", "details")]
+OF_TURN = [field.name for field in fields(Turn) if field.name in TURNS.names and field.name not in NOT_AS_IS]
 
 #: Round, agent and step of a prompt -> its sampling seed.
 Seeds = dict[tuple[int, int, int], int]
@@ -218,4 +220,13 @@ def _table(cell: Cell, batch: Sequence[Planned], turns: Sequence[Sequence[Turn]]
         [*turn.details.items(), *((f"{LATER}{step}", reply.text) for step, reply in enumerate(turn.further, 1))]
         for turn in flat
     ]
+    columns["messages"] = _conversations([turn.messages for turn in flat])
     return pa.table(columns, schema=TURNS)
+
+
+def _conversations(prompts: Sequence[list[Message]]) -> pa.ListArray:
+    """Messages as Arrow has them: laid end to end, which is four times as fast as giving it lists of dictionaries."""
+    flat = [message for prompt in prompts for message in prompt]
+    texts = [pa.array([message[name] for message in flat], pa.string()) for name in ("role", "content")]
+    offsets = pa.array(itertools.accumulate(map(len, prompts), initial=0), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(texts, fields=list(MESSAGE)))

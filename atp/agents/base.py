@@ -7,7 +7,7 @@ from typing import Protocol
 from atp.testbeds.base import Prompt, Reply
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """A prompt on its way to an agent.
 

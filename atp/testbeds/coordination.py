@@ -180,7 +180,7 @@ def play(scenario: CoordinationScenario, settings: CoordinationSettings, rng: Ra
     return turns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Seen:
     """What a player keeps of a round: the facts, its own reply, and the message that told it and asked again."""
 
