@@ -228,11 +228,16 @@ def _before_and_after(rows: pl.DataFrame, title: str) -> Any:
     return in_panels(rows, alt.layer(lines, points, data=data), 260)
 
 
+def _place(panel: str) -> tuple[bool, bool, str]:
+    """Panels in order: agents without alignment, aligned ones, then the policies that play beside them."""
+    return "scripted:" in panel, "none" not in panel, panel
+
+
 def in_panels(rows: pl.DataFrame, chart: Any, height: int, order: Sequence[str] = ()) -> Any:
     """One chart, or one a panel side by side, in `order`; the page gives those the width that it has."""
     import altair as alt
 
-    panels = list(order) or sorted(rows["panel"].unique(), key=lambda panel: ("none" not in panel, panel))
+    panels = list(order) or sorted(rows["panel"].unique(), key=_place)
     if len(panels) < 2:
         return chart.properties(**SIZE, height=height)
     facet = alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelFontWeight="bold", labelFontSize=12))

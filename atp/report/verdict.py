@@ -14,7 +14,7 @@ import polars as pl
 from atp.artifacts import CELL
 from atp.measures.lines import LINE, in_context, in_weights
 
-MANY = 8
+MANY = 12
 #: Keys whose values are drawn side by side rather than one over the other.
 PANEL = ("model", "testbed", "alignment")
 ROSE, FELL, UNSHOWN = "rose", "fell", "no change shown"
@@ -58,18 +58,24 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
     context, weights = _ends(in_context(rates), "round"), _ends(in_weights(rates), "generation")
     if alike is not None:
         context = context.join(alike.filter("alike"), on=[*CELL, "variant", "round"], how="semi")
+    testbeds = sorted(rates["testbed"].unique())
     found = []
-    for heading, rows, axis, by in (
-        ("In context, the violation rate under …", context, "round", "variant"),
-        ("Over generations, in the weights, the violation rate under …", weights, "generation", "arm"),
+    for where, rows, axis, by in (
+        ("In context", context, "round", "variant"),
+        ("Over generations, in the weights", weights, "generation", "arm"),
     ):
-        lines = [
-            _line(axis, line.row(0, named=True), line.row(-1, named=True))
-            for _, line in name_lines(rows, by).sort(axis).group_by(LINE, maintain_order=True)
-            if line[axis][0] != line[axis][-1]
-        ]
-        if lines:
-            found.append(Finding(heading, sorted(lines, key=lambda line: line.name)))
+        for testbed in testbeds:
+            named = f", in {testbed.replace('_', ' ')}" if len(testbeds) > 1 else ""
+            lines = [
+                _line(axis, line.row(0, named=True), line.row(-1, named=True))
+                for _, line in name_lines(rows.filter(testbed=testbed), by)
+                .sort(axis)
+                .group_by(LINE, maintain_order=True)
+                if line[axis][0] != line[axis][-1]
+            ]
+            if lines:
+                heading = f"{where}{named}, the violation rate under …"
+                found.append(Finding(heading, sorted(lines, key=lambda line: line.name)))
     return found
 
 
