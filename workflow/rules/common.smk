@@ -25,7 +25,9 @@ def read_config():
         )
         study = atp_config.read_study(path)
         atp_config.check_files(path, study, ROOT)
-        models = atp_config.read_models(atp_config.played(study), ROOT / "config/models")
+        models = atp_config.read_models(
+            atp_config.played(study), ROOT / "config/models"
+        )
         atp_config.check_models(path, study, models, ROOT)
         return path, study, models
     except AtpError as error:
