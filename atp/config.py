@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from atp.agents.scripted import scripted
+from atp.agents.scripted import SOCIAL, scripted
 from atp.agents.spec import SCRIPTED, ModelSpec, check_folder
 from atp.errors import AtpError
 from atp.filtering import FilterSettings
@@ -23,6 +23,7 @@ from atp.training import DpoSettings, GrpoSettings, TrainingSettings
 Model = TypeVar("Model", bound=BaseModel)
 
 PLAIN = "plain"
+COORDINATION = "coordination"
 NONE: Literal["none"] = "none"
 PAIRED = "best_and_worst"
 #: What alignment makes, beside the arms' folders.
@@ -120,32 +121,34 @@ class Study(_Section):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"{key}: {list(values)} names one twice")
-        for model in self.models:
-            if model.startswith(SCRIPTED):
-                _check_policy("models", model)
         for name, section in self.testbeds.items():
-            _check_yardsticks(f"testbeds.{name}.context.yardsticks", section, self.models)
-        for name, section in self.testbeds.items():
+            for model in self.models:
+                if model.startswith(SCRIPTED):
+                    _check_policy("models", model, name)
+            _check_yardsticks(name, section, self.models)
             _check_testbed(name, section, self.models)
             _check_alignment(f"testbeds.{name}", section, self)
         return self
 
 
-def _check_yardsticks(where: str, section: TestbedSection, models: tuple[str, ...]) -> None:
-    yardsticks = section.context.yardsticks if section.context else ()
-    for name in yardsticks:
+def _check_yardsticks(testbed: str, section: TestbedSection, models: tuple[str, ...]) -> None:
+    where, names = f"testbeds.{testbed}.context.yardsticks", section.context.yardsticks if section.context else ()
+    for name in names:
         if not name.startswith(SCRIPTED):
             raise ValueError(f"{where}: '{name}' is no scripted policy, allowed is scripted:POLICY")
-        if (*models, *yardsticks).count(name) > 1:
+        if (*models, *names).count(name) > 1:
             raise ValueError(f"{where}: '{name}' is named twice, here or in models")
-        _check_policy(where, name)
+        _check_policy(where, name, testbed)
 
 
-def _check_policy(where: str, name: str) -> None:
+def _check_policy(where: str, name: str, testbed: str) -> None:
+    policy = name.removeprefix(SCRIPTED)
     try:
-        scripted(name.removeprefix(SCRIPTED))
+        scripted(policy)
     except AtpError as error:
         raise ValueError(f"{where}: {error}") from None
+    if policy.partition(":")[0] in SOCIAL and testbed != COORDINATION:
+        raise ValueError(f"{where}: '{name}' goes by what others decide, which testbed '{testbed}' does not show")
 
 
 def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:

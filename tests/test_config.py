@@ -73,6 +73,11 @@ ROLE_PLAY = ("testbeds", "role_play")
         ((*ROLE_PLAY, "context", "sweep"), {"schedule": []}, "context.sweep.schedule: .*at least 1 item"),
         ((*ROLE_PLAY, "context", "yardsticks"), ["organism"], "'organism' is no scripted policy, allowed is"),
         ((*ROLE_PLAY, "context", "yardsticks"), ["scripted:comply"] * 2, "'scripted:comply' is named twice"),
+        (
+            (*ROLE_PLAY, "context", "yardsticks"),
+            ["scripted:threshold:0.5"],
+            "which testbed 'role_play' does not show",
+        ),
         ((*ROLE_PLAY, "context", "yardsticks"), ["scripted:obey"], "unknown policy 'obey'"),
         ((*ROLE_PLAY, "context", "arms"), ["plain", "plain"], "context.arms: .*names one twice"),
         ((*ROLE_PLAY, "arms"), {"plain": {}, "supervised": {}, "adapter": {}}, "'adapter' is the name of what align"),

@@ -196,6 +196,10 @@ POLICIES: dict[str, Callable[..., Policy]] = {
 }
 
 
+#: Policies that go by what others decide, which coordination alone shows.
+SOCIAL = ("imitate_majority", "imitate_best", "threshold", "best_response")
+
+
 @dataclass(frozen=True)
 class ScriptedAgent:
     """An agent that follows a policy."""

@@ -41,7 +41,9 @@ class ModelSpec(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
     sampling: Sampling = Field(default_factory=Sampling)
-    batch: int = Field(64, ge=1, description="episodes in flight; the same batch gives the same bytes")
+    batch: int = Field(
+        64, ge=1, description="players in flight, all of an episode; the same batch gives the same bytes"
+    )
     chat_template: dict[str, Any] = Field(
         default_factory=dict, description="arguments for the chat template, such as enable_thinking"
     )
