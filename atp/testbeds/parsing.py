@@ -128,7 +128,7 @@ def _objects(text: str) -> Iterator[tuple[int, int, dict[str, object]]]:
         inner.append(value)
         return value
 
-    decoder = json.JSONDecoder(object_hook=keep, parse_int=str)
+    decoder = json.JSONDecoder(object_hook=keep, parse_int=str, strict=False)
     opened = _OPEN.search(text)
     while opened:
         start = opened.start()
@@ -154,7 +154,7 @@ def _objects(text: str) -> Iterator[tuple[int, int, dict[str, object]]]:
 def _flat_objects(text: str, start: int) -> Iterator[tuple[re.Match[str], dict[str, object]]]:
     for match in _FLAT.finditer(text, start):
         try:
-            yield match, json.loads(match.group(), parse_int=str)
+            yield match, json.loads(match.group(), parse_int=str, strict=False)
         except (ValueError, RecursionError):
             continue
 

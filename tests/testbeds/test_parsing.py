@@ -157,3 +157,10 @@ def test_what_is_a_number(value, number):
 def test_any_text_holds_an_object_or_none(text):
     found, _ = last_object(text, "choice")
     assert found == {} or "choice" in found
+
+
+def test_a_line_break_inside_a_text_breaks_no_object():
+    said = '{"value": 55, "reason": "It is fair.\n\tAnd it is time."}'
+    found, _ = last_object(said, "value")
+    assert found == {"value": "55", "reason": "It is fair.\n\tAnd it is time."}
+    assert parse_choice('{"why": "first\nsecond", "choice": "Lift A"}', ("Lift A", "Lift B")).option == "Lift A"
