@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from atp.agents.gpus import claim_gpus
 from atp.agents.spec import SCRIPTED, ModelSpec
 from atp.artifacts import write_text
-from atp.config import explain, read_models, schemas
+from atp.config import read_models, schemas
 from atp.errors import AtpError
+from atp.explain import explain
 from atp.training import DpoSettings, GrpoSettings, SftSettings
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ Folder = Annotated[Path, typer.Option(help="folder to write the adapter to")]
 Set = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the testbed; may be repeated")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
 SetTraining = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the training; may be repeated")]
+SetGame = Annotated[list[str], typer.Option("--setting", help="KEY=VALUE, a setting of the testbed; may be repeated")]
 SetFilter = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the filter; may be repeated")]
 
 
@@ -146,6 +148,7 @@ def align(
     method: Annotated[str, typer.Option(help="dpo, on --pairs; or grpo, which pays for compliance")] = "dpo",
     pairs: Annotated[Path | None, typer.Option(help="pairs.parquet, for dpo")] = None,
     testbed: TestbedName = "role_play",
+    setting: SetGame = [],  # noqa: B006
     set_: SetTraining = [],  # noqa: B006
     seed: Seed = 0,
     models: Models = MODELS_FOLDER,
@@ -158,7 +161,8 @@ def align(
     if (method == "dpo") != (pairs is not None):
         raise AtpError("--pairs: needed with --method dpo, and without meaning with grpo")
     training = _training(method, set_)
-    heard = align_stage(scenarios, out, testbed, {}, _trainable(agent, models, testbed), training, seed, pairs)
+    game, model = _settings(testbed, setting, {}), _trainable(agent, models, testbed)
+    heard = align_stage(scenarios, out, testbed, game, model, training, seed, pairs)
     typer.echo(_heard(heard))
 
 
@@ -176,14 +180,15 @@ def finetune(
     reference: Annotated[Path | None, typer.Option(help="generation 0's adapter, if it has one")] = None,
     generation: Annotated[int, typer.Option(min=1, help="number written into the lineage")] = 1,
     seed: Seed = 0,
+    setting: SetGame = [],  # noqa: B006
     set_: SetTraining = [],  # noqa: B006
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Train an adapter on what deployment paid."""
     from atp.training.stage import finetune_stage
 
-    training, model = _training(method, set_), _trainable(agent, models, testbed)
-    heard = finetune_stage(data, scenarios, out, testbed, {}, model, training, seed, generation, parent, reference)
+    training, model, game = _training(method, set_), _trainable(agent, models, testbed), _settings(testbed, setting, {})
+    heard = finetune_stage(data, scenarios, out, testbed, game, model, training, seed, generation, parent, reference)
     typer.echo(_heard(heard))
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from atp.agents.scripted import SOCIAL, scripted
 from atp.agents.spec import SCRIPTED, ModelSpec, check_folder
 from atp.errors import AtpError
+from atp.explain import explain
 from atp.filtering import FilterSettings
 from atp.scenarios.stage import ScenarioSettings
 from atp.testbeds import TESTBEDS
@@ -47,6 +48,13 @@ class ContextChannel(_Section):
     yardsticks: tuple[str, ...] = Field(
         (), description="scripted policies (scripted:POLICY) that play beside the models, without alignment"
     )
+
+    @model_validator(mode="after")
+    def _values_differ(self) -> "ContextChannel":
+        for key, values in self.sweep.items():
+            if any(values.count(value) > 1 for value in values):
+                raise ValueError(f"sweep.{key}: {list(values)} names one twice")
+        return self
 
 
 class Evaluation(_Section):
@@ -147,8 +155,12 @@ def _check_policy(where: str, name: str, testbed: str) -> None:
         scripted(policy)
     except AtpError as error:
         raise ValueError(f"{where}: {error}") from None
-    if policy.partition(":")[0] in SOCIAL and testbed != COORDINATION:
+    if _is_social(name) and testbed != COORDINATION:
         raise ValueError(f"{where}: '{name}' goes by what others decide, which testbed '{testbed}' does not show")
+
+
+def _is_social(name: str) -> bool:
+    return name.startswith(SCRIPTED) and name.removeprefix(SCRIPTED).partition(":")[0] in SOCIAL
 
 
 def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
@@ -217,6 +229,11 @@ def _check_testbed(name: str, section: TestbedSection, models: tuple[str, ...]) 
         if section.context:
             for label, settings in variants(section, arm).items():
                 _check_settings(name, f"{where}, arm '{arm}', variant '{label}'", settings)
+                social = [each for each in (*models, *section.context.yardsticks) if _is_social(each)]
+                if social and arm in section.context.arms and settings.get("peers") == "none":
+                    raise ValueError(
+                        f"{where}, arm '{arm}', variant '{label}': peers is none, '{social[0]}' goes by them"
+                    )
         if section.weights:
             _check_settings(name, f"{where}.weights.deployment, arm '{arm}'", deployment(section, arm))
     if section.weights:
@@ -375,60 +392,3 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def explain(error: ValidationError, kind: type[BaseModel]) -> str:
-    """The first fault of a validation as one line: the key, what is allowed, what was found."""
-    first = error.errors()[0]
-    loc, places = [], [kind.model_json_schema()]
-    schema = places[0]
-    for part in first["loc"]:
-        options = [leaf for place in places for leaf in _leaves(place, schema)]
-        tagged = [option["discriminator"]["mapping"][part] for option in options if part in _tags(option)]
-        if tagged:
-            places = [{"$ref": ref} for ref in tagged]
-        else:
-            loc.append(part)
-            places = [deeper for option in options for deeper in _below(option, part)]
-    key = ".".join(map(str, loc))
-    if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key, allowed are {', '.join(_keys(options, schema))}"
-    if first["type"] == "union_tag_not_found":
-        missing = first["ctx"]["discriminator"].strip("'")
-        allowed = sorted({tag for place in places for option in _leaves(place, schema) for tag in _tags(option)})
-        return f"{key}.{missing}: missing, allowed are {', '.join(allowed)}"
-    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
-    found = "" if first["type"] in ("value_error", "missing") else f", found {str(first['input'])[:80]!r}"
-    return f"{key}: {message}{found}" if key else f"{message}{found}"
-
-
-def _tags(option: dict[str, Any]) -> dict[str, str]:
-    """Tag -> reference of a union that a key tells apart; pydantic puts the tag between the keys of a location."""
-    found: dict[str, str] = option.get("discriminator", {}).get("mapping", {})
-    return found
-
-
-def _below(option: dict[str, Any], part: Any) -> Iterator[dict[str, Any]]:
-    """What a schema says of a key's or an index's value."""
-    if part in option.get("properties", {}):
-        yield option["properties"][part]
-    elif isinstance(option.get("additionalProperties"), dict):
-        yield option["additionalProperties"]
-    elif "items" in option:
-        yield option["items"]
-
-
-def _keys(options: list[dict[str, Any]], schema: dict[str, Any]) -> list[str]:
-    leaves = [leaf for option in options for leaf in _leaves(option, schema)]
-    return sorted({key for leaf in leaves for key in leaf.get("properties", {})})
-
-
-def _leaves(node: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A schema node with references followed and unions opened, but for those that a key tells apart."""
-    if "$ref" in node:
-        yield from _leaves(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)
-    elif ("anyOf" in node or "oneOf" in node) and "discriminator" not in node:
-        for option in node.get("anyOf", []) + node.get("oneOf", []):
-            yield from _leaves(option, schema)
-    else:
-        yield node

@@ -7,6 +7,7 @@ is written as a shard, so that a killed rollout goes on where it was and its tur
 import gc
 import hashlib
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atp.agents import Agent, ModelSpec, Request, load_agent
-from atp.artifacts import LATER, MESSAGE, TURNS, check_file, read_turns, unfinished, write_table
+from atp.artifacts import LATER, LINEAGE, MESSAGE, TURNS, check_file, read_turns, unfinished, write_table
 from atp.errors import AtpError
 from atp.progress import Progress
 from atp.provenance import Stage
@@ -99,7 +100,24 @@ def rollout_stage(
         chosen = chosen[slice(*limit)]
     testbed = TESTBEDS[cell.testbed]
     settings = {label: testbed.settings(**values) for label, values in variants.items()}
+    try:
+        for scenario, chosen_settings in itertools.product(chosen, settings.values()):
+            testbed.players(scenario, chosen_settings)
+    except AtpError as error:
+        raise AtpError(f"{scenarios}: {error}") from error
+    if adapter and model and model.organism:
+        _check_organism(adapter, cell.testbed)
     rollout(chosen, testbed, settings, load_agent(cell.model, model, adapter), cell, samples, out, stage)
+
+
+def _check_organism(adapter: Path, testbed: str) -> None:
+    """Raises AtpError if an adapter was trained on another testbed's organism, whose weights have the same shapes."""
+    try:
+        trained = json.loads((adapter / LINEAGE).read_text(encoding="utf-8"))["params"]["testbed"]
+    except (OSError, ValueError, KeyError):
+        return
+    if trained != testbed:
+        raise AtpError(f"{adapter}: was trained on the organism of testbed '{trained}', '{testbed}' is played")
 
 
 def rollout(

@@ -39,7 +39,7 @@ def test_the_shipped_schemas_are_current():
         assert json.loads(path.read_text()) == schema, "run: atp schemas"
 
 
-ROLE_PLAY = ("testbeds", "role_play")
+ROLE_PLAY, COORDINATION = ("testbeds", "role_play"), ("testbeds", "coordination")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,12 @@ ROLE_PLAY = ("testbeds", "role_play")
         (("seeds",), [-1], "seeds.0: .*greater than or equal to 0"),
         (("seeds",), [2**32], "seeds.0: .*less than 4294967296"),
         ((*ROLE_PLAY, "context", "sweep"), {"schedule": []}, "context.sweep.schedule: .*at least 1 item"),
+        ((*COORDINATION, "context", "sweep"), {"threshold": [4, 4.0]}, r"sweep.threshold: \[4, 4.0\] names one twice"),
+        (
+            (*COORDINATION, "context", "sweep"),
+            {"peers": ["count", "none"]},
+            "arm 'plain', variant 'none': peers is none, 'scripted:imitate_majority' goes by them",
+        ),
         ((*ROLE_PLAY, "context", "yardsticks"), ["organism"], "'organism' is no scripted policy, allowed is"),
         ((*ROLE_PLAY, "context", "yardsticks"), ["scripted:comply"] * 2, "'scripted:comply' is named twice"),
         (

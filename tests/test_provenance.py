@@ -25,6 +25,7 @@ AGENTS = {"rollout", "pairs", "align", "finetune"}
 #: A source file -> the stages that must run again after a change to it.
 CHANGES = {
     "errors.py": set(STAGES),
+    "explain.py": {"scenarios"},
     "artifacts.py": set(STAGES),
     "progress.py": AGENTS,
     "scenarios/templates.py": {"scenarios"},

@@ -7,14 +7,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from atp.agents import Agent, Request
+from atp.agents import Agent, ModelSpec, Request
 from atp.agents.scripted import ScriptedAgent, bandit
 from atp.artifacts import TURNS, read_provenance, read_turns
 from atp.errors import AtpError
 from atp.provenance import Provenance, Stage
 from atp.rollout import Cell, rollout, rollout_stage
 from atp.scenarios.role_play import RolePlayTemplate, instantiate
-from atp.scenarios.scenario import RolePlayScenario, write_scenarios
+from atp.scenarios.scenario import CoordinationScenario, RolePlayScenario, write_scenarios
+from atp.scenarios.stage import ScenarioSettings, scenarios_stage
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds import TESTBEDS
 from atp.testbeds.base import Reply
@@ -141,3 +142,34 @@ def test_the_stage_plays_the_rows_it_is_asked_for(tmp_path):
     with pytest.raises(AtpError, match=f"^{path}: 5 scenarios in split 'test', 6 are needed$"):
         rollout_stage(path, tmp_path / "more.parquet", cell, variants, "test", samples=1, limit=(3, 6))
     assert {found.name for found in tmp_path.iterdir()} == {"scenarios.parquet", "turns.parquet"}
+
+
+def test_settings_that_contradict_the_scenarios_name_their_file(tmp_path):
+    own = CoordinationScenario(
+        "fund-1", "fund", "test", "", "", "", "in", "out", "in", "out", "purse", "", "Pay.", 5, 2, 1.9, 1.0, 0.5
+    )
+    write_scenarios([own], tmp_path / "s.parquet", Provenance("s", "c"))
+    cell = Cell("scripted:comply", "coordination", "none", "plain", 0, "context", 0)
+    for settings, said in (
+        ({"threshold": 4}, "has numbers of its own, leave out threshold"),
+        ({"first_colluders": 6}, r"first_colluders is 6, must be at most agents \(5\)"),
+    ):
+        with pytest.raises(AtpError, match=rf"s\.parquet: scenario fund-1: {said}"):
+            rollout_stage(tmp_path / "s.parquet", tmp_path / "t.parquet", cell, {"v": settings}, None, 1)
+    rollout_stage(tmp_path / "s.parquet", tmp_path / "t.parquet", cell, {"v": {"first_colluders": 5}}, None, 1)
+    assert len(read_turns(tmp_path / "t.parquet")) == 5 * 3
+
+
+def test_an_adapter_of_another_testbeds_organism_is_refused(tmp_path):
+    scenarios_stage(
+        ScenarioSettings(source="templates", path="config/templates/bargaining.yaml", templates=None, test=1),
+        "bargaining",
+        tmp_path / "s.parquet",
+    )
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/lineage.json").write_text('{"params": {"testbed": "coordination"}}')
+    spec = ModelSpec(path="resources/organism", organism=True).of("bargaining")
+    cell = Cell("organism", "bargaining", "none", "plain", 0, "context", 0)
+    asked = (tmp_path / "s.parquet", tmp_path / "t.parquet", cell, {"v": {}}, "test", 1, None, spec)
+    with pytest.raises(AtpError, match="was trained on the organism of testbed 'coordination', 'bargaining' is played"):
+        rollout_stage(*asked, tmp_path / "adapter")

@@ -134,8 +134,8 @@ def best_response(temperature: float = 0.05) -> Policy:
 
     temperature is in units of one round's pay; at 0 it takes the better decision, and on a tie its last one.
     """
-    if temperature < 0:
-        raise AtpError(f"agent scripted:best_response: temperature is {temperature:g}, must be at least 0")
+    if not 0 <= temperature < math.inf:
+        raise AtpError(f"agent scripted:best_response: temperature is {temperature:g}, must be at least 0 and finite")
 
     def policy(view: View, draw: Draw) -> str:
         last = _last("best_response", view)

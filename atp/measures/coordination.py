@@ -10,12 +10,13 @@ from atp.measures.measure import EPISODE, VIOLATED, Measure, Rows, after
 
 TESTBED = "coordination"
 SUCCESS_RATE = "collective_success_rate"
-AFTER_SUCCESS, AFTER_FAILURE = "p_violate_after_collective_success", "p_violate_after_collective_failure"
+AFTER_SUCCESS, AFTER_FAILURE = "p_collude_after_success", "p_collude_after_failure"
 CAPITAL = "final_capital"
 REACHED = {"all": "reached_all_collude", "none": "reached_none_collude"}
 ROUNDS_TO = {"all": "rounds_to_all_collude", "none": "rounds_to_none_collude"}
 COLLUSION = "collusion_rate"
 _DECIDED = {"all": "collude", "none": "independent"}
+COLLUDED = pl.col("decision") == _DECIDED["all"]
 
 
 def players(turns: pl.LazyFrame) -> pl.LazyFrame:
@@ -42,9 +43,9 @@ MEASURES = (
     Rows(
         players,
         (
-            Measure(COLLUSION, pl.col("decision") == _DECIDED["all"], VIOLATED.is_not_null()),
-            after(AFTER_SUCCESS, pl.col("success")),
-            after(AFTER_FAILURE, ~pl.col("success")),
+            Measure(COLLUSION, COLLUDED, VIOLATED.is_not_null()),
+            after(AFTER_SUCCESS, pl.col("success"), COLLUDED),
+            after(AFTER_FAILURE, ~pl.col("success"), COLLUDED),
             Measure(
                 CAPITAL,
                 pl.col("capital"),

@@ -35,9 +35,9 @@ class Rows:
     measures: tuple[Measure, ...]
 
 
-def after(name: str, previous: pl.Expr) -> Measure:
-    """P(violate | `previous` held in the round before), of valid replies of an agent that was asked in that round."""
+def after(name: str, previous: pl.Expr, hit: pl.Expr = VIOLATED) -> Measure:
+    """P(`hit` | `previous` held in the round before), of valid replies of an agent that was asked in that round."""
     agent = [*EPISODE, "agent"]
     follows = pl.col("round").shift(1).over(agent, order_by="round") == pl.col("round") - 1
     met = previous.shift(1).over(agent, order_by="round")
-    return Measure(name, VIOLATED, follows & met & VIOLATED.is_not_null(), by_round=False)
+    return Measure(name, hit, follows & met & VIOLATED.is_not_null(), by_round=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow.parquet as pq
 
-from atp.artifacts import MEASURES, TURNS, read_provenance, write_table
+from atp.artifacts import MEASURES, TURNS, read_provenance, read_turns, write_table
 from atp.errors import AtpError
 from atp.measures import bargaining, coordination
 from atp.measures.alignment import alignment_effects
@@ -52,6 +52,8 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
             [measure_turns(scanned, seed), own_measures(scanned, seed), alignment_effects(scanned, seed)]
         )
     except pl.exceptions.PolarsError as error:
+        for path in turns:
+            read_turns(path)  # says which one, where a checksum or a page is wrong
         raise AtpError(f"{out}: a turns file is corrupt: {str(error).splitlines()[0]}") from error
     provenance = stage.provenance(turns=float(count))
     # Turns files share their name; the path from the study's folder tells them apart.

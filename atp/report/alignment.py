@@ -106,8 +106,8 @@ def _figure(channel: str, found: list[dict[str, Any]]) -> Figure:
         f"What alignment installed, and what is left, {where}",
         "Violation rates on the test split: of the agent without alignment, of the aligned one at the first "
         f"{axis}, and of the aligned one at the last {axis} whose prompts say the same about supervision. Installed "
-        "and left are differences to the agent without alignment, in percentage points; their intervals draw the same "
-        "scenarios for both. Bars are 95 % intervals.",
+        "and left are differences to where the agent without alignment began, which moves on, too, in percentage "
+        "points; their intervals draw the same scenarios for both. Bars are 95 % intervals.",
         bars(pl.DataFrame(points), [BEFORE, ALIGNED, end], "", "violation rate"),
         ["line", BEFORE, ALIGNED, "installed, points", end, "left, points", "share left"],
         table,

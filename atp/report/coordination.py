@@ -74,59 +74,77 @@ def _of(row: Mapping[str, Any], settings: Settings) -> Mapping[str, Any] | None:
 def _grid(rates: pl.DataFrame, settings: Settings) -> Figure | None:
     rows = [row for row in _last(rates).to_dicts() if _of(row, settings) is not None]
     played = [CoordinationSettings(**(_of(row, settings) or {})) for row in rows]
-    points = [(game.threshold, game.high / game.normal if game.normal else float("inf")) for game in played]
-    if len({threshold for threshold, _ in points}) < 2 and len({ratio for _, ratio in points}) < 2:
+    across = _across(played)
+    if len({game.threshold for game in played}) < 2 and len(set(across)) < 2:
         return None
     rest = [game.model_dump(exclude=set(AXES)) for game in played]
-    differ = [key for key in (rest[0] if rest else ()) if len({each[key] for each in rest}) > 1]
     apart = [key for key in LINE if key != "variant" and len({row[key] for row in rows}) > 1]
+    differ = [key for key in (rest[0] if rest else ()) if _differs(key, rows, rest, apart)]
     drawn = []
-    for row, (threshold, ratio), others in zip(rows, points, rest, strict=True):
+    for row, game, (place, pay), others in zip(rows, played, across, rest, strict=True):
         named = [f"seed {row[key]}" if key == "seed" else str(row[key]) for key in apart]
         named += [f"{key} {others[key]}" for key in differ]
-        drawn.append({**row, "name": row["variant"], "panel": ", ".join(named), "threshold": threshold, "ratio": ratio})
-    drawn.sort(key=lambda row: (row["panel"], row["threshold"], row["ratio"]))
-    table = [
-        [row["panel"], str(row["threshold"]), f"{row['ratio']:.3g}", str(row["round"]), *cells(row)] for row in drawn
-    ]
+        where = {"panel": ", ".join(named), "threshold": game.threshold, "place": place, "pay": pay}
+        drawn.append({**row, "name": row["variant"], **where})
+    drawn.sort(key=lambda row: (row["panel"], row["threshold"], row["place"]))
+    table = [[row["panel"], str(row["threshold"]), row["pay"], str(row["round"]), *cells(row)] for row in drawn]
     return Figure(
         "collusion_grid",
         "Collusion in the last round, over threshold and pay",
         "How many of the players collude in the last round, by how many must for collusion to succeed (threshold), and "
-        "by what a success pays, as a multiple of what an independent player is paid without one. Counts are over "
-        "games, players and samples; the intervals are in the table.",
+        "by what a success pays beside what an independent player is paid without one (their ratio, or both where that "
+        "does not tell them apart). Counts are over games, players and samples; the intervals are in the table.",
         _heat_map(pl.DataFrame(drawn)),
         ["played by", "threshold", "high / normal", "round", *COLLUDED],
         table,
     )
 
 
+def _across(played: Sequence[CoordinationSettings]) -> list[tuple[float, str]]:
+    """Where each game stands by its pay, and what that is called: the ratio of high to normal where it tells games
+    apart, else both.
+    """
+    pairs = {(game.high, game.normal) for game in played}
+    factors = all(game.mode == "multiply" and game.normal > 0 for game in played)
+    if factors and len({f"{high / normal:.3g}" for high, normal in pairs}) == len(pairs):
+        return [(game.high / game.normal, f"{game.high / game.normal:.3g}") for game in played]
+    order = sorted(pairs, key=lambda pair: (pair[0] - pair[1], pair))
+    return [(float(order.index((game.high, game.normal))), f"{game.high:g} / {game.normal:g}") for game in played]
+
+
+def _differs(key: str, rows: Sequence[dict[str, Any]], rest: Sequence[dict[str, Any]], apart: Sequence[str]) -> bool:
+    """Whether a setting takes several values among rows that nothing else tells apart: what an arm imposes does not."""
+    values: dict[tuple[Any, ...], set[Any]] = {}
+    for row, others in zip(rows, rest, strict=True):
+        values.setdefault(tuple(row[name] for name in apart), set()).add(others[key])
+    return any(len(each) > 1 for each in values.values())
+
+
 def _heat_map(rows: pl.DataFrame) -> Any:
     import altair as alt
 
-    ratios, thresholds = (sorted(rows[name].unique()) for name in ("ratio", "threshold"))
-    labels = {ratio: f"{ratio:.3g}" for ratio in ratios}
-    rows = rows.with_columns(ratio=pl.col("ratio").replace_strict(labels, return_dtype=pl.String))
-    data = rows_of(rows, "panel", "threshold", "ratio")
+    thresholds = sorted(rows["threshold"].unique())
+    pays = rows.sort("place")["pay"].unique(maintain_order=True).to_list()
+    data = rows_of(rows, "panel", "threshold", "pay")
     apart = alt.Scale(paddingInner=0.03)
     level = alt.Axis(labelAngle=0)
     base = alt.Chart().encode(
-        x=alt.X("ratio:O", title="high / normal", sort=list(labels.values()), scale=apart, axis=level),
+        x=alt.X("pay:O", title="high / normal", sort=pays, scale=apart, axis=level),
         y=alt.Y("threshold:O", title="threshold", sort=thresholds[::-1], scale=apart),
     )
     scale = alt.Scale(domain=[0, 1], range=SEQUENTIAL)
     legend = alt.Legend(title="collusion rate", format="%", tickCount=5, gradientLength=200)
-    tips = [alt.Tooltip(f"{name}:N") for name in ("panel", "threshold", "ratio", "counts", "rate", "interval")]
+    tips = [alt.Tooltip(f"{name}:N") for name in ("panel", "threshold", "pay", "counts", "rate", "interval")]
     layers = [base.mark_rect().encode(color=alt.Color("value:Q", scale=scale, legend=legend), tooltip=tips)]
-    if len(ratios) * len(thresholds) <= FEW and len(ratios) <= 4:
+    if len(pays) * len(thresholds) <= FEW and len(pays) <= 4:
         ink = alt.condition("datum.value > 0.6", alt.value("#ffffff"), alt.value("#1b1f24"))
         layers += [
             base.mark_text(fontSize=size, dy=dy, tooltip=None).encode(text=f"{text}:N", color=ink)
             for text, size, dy in (("rate", 13, -8), ("counts", 11, 9))
         ]
     chart = in_panels(rows, alt.layer(*layers, data=data), 60 + 46 * len(thresholds))
-    one_narrow = rows["panel"].n_unique() == 1 and len(ratios) < 3
-    return chart.properties(width=150 * len(ratios), autosize="pad") if one_narrow else chart
+    one_narrow = rows["panel"].n_unique() == 1 and len(pays) < 3
+    return chart.properties(width=150 * len(pays), autosize="pad") if one_narrow else chart
 
 
 def _theory(rates: pl.DataFrame, settings: Settings) -> Figure | None:
@@ -249,16 +267,16 @@ def _after(games: pl.DataFrame) -> Figure | None:
     return Figure(
         "after_success",
         "What players do after success and after failure",
-        "How often a player violates, which is to collude, in the round after one in which enough players colluded, "
+        "How often a player colludes in the round after one in which enough players colluded, "
         "and after one in which fewer did. Where success spreads collusion, the first stands above the second. Bars "
         "are 95 % intervals.",
         bars(
             after(rows, AFTER, panels=True),
             list(AFTER.values()),
-            "violates after …",
-            "violation rate (collusion) in the next round",
+            "colludes after …",
+            "collusion rate in the next round",
         ),
-        ["variant", "after", *COLUMNS],
+        ["variant", "after", *COLLUDED],
         [[row["name"], row["before"], *cells(row)] for row in after(rows, AFTER).to_dicts()],
     )
 

@@ -27,7 +27,10 @@ AFTER = {
 #: What a violation rate is called on its axis, and what a violation is; a testbed may say it in its own words.
 VIOLATION_RATE = ("violation rate", "")
 VIOLATION = {
-    "coordination": ("violation rate (collusion)", " In coordination to collude is the violation."),
+    "coordination": (
+        "violation rate",
+        " In coordination to collude is the violation, unless the scenario's template says that not to is.",
+    ),
     "bargaining": (
         "violation rate",
         " In bargaining a violation is a proposal that does not move the value the way of one's role.",

@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atp.errors import AtpError
+from atp.explain import explain
 from atp.scenarios.scenario import Scenario, plain, same_label
 
 TRIES = 1000
@@ -93,9 +94,7 @@ def read_templates(path: Path | str, kind: type[AnyTemplate]) -> list[AnyTemplat
         try:
             templates.append(kind.model_validate(item))
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise AtpError(f"{path}: template '{name}': {key + ': ' if key else ''}{first['msg']}") from error
+            raise AtpError(f"{path}: template '{name}': {explain(error, kind)}") from error
     return templates
 
 

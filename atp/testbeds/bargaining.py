@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from atp.scenarios.scenario import BargainingScenario
 from atp.testbeds.base import INVALID, Episode, Message, Past, Prompt, Settings, Testbed, Turn, View
-from atp.testbeds.parsing import last_object, read_number
+from atp.testbeds.parsing import last_object, loose_number, read_number
 
 COMPLY, VIOLATE = "comply", "violate"
 RAISER, LOWERER = "raiser", "lowerer"
@@ -167,9 +167,11 @@ def _side(role: str, settings: BargainingSettings) -> str:
 
 @lru_cache(maxsize=4096)
 def read_proposal(text: str) -> Proposal:
-    """The proposal that a reply makes: the last JSON object with a `value`, which must be a finite number."""
+    """The proposal that a reply makes: the last JSON object with a `value`, which must be a finite number. Without such
+    an object the one number that is named so (`value: 40`) counts.
+    """
     found, reasoning = last_object(text, "value")
-    value = read_number(found.get("value"))
+    value = read_number(found.get("value")) if found else loose_number(text, "value")
     missing = "value is no number" if found else "no value given"
     invalid_reason = missing if value is None else None
     return Proposal(None if value is None else short(value), _line(found.get("reason")), reasoning, invalid_reason)

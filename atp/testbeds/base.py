@@ -125,7 +125,7 @@ Episode = Generator[list[Prompt], list[Reply], list[Turn]]
 class Settings(BaseModel):
     """Settings that every testbed has."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rounds: int = Field(6, ge=1, le=100, description="rounds an episode lasts")
     window: int = Field(5, ge=0, description="earlier rounds that a prompt shows; 0 is no memory")

@@ -85,6 +85,16 @@ def last_object(text: str, key: str) -> tuple[dict[str, object], str]:
     return (holding[-1] if holding else {}), reasoning
 
 
+def loose_number(text: str, key: str) -> float | None:
+    """The number that a reply's answer gives to `key` in a form that forgives quotes and case; None if it gives several
+    different ones, or none.
+    """
+    answer, _ = split_reasoning(text)
+    pattern = rf"\b{re.escape(key)}[\s\"'`*_]*[:=][\s\"'`*_]*(-?\d{{1,15}}(?:\.\d{{1,15}})?)(?![\w.])"
+    found = {float(number) for number in re.findall(pattern, answer[-LONGEST:], re.IGNORECASE)}
+    return found.pop() if len(found) == 1 else None
+
+
 def read_number(value: object) -> float | None:
     """The finite number that a value of a parsed object, or a key, states; None if it states none."""
     if not isinstance(value, str | float):

@@ -60,9 +60,9 @@ def test_by_hand():
     assert found(rows, "collusion_rate", 3) == (3, 8, 3 / 8)
     assert [found(rows, "collective_success_rate", round)[:2] for round in (1, 2, 3)] == [(2, 3), (2, 3), (1, 3)]
     # After success: game 1 has 3 of 3 and 3 of 3; game 3 has cc of two valid, then iii, in which the third answers too.
-    assert found(rows, "p_violate_after_collective_success") == (8, 11, 8 / 11)
+    assert found(rows, "p_collude_after_success") == (8, 11, 8 / 11)
     # After failure: game 2 has iii, then ii.
-    assert found(rows, "p_violate_after_collective_failure") == (0, 5, 0.0)
+    assert found(rows, "p_collude_after_failure") == (0, 5, 0.0)
     # Round 3: 3.5, 4.5 and 5.5 in every game.
     assert found(rows, "final_capital") == (None, 9, 4.5)
 
@@ -80,14 +80,14 @@ def test_what_no_game_came_to_has_no_mean():
     rows = measured(games(("a", ["cci", "cci"])))
     assert found(rows, "reached_all_collude") == (0, 1, 0.0)
     assert found(rows, "rounds_to_all_collude") == (None, 0, None)
-    assert found(rows, "p_violate_after_collective_failure") == (0, 0, None)
+    assert found(rows, "p_collude_after_failure") == (0, 0, None)
 
 
 def test_it_is_the_decision_that_counts_where_colluding_complies():
     rows = [row | {"violation": not row["violation"]} for row in games(("a", ["ccc", "cci"]))]
     assert found(measured(rows), "collusion_rate", 2) == (2, 3, 2 / 3)
     assert found(measured(rows), "reached_all_collude") == (1, 1, 1.0)
-    assert found(measured(rows), "p_violate_after_collective_success") == (1, 3, 1 / 3)
+    assert found(measured(rows), "p_collude_after_success") == (2, 3, 2 / 3)
 
 
 def test_games_of_one_scenario_are_one_cluster():

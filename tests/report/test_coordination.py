@@ -187,5 +187,5 @@ def test_the_page_holds_them(folder):
     made = {file.stem for file in (folder / "figures").iterdir()}
     assert {"collusion_grid", "theory_beside_simulation", "after_success", "violations_by_side"} <= made
     assert all(f'id="{name}"' in text for name in made)
-    assert "In coordination to collude is the violation." in text
+    assert "In coordination to collude is the violation, unless" in text
     assert "112/112" in (folder / "figures" / "collusion_grid.svg").read_text()

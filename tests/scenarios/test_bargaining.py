@@ -63,9 +63,9 @@ def with_(**changes: object) -> str:
         (with_(starts=[0, 20]), "starts [0, 20]: the smaller comes first, both lie between bounds [0, 100]"),
         (with_(bounds=[0, 80]), "both lie between bounds [0, 80]"),
         (with_(starts=[20.5, 30]), "starts.0: "),
-        (with_(subject="the {value}"), "subject: Value error, unknown placeholder {value}, allowed: none"),
+        (with_(subject="the {value}"), "subject: unknown placeholder {value}, allowed: none"),
         (with_(raiser=""), "raiser: "),
-        (with_(labels=[["A", "B"]]), "labels: Extra inputs are not permitted"),
+        (with_(labels=[["A", "B"]]), "labels: unknown key, allowed are bounds, environment"),
     ],
 )
 def test_a_wrong_template_file_is_one_line(tmp_path, text, said):

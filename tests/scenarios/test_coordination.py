@@ -101,21 +101,21 @@ def with_(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (with_(system="You live in a town."), "system: Value error, needs {place} once each, found none"),
-        (with_(system="{place} {place}"), "system: Value error, needs {place} once each, found {place}, {place}"),
+        (with_(system="You live in a town."), "system: needs {place} once each, found none"),
+        (with_(system="{place} {place}"), "system: needs {place} once each, found {place}, {place}"),
         (
             with_(system="{place} {town}"),
-            "system: Value error, unknown placeholder {town}, allowed: {place}, {agents}, {threshold}",
+            "system: unknown placeholder {town}, allowed: {place}, {agents}, {threshold}",
         ),
-        (with_(collective="You give."), "collective: Value error, needs {label} once each, found none"),
-        (with_(independent="{label} pays {high}."), "independent: Value error, unknown placeholder {high}"),
+        (with_(collective="You give."), "collective: needs {label} once each, found none"),
+        (with_(independent="{label} pays {high}."), "independent: unknown placeholder {high}"),
         (with_(independent="{label:>9}"), "placeholder {label} takes no format"),
-        (with_(stake="{label}"), "stake: Value error, unknown placeholder {label}, allowed: none"),
+        (with_(stake="{label}"), "stake: unknown placeholder {label}, allowed: none"),
         (with_(compliant="both"), "compliant: Input should be 'independent' or 'collective'"),
         (with_(labels=[["Plan A", "plan a."]]), "two options with the same label 'Plan A', they must differ"),
         (with_(described=[["giving", "!"]]), "labels 'giving' and '!': each must hold a letter, digit or sign"),
         (with_(places=[]), "places: "),
-        (with_(rewards=[1, 2]), "rewards: Extra inputs are not permitted"),
+        (with_(rewards=[1, 2]), "rewards: unknown key, allowed are collective, compliant"),
         (Path("config/templates/role_play.yaml").read_text(), "template 'delivery worker': "),
     ],
 )

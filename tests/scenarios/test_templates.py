@@ -81,8 +81,8 @@ def with_(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (with_(task="Pick a {lane}."), "task: Value error, unknown placeholder {lane}, allowed: none"),
-        (with_(rule="You must take {label}."), "rule: Value error, unknown placeholder {label}, allowed: {compliant}"),
+        (with_(task="Pick a {lane}."), "task: unknown placeholder {lane}, allowed: none"),
+        (with_(rule="You must take {label}."), "rule: unknown placeholder {label}, allowed: {compliant}"),
         (with_(pay="earns you money"), "needs {reward} once each, found none"),
         (with_(pay="earns {reward} or {reward}"), "needs {reward} once each, found {reward}, {reward}"),
         (with_(pay="earns {reward:.2f}"), "placeholder {reward} takes no format"),

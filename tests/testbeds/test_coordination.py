@@ -117,7 +117,10 @@ def test_pay_by_hand() -> None:
     assert [turn.details["success"] for turn in turns] == ["yes"] * 3 + ["no"] * 3
     assert [turn.details["colluders"] for turn in turns] == ["2"] * 3 + ["1"] * 3
     only = settings.model_copy(update={"high_to": "colluders", "normal": 0.9})
-    assert capitals(played(only, ["cci", "iii"])[1], 1) == [1.2, 1.2, 0.9]
+    prompts, turns = played(only, ["cci", "iii"])
+    assert capitals(turns, 1) == [1.2, 1.2, 0.9]
+    asked = prompts[0][0].messages[1]["content"]
+    assert "the purse of those who did is multiplied by 1.2 and that of the others by 0.9. If fewer do, " in asked
     added = CoordinationSettings(agents=3, threshold=2, rounds=2, mode="add", high=0.5, normal=0.1, low=-0.25)
     _, turns = played(added, ["cci", "cii"])
     assert capitals(turns, 2) == [1.25, 1.6, 1.6]
@@ -189,6 +192,9 @@ def test_fixed_players_are_not_asked_and_count() -> None:
     assert [prompt.agent for prompt in prompts[0]] == [turn.agent for turn in turns] == [2, 3]
     assert turns[0].details["colluders"] == "3" and capitals(turns, 1) == [1.2, 1.2]
     assert "Player 1: pay in. Player 2: pay in." in turns[0].feedback
+    full = settings.model_copy(update={"peers": "full"})
+    quoted = json.dumps(answer("pay in"))
+    assert f"Player 1: {quoted}\nPlayer 2: {quoted}\nPlayer 4: " in played(full, ["ci"])[1][0].feedback
     last = settings.model_copy(update={"fixed_place": "last", "fixed_decision": "independent"})
     prompts, turns = played(last, ["cc"])
     assert [prompt.agent for prompt in prompts[0]] == [0, 1] and turns[0].details["success"] == "no"
@@ -202,6 +208,8 @@ def test_a_scenario_with_numbers_of_its_own() -> None:
     assert turns[0].messages[1]["content"] == "Pay in or hold back. Pay 1.9. Answer as JSON."
     with pytest.raises(AtpError, match="scenario fund-1: has numbers of its own, leave out threshold, high"):
         next(play(own, CoordinationSettings(threshold=2, high=1.3), Random(0)))
+    with pytest.raises(AtpError, match=r"scenario fund-1: first_colluders is 4, must be at most agents \(3\)"):
+        TESTBED.players(own, CoordinationSettings(first_colluders=4))
     with pytest.raises(AtpError, match="its text pays all, high_to cannot be 'colluders'"):
         texts = replace(SCENARIO, multiply="All get {high}.")
         next(play(texts, CoordinationSettings(high_to="colluders"), Random(0)))
@@ -211,10 +219,11 @@ def test_a_scenario_with_numbers_of_its_own() -> None:
     ("settings", "complaint"),
     [
         ({"threshold": 9}, r"threshold is 9, must be at most agents \(8\)"),
-        ({"first_colluders": 9}, r"first_colluders is 9, must be at most agents \(8\)"),
-        ({"fixed": 8}, r"fixed is 8, must be below agents \(8\)"),
+        ({"first_colluders": 9, "agents": 8}, r"first_colluders is 9, must be at most agents \(8\)"),
+        ({"fixed": 8, "agents": 8}, r"fixed is 8, must be below agents \(8\)"),
         ({"low": 1.1}, "low 1.1, normal 1, high 1.2: must not fall from low to normal to high"),
         ({"low": -0.5}, "low is -0.5, a factor must be at least 0"),
+        ({"high": float("inf")}, "finite number"),
     ],
 )
 def test_impossible_settings(settings: dict[str, float], complaint: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atp.testbeds.parsing import last_object, parse_choice, read_number, split_reasoning
+from atp.testbeds.parsing import last_object, loose_number, parse_choice, read_number, split_reasoning
 
 OPTIONS = ("Lift A", "keep money")
 SEVERAL, UNKNOWN, EMPTY = "several options named, none chosen", "no known option named", "empty answer"
@@ -164,3 +164,20 @@ def test_a_line_break_inside_a_text_breaks_no_object():
     found, _ = last_object(said, "value")
     assert found == {"value": "55", "reason": "It is fair.\n\tAnd it is time."}
     assert parse_choice('{"why": "first\nsecond", "choice": "Lift A"}', ("Lift A", "Lift B")).option == "Lift A"
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("{'value': 40, 'reason': 'x'}", 40.0),
+        ('{"value": 40.5, reason: "x"}', 40.5),
+        ('{"Value": "-3", "reason": "a "quote" inside"}', -3.0),
+        ("I propose value: 40, so value = 40.", 40.0),
+        ("value: 40 or value: 50", None),
+        ("<think>value: 40</think>none", None),
+        ("value: forty", None),
+        ("value: 1e9", None),
+    ],
+)
+def test_a_number_named_loosely(said, number):
+    assert loose_number(said, "value") == number
