@@ -161,7 +161,7 @@ def align(
     if (method == "dpo") != (pairs is not None):
         raise AtpError("--pairs: needed with --method dpo, and without meaning with grpo")
     training = _training(method, set_)
-    game, model = _settings(testbed, setting, {}), _trainable(agent, models, testbed)
+    game, model = _settings(testbed, setting, {}, "--setting"), _trainable(agent, models, testbed)
     heard = align_stage(scenarios, out, testbed, game, model, training, seed, pairs)
     typer.echo(_heard(heard))
 
@@ -187,7 +187,11 @@ def finetune(
     """Train an adapter on what deployment paid."""
     from atp.training.stage import finetune_stage
 
-    training, model, game = _training(method, set_), _trainable(agent, models, testbed), _settings(testbed, setting, {})
+    training, model, game = (
+        _training(method, set_),
+        _trainable(agent, models, testbed),
+        _settings(testbed, setting, {}, "--setting"),
+    )
     heard = finetune_stage(data, scenarios, out, testbed, game, model, training, seed, generation, parent, reference)
     typer.echo(_heard(heard))
 
@@ -298,32 +302,32 @@ def _heard(canary: dict[str, float]) -> str:
     return f"{counts} (generation 0: {before})".format_map(canary)
 
 
-def _settings(testbed: str, pairs: list[str], given: dict[str, Any]) -> dict[str, Any]:
+def _settings(testbed: str, pairs: list[str], given: dict[str, Any], flag: str = "--set") -> dict[str, Any]:
     from atp.testbeds import TESTBEDS
 
     if testbed not in TESTBEDS:
         raise AtpError(f"--testbed {testbed}: unknown testbed, known are {', '.join(TESTBEDS)}")
-    return _checked(TESTBEDS[testbed].settings, {**_values(pairs), **given})
+    return _checked(TESTBEDS[testbed].settings, {**_values(pairs, flag), **given}, flag)
 
 
-def _values(pairs: list[str]) -> dict[str, Any]:
+def _values(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
     values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise AtpError(f"--set {pair}: must be KEY=VALUE")
+            raise AtpError(f"{flag} {pair}: must be KEY=VALUE")
         try:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise AtpError(f"--set {pair}: no readable YAML: {' '.join(str(error).split())}") from error
+            raise AtpError(f"{flag} {pair}: no readable YAML: {' '.join(str(error).split())}") from error
     return values
 
 
-def _checked(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+def _checked(kind: Any, values: dict[str, Any], flag: str = "--set") -> dict[str, Any]:
     try:
         kind(**values)
     except ValidationError as error:
-        raise AtpError(f"--set {explain(error, kind)}") from error
+        raise AtpError(f"{flag} {explain(error, kind)}") from error
     return values
 
 
