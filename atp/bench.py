@@ -32,7 +32,7 @@ from atp.testbeds import TESTBEDS
 ROOT = Path(__file__).parents[1]
 SCENARIOS, ROUNDS, REPEATS, GAMES = 64, 6, 3, 10_000
 #: A study of about 1,000 jobs: the default one with this many seeds.
-SEEDS = 28
+SEEDS = 15
 SCHEDULE = "all_unsupervised"
 
 Row = dict[str, Any]
