@@ -21,7 +21,7 @@ run: $(BIN)/.installed ## run the default study; ends by naming its report
 test: $(BIN)/.installed ## run the tests (minutes)
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
-test-slow: $(BIN)/.installed ## rebuild the organism and hold its behaviour to its bands
+test-slow: $(BIN)/.installed ## rebuild the organisms and hold their behaviour to its bands
 	$(BIN)/python -m pytest -m slow
 
 lint: $(BIN)/.installed ## style, types, workflow

@@ -25,7 +25,7 @@ from atp.progress import Progress
 from atp.provenance import Stage
 from atp.scenarios.scenario import Scenario, read_scenarios
 from atp.testbeds import TESTBEDS
-from atp.testbeds.base import Message, Settings, Testbed, Turn
+from atp.testbeds.base import Message, Reply, Settings, Testbed, Turn
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 OF_SCENARIO = ("scenario_id", "environment", "split")
@@ -140,7 +140,7 @@ def rollout(
         for sample in range(samples)
         for variant, settings in variants.items()
     ]
-    players = max(testbed.players(planned.scenario, planned.settings) for planned in episodes)
+    players = max(testbed.players(*pair) for pair in itertools.product(scenarios, variants.values()))
     size = max(1, agent.batch // players)
     batches = [episodes[start : start + size] for start in range(0, len(episodes), size)]
     with unfinished(out, stage.digest) as folder:
@@ -152,8 +152,7 @@ def rollout(
             if path.exists():
                 tables.append(read_turns(path))
                 continue
-            with _uncollected():
-                tables.append(play_batch(batch, testbed, agent, cell))
+            tables.append(play_batch(batch, testbed, agent, cell))
             write_table(tables[-1], path, stage.provenance())
             progress.advance(len(batch), steps=len(tables[-1]), last=path == paths[-1])
         turns = pa.concat_tables(tables)
@@ -164,7 +163,7 @@ def rollout(
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Without the search for cycles: a batch keeps its prompts and turns to its end, and walking them again and again
-    takes a quarter of a scripted rollout.
+    takes a quarter of a scripted rollout. For the games alone: what a model leaves behind is searched as ever.
     """
     gc.disable()
     try:
@@ -193,29 +192,39 @@ def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: C
     seeds: list[Seeds] = [{} for _ in batch]
     turns: list[list[Turn]] = [[] for _ in batch]
     conversations: dict[tuple[int, int], int] = {}
-    open_games = list(range(len(batch)))
-    while open_games:
+
+    @_uncollected()
+    def ask(numbers: Sequence[int]) -> list[Request]:
+        """What the players of these episodes are asked now."""
         requests = []
-        for number in open_games:
+        for number in numbers:
             scenario, sample = batch[number].scenario.scenario_id, batch[number].sample
             for prompt in prompts[number]:
                 place = (prompt.round, prompt.agent, prompt.step)
-                seed = sampling_seed(cell.seed, scenario, sample, cell.generation, *place)
-                seeds[number][place] = seed
+                seeds[number][place] = seed = sampling_seed(cell.seed, scenario, sample, cell.generation, *place)
                 conversation = conversations.setdefault((number, prompt.agent), len(conversations))
                 requests.append(Request(conversation, prompt, seed))
-        replies = iter(agent.answer(requests))
+        return requests
+
+    @_uncollected()
+    def tell(numbers: Sequence[int], replies: Iterator[Reply]) -> list[int]:
+        """Play on with the replies; the episodes that are still open."""
         still_open = []
-        for number in open_games:
+        for number in numbers:
             try:
                 prompts[number] = games[number].send([next(replies) for _ in prompts[number]])
                 still_open.append(number)
             except StopIteration as end:
                 turns[number] = end.value
-        open_games = still_open
+        return still_open
+
+    open_games = list(range(len(batch)))
+    while open_games:
+        open_games = tell(open_games, iter(agent.answer(ask(open_games))))
     return _table(cell, batch, turns, seeds)
 
 
+@_uncollected()
 def _table(cell: Cell, batch: Sequence[Planned], turns: Sequence[Sequence[Turn]], seeds: Sequence[Seeds]) -> pa.Table:
     """Columns of TURNS, episode by episode."""
     played = [(planned, turn) for planned, made in zip(batch, turns, strict=True) for turn in made]

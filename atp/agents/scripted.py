@@ -80,15 +80,11 @@ def bandit(temperature: float = 0.1) -> Policy:
 def imitate_majority() -> Policy:
     """Opens as the game says, then does what most players did in the last round, itself included; on a tie colludes."""
 
-    def policy(view: View, draw: Draw) -> str:
-        last = _last("imitate_majority", view)
-        if last is None:
-            return _begins(view)
-        own, peers = last
+    def decide(view: View, own: Past, peers: Peers, draw: Draw) -> str:
         colluded = peers.took[COLLUDE] + (own.decision == COLLUDE)
         return COLLUDE if 2 * colluded >= peers.count + 1 else INDEPENDENT
 
-    return policy
+    return _social("imitate_majority", decide)
 
 
 def imitate_best() -> Policy:
@@ -96,19 +92,14 @@ def imitate_best() -> Policy:
     more (Nowak and May 1992, Nature 359:826).
     """
 
-    def policy(view: View, draw: Draw) -> str:
-        last = _last("imitate_best", view)
-        if last is None:
-            return _begins(view)
-        own, peers = last
+    def decide(view: View, own: Past, peers: Peers, draw: Draw) -> str:
         if own.decision not in view.answers:
-            return _begins(view)
-        best = max((pay for decision, pay in peers.paid.items() if decision in view.answers), default=None)
-        if best is None or best <= peers.own:
-            return own.decision
-        return next(decision for decision, pay in peers.paid.items() if decision in view.answers and pay == best)
+            return view.begins or INDEPENDENT
+        paid = {decision: pay for decision, pay in peers.paid.items() if decision in view.answers}
+        best = max(paid, key=paid.__getitem__, default=own.decision)
+        return best if paid.get(best, peers.own) > peers.own else own.decision
 
-    return policy
+    return _social("imitate_best", decide)
 
 
 def threshold(share: float = 0.5) -> Policy:
@@ -118,14 +109,10 @@ def threshold(share: float = 0.5) -> Policy:
     if not 0 <= share <= 1:
         raise AtpError(f"agent scripted:threshold: share is {share:g}, must be between 0 and 1")
 
-    def policy(view: View, draw: Draw) -> str:
-        last = _last("threshold", view)
-        if last is None:
-            return _begins(view)
-        _, peers = last
+    def decide(view: View, own: Past, peers: Peers, draw: Draw) -> str:
         return COLLUDE if peers.took[COLLUDE] >= share * peers.count else INDEPENDENT
 
-    return policy
+    return _social("threshold", decide)
 
 
 def best_response(temperature: float = 0.05) -> Policy:
@@ -137,38 +124,33 @@ def best_response(temperature: float = 0.05) -> Policy:
     if not 0 <= temperature < math.inf:
         raise AtpError(f"agent scripted:best_response: temperature is {temperature:g}, must be at least 0 and finite")
 
-    def policy(view: View, draw: Draw) -> str:
-        last = _last("best_response", view)
-        if last is None:
-            return _begins(view)
-        own, peers = last
+    def decide(view: View, own: Past, peers: Peers, draw: Draw) -> str:
         assert view.pays
         others = peers.took[COLLUDE]
         gap = view.pays(COLLUDE, others) - view.pays(INDEPENDENT, others)
-        if temperature == 0:
-            if abs(gap) < SAME:
-                return own.decision if own.decision in view.answers else _begins(view)
-            return COLLUDE if gap > 0 else INDEPENDENT
-        return COLLUDE if draw() < _logistic(gap / temperature) else INDEPENDENT
+        if temperature:
+            return COLLUDE if draw() < _logistic(gap / temperature) else INDEPENDENT
+        if abs(gap) < SAME:
+            return own.decision if own.decision in view.answers else view.begins or INDEPENDENT
+        return COLLUDE if gap > 0 else INDEPENDENT
+
+    return _social("best_response", decide)
+
+
+def _social(name: str, decide: Callable[[View, Past, Peers, Draw], str]) -> Policy:
+    """Opens as the game says; later decides by its own last round and what it was told of the others'."""
+
+    def policy(view: View, draw: Draw) -> str:
+        if view.begins is None:
+            raise AtpError(f"agent scripted:{name}: needs a game such as coordination")
+        if not view.past:
+            return view.begins
+        own = view.past[-1]
+        if own.peers is None:
+            raise AtpError(f"agent scripted:{name}: needs to be shown what others decide, 'peers' is none")
+        return decide(view, own, own.peers, draw)
 
     return policy
-
-
-def _last(policy: str, view: View) -> tuple[Past, Peers] | None:
-    """The last round that the view tells of, and its peers; None before any."""
-    _begins(view, policy)
-    if not view.past:
-        return None
-    own = view.past[-1]
-    if own.peers is None:
-        raise AtpError(f"agent scripted:{policy}: needs to be shown what others decide, 'peers' is none")
-    return own, own.peers
-
-
-def _begins(view: View, policy: str = "") -> str:
-    if view.begins is None:
-        raise AtpError(f"agent scripted:{policy}: needs a game such as coordination")
-    return view.begins
 
 
 def _drawn(seed: int) -> float:
@@ -194,7 +176,6 @@ POLICIES: dict[str, Callable[..., Policy]] = {
         best_response,
     )
 }
-
 
 #: Policies that go by what others decide, which coordination alone shows.
 SOCIAL = ("imitate_majority", "imitate_best", "threshold", "best_response")

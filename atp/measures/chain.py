@@ -21,10 +21,8 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.special import comb, expit
 
+from atp.agents.scripted import SAME
 from atp.testbeds.coordination import COLLUDE, INDEPENDENT, OWN, CoordinationSettings, Terms
-
-#: Pays that differ by less are equal, as they are to the policy.
-SAME = 1e-12
 
 
 @dataclass(frozen=True)

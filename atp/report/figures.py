@@ -157,7 +157,8 @@ def after(rows: pl.DataFrame, said: Mapping[str, str], panels: bool = False) -> 
 def legible(rows: pl.DataFrame, by: str) -> pl.DataFrame:
     """Rows with `name` and `panel`: a line for each `by`; where these are too many, a panel for each."""
     named = name_lines(rows, by, panels=True)
-    if named.group_by("panel").agg(pl.col("name").n_unique())["name"].max() <= LINES_A_PANEL:  # type: ignore[operator]
+    lines_a_panel = named.group_by("panel").agg(pl.col("name").n_unique())["name"].to_list()
+    if max(lines_a_panel) <= LINES_A_PANEL:
         return named.sort("name", maintain_order=True)
     others = name_lines(rows.with_columns(pl.lit("").alias(by)), "model")
     return named.with_columns(others["name"], panel=pl.col(by)).sort("name", maintain_order=True)

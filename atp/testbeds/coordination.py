@@ -97,8 +97,17 @@ def terms(scenario: CoordinationScenario, settings: CoordinationSettings) -> Ter
     """The scenario's own numbers where it has some, else those of the settings.
 
     Raises:
-        AtpError: settings that contradict the scenario.
+        AtpError: settings that contradict the scenario, or speak of more players than it has.
     """
+    game = _terms(scenario, settings)
+    try:
+        _check_players(settings, game.agents)
+    except ValueError as error:
+        raise AtpError(f"scenario {scenario.scenario_id}: {error}") from None
+    return game
+
+
+def _terms(scenario: CoordinationScenario, settings: CoordinationSettings) -> Terms:
     if scenario.agents is None:
         if scenario.multiply and settings.high_to != "all":
             raise AtpError(
@@ -121,20 +130,16 @@ def _check_players(settings: CoordinationSettings, agents: int) -> None:
         raise ValueError(f"fixed is {settings.fixed}, must be below agents ({agents})")
 
 
-def free_players(scenario: CoordinationScenario, settings: CoordinationSettings) -> range:
-    """Numbers of the players who are asked. Raises AtpError as `terms` does, and where there are too few players."""
-    agents = terms(scenario, settings).agents
-    try:
-        _check_players(settings, agents)
-    except ValueError as error:
-        raise AtpError(f"scenario {scenario.scenario_id}: {error}") from None
+def free_players(game: Terms, settings: CoordinationSettings) -> range:
+    """Numbers of the players who are asked."""
+    agents = game.agents
     return range(agents - settings.fixed) if settings.fixed_place == "last" else range(settings.fixed, agents)
 
 
 def play(scenario: CoordinationScenario, settings: CoordinationSettings, rng: Random) -> Episode:
     """Play one game; nothing in it is drawn by chance."""
     game = terms(scenario, settings)
-    free = free_players(scenario, settings)
+    free = free_players(game, settings)
     seen: dict[int, list[_Seen]] = {agent: [] for agent in free}
     capital = dict.fromkeys(free, START)
     turns: list[Turn] = []
@@ -319,5 +324,5 @@ TESTBED = Testbed(
         "Decide this time on your own account, and leave the joint choice to others.",
         "Take the joint choice this time, together with the others.",
     ),
-    players=lambda scenario, settings: len(free_players(scenario, settings)),
+    players=lambda scenario, settings: len(free_players(terms(scenario, settings), settings)),
 )
