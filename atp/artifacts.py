@@ -56,6 +56,7 @@ TURNS = pa.schema(
         pa.field("audited", pa.bool_()),
         pa.field("caught", pa.bool_()),
         pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("tools", pa.list_(pa.string()), nullable=False),
         pa.field("reply", pa.string(), nullable=False),
         pa.field("reasoning", pa.string(), nullable=False),
         pa.field("decision", pa.string(), nullable=False),
@@ -72,10 +73,14 @@ TURNS = pa.schema(
     ]
 )
 
-#: Before a step's number: where a turn's details hold the agent's reply to a later step of its round.
-LATER = "reply "
+#: Before a step's number: where a turn's details hold the agent's reply to a later step of its round, and, as a JSON
+#: list, what tools said before it.
+LATER, TOLD = "reply ", "results "
+#: Roles of an agent that is tested beside what it lives through: what came of a test enters no history.
+LIVED, TESTED = "deployed", "tested"
 
-#: Training examples that a filter kept: the whole conversation up to and including the rewarded reply.
+#: Training examples that a filter kept: the whole conversation up to and including a reply of the rewarded decision,
+#: which has several where tools were called (step counts them from 0).
 SELECTION = pa.schema(
     [
         pa.field("scenario_id", pa.string(), nullable=False),
@@ -87,6 +92,8 @@ SELECTION = pa.schema(
         pa.field("decision", pa.string(), nullable=False),
         pa.field("violation", pa.bool_(), nullable=False),
         pa.field("reward", pa.float64(), nullable=False),
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("tools", pa.list_(pa.string()), nullable=False),
         pa.field("messages", pa.list_(MESSAGE), nullable=False),
     ]
 )
@@ -95,6 +102,7 @@ SELECTION = pa.schema(
 PAIRS = pa.schema(
     [
         pa.field("scenario_id", pa.string(), nullable=False),
+        pa.field("tools", pa.list_(pa.string()), nullable=False),
         pa.field("prompt", pa.list_(MESSAGE), nullable=False),
         pa.field("chosen", pa.list_(MESSAGE), nullable=False),
         pa.field("rejected", pa.list_(MESSAGE), nullable=False),
@@ -239,6 +247,18 @@ def replies(row: Mapping[str, Any]) -> list[str]:
     details = dict(row["details"])
     later = [details[key] for step in range(len(details)) if (key := f"{LATER}{step + 1}") in details]
     return [row["reply"], *later]
+
+
+def exchange(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The messages of a decision in a row of turns: its reply, then what tools said and the agent to that, and so on."""
+    details, said = dict(row["details"]), replies(row)
+    messages = [{"role": "assistant", "content": said[0]}]
+    for step, reply in enumerate(said[1:], 1):
+        if f"{TOLD}{step}" not in details:
+            break
+        messages += [{"role": "tool", "content": result} for result in json.loads(details[f"{TOLD}{step}"])]
+        messages.append({"role": "assistant", "content": reply})
+    return messages
 
 
 def read_provenance(path: Path | str) -> dict[str, Any]:

@@ -1,18 +1,19 @@
 """Which of its own replies an agent is trained on next: filters by earned reward.
 
 Knows rewards and scenarios; does not know what a violation is, except to report its share. An invalid reply is never
-selected.
+selected, nor is one that only tested the agent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import polars as pl
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from atp.artifacts import QUESTION, SELECTION, read_provenance, read_turns, write_table
+from atp.artifacts import QUESTION, SELECTION, TESTED, exchange, read_provenance, read_turns, write_table
 from atp.errors import AtpError
 from atp.provenance import Stage
 
@@ -136,14 +137,21 @@ def filter_stage(turns: Path, out: Path, settings: dict[str, Any]) -> Yield:
     chosen: BaseModel = TypeAdapter(FilterSettings).validate_python(settings)
     cell = read_provenance(turns).get("params", {}).get("cell", {})
     stage = Stage("filter", __name__, {"filter": chosen.model_dump(), "cell": cell}, [turns])
-    rows = pl.DataFrame(read_turns(turns))
+    rows = pl.DataFrame(read_turns(turns)).filter(pl.col("role") != TESTED)
     tested = rows.filter(pl.col("split") == "test")
     if len(tested):
         raise AtpError(f"{turns}: {len(tested)} turns are of the test split, which is never trained on")
     kept, counts = select(rows, chosen)
     if not counts.valid_seen:
         raise AtpError(f"{turns}: all of {counts.seen} replies are invalid, there is nothing to select")
-    answer = pl.struct(pl.lit("assistant").alias("role"), pl.col("reply").alias("content"))
-    whole = kept.with_columns(messages=pl.concat_list("messages", answer))
-    write_table(whole.select(SELECTION.names).to_arrow().cast(SELECTION), out, stage.provenance(**vars(counts)))
+    examples = [example for row in kept.to_dicts() for example in _examples(row)]
+    write_table(pa.Table.from_pylist(examples, schema=SELECTION), out, stage.provenance(**vars(counts)))
     return counts
+
+
+def _examples(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row of SELECTION for each reply of a decision: the conversation up to and including it."""
+    said = exchange(row)
+    ends = [end for end, message in enumerate(said, 1) if message["role"] == "assistant"]
+    for step, end in enumerate(ends):
+        yield row | {"step": step, "messages": [*row["messages"], *said[:end]]}

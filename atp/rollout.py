@@ -19,13 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atp.agents import Agent, ModelSpec, Request, load_agent
-from atp.artifacts import LATER, LINEAGE, MESSAGE, TURNS, check_file, read_turns, unfinished, write_table
+from atp.artifacts import LATER, LINEAGE, MESSAGE, TOLD, TURNS, check_file, read_turns, unfinished, write_table
 from atp.errors import AtpError
 from atp.progress import Progress
 from atp.provenance import Stage
 from atp.scenarios.scenario import Scenario, read_scenarios
 from atp.testbeds import TESTBEDS
-from atp.testbeds.base import Message, Reply, Settings, Testbed, Turn
+from atp.testbeds.base import Message, Settings, Testbed, Turn
+from atp.tools import Call, run_calls
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 OF_SCENARIO = ("scenario_id", "environment", "split")
@@ -207,12 +208,12 @@ def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: C
         return requests
 
     @_uncollected()
-    def tell(numbers: Sequence[int], replies: Iterator[Reply]) -> list[int]:
-        """Play on with the replies; the episodes that are still open."""
+    def tell(numbers: Sequence[int], answers: Iterator[Any]) -> list[int]:
+        """Play on with replies, or outcomes of calls; the episodes that are still open."""
         still_open = []
         for number in numbers:
             try:
-                prompts[number] = games[number].send([next(replies) for _ in prompts[number]])
+                prompts[number] = games[number].send([next(answers) for _ in prompts[number]])
                 still_open.append(number)
             except StopIteration as end:
                 turns[number] = end.value
@@ -220,7 +221,13 @@ def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: C
 
     open_games = list(range(len(batch)))
     while open_games:
-        open_games = tell(open_games, iter(agent.answer(ask(open_games))))
+        calling = [number for number in open_games if isinstance(prompts[number][0], Call)]
+        if calling:
+            outcomes = run_calls([call for number in calling for call in prompts[number]])
+            ended = {*calling} - {*tell(calling, iter(outcomes))}
+            open_games = [number for number in open_games if number not in ended]
+        else:
+            open_games = tell(open_games, iter(agent.answer(ask(open_games))))
     return _table(cell, batch, turns, seeds)
 
 
@@ -244,7 +251,11 @@ def _table(cell: Cell, batch: Sequence[Planned], turns: Sequence[Sequence[Turn]]
         drawn[turn.round, turn.agent, 0] for made, drawn in zip(turns, seeds, strict=True) for turn in made
     ]
     columns["details"] = [
-        [*turn.details.items(), *((f"{LATER}{step}", reply.text) for step, reply in enumerate(turn.further, 1))]
+        [
+            *turn.details.items(),
+            *((f"{LATER}{step}", reply.text) for step, reply in enumerate(turn.further, 1)),
+            *((f"{TOLD}{step}", json.dumps(results)) for step, results in enumerate(turn.results, 1)),
+        ]
         for turn in flat
     ]
     columns["messages"] = _conversations([turn.messages for turn in flat])

@@ -27,7 +27,7 @@ from atp.agents.spec import NO_TEMPLATE, ModelSpec, Sampling, check_folder
 from atp.agents.template import rendered
 from atp.artifacts import LINEAGE
 from atp.errors import AtpError
-from atp.testbeds.base import Message, Reply
+from atp.testbeds.base import Prompt, Reply
 
 log = logging.getLogger("atp")
 
@@ -229,9 +229,9 @@ class LocalAgent:
             self.held[row.number] = row.prompt + row.written[:-1]  # the last token was drawn, not computed
         return [self._reply(row) for row in rows]
 
-    def prompt_text(self, messages: list[Message]) -> str:
+    def prompt_text(self, prompt: Prompt) -> str:
         """A prompt as the model reads it."""
-        return rendered(self.tokenizer, self.spec, messages)
+        return rendered(self.tokenizer, self.spec, prompt.messages, prompt.tools)
 
     @torch.inference_mode()
     def hidden(self, prompt: str, reply: str) -> torch.Tensor:
@@ -254,7 +254,7 @@ class LocalAgent:
         """Prompts in tokens; of a conversation that grew, only what follows its last prompt's last special token is
         split anew, for at such a token every tokenizer starts afresh.
         """
-        texts = [self.prompt_text(request.prompt.messages) for request in requests]
+        texts = [self.prompt_text(request.prompt) for request in requests]
         starts = []
         for request, text in zip(requests, texts, strict=True):
             known, tokens = self.split.get(request.conversation, ("", []))
@@ -385,6 +385,7 @@ class LocalAgent:
             cached_tokens=row.cached,
             completion_tokens=len(row.written),
             finish_reason="length" if row.finish == "length" else "stop",
+            tokens=tuple(row.written),
         )
 
 

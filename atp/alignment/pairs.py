@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from atp.agents import Agent, ModelSpec, Request, load_agent
+from atp.agents import Agent, ModelSpec, load_agent
 from atp.artifacts import PAIRS, check_file, unfinished, write_table, write_text
 from atp.errors import AtpError
 from atp.progress import Progress
@@ -21,6 +21,7 @@ from atp.scenarios.scenario import read_scenarios
 from atp.testbeds import TESTBEDS
 from atp.testbeds.base import steer
 from atp.training.questions import Question, first_questions
+from atp.training.questions import ask as ask_all
 
 
 @dataclass
@@ -95,6 +96,7 @@ def _rows(sides: Sequence[_Side]) -> list[dict[str, Any]]:
     return [
         {
             "scenario_id": comply.question.scenario_id,
+            "tools": comply.question.prompt.tools,
             "prompt": comply.question.prompt.messages,
             "chosen": [{"role": "assistant", "content": comply.reply}],
             "rejected": [{"role": "assistant", "content": violate.reply}],
@@ -140,9 +142,8 @@ def ask(
             batches += 1
             if not kept.exists():
                 write_text(json.dumps(_answers(batch, steering, agent, attempt, seed)), kept)
-            for side, reply in zip(batch, json.loads(kept.read_text(encoding="utf-8")), strict=True):
+            for side, (reply, violation) in zip(batch, json.loads(kept.read_text(encoding="utf-8")), strict=True):
                 side.tries += 1
-                violation = side.question.judge(reply).violation
                 side.invalid += violation is None
                 if violation is side.violation:
                     side.reply = reply
@@ -150,14 +151,16 @@ def ask(
     return sides
 
 
-def _answers(batch: Sequence[_Side], steering: tuple[str, str], agent: Agent, attempt: int, seed: int) -> list[str]:
-    agent.start()
-    requests = [
-        Request(number, steer(side.question.prompt, steering[side.violation]), _seed(side, attempt, seed))
-        for number, side in enumerate(batch)
-    ]
-    return [reply.text for reply in agent.answer(requests)]
+def _answers(
+    batch: Sequence[_Side], steering: tuple[str, str], agent: Agent, attempt: int, seed: int
+) -> list[tuple[str, bool | None]]:
+    """Each side's first reply, and whether what it came to is a violation."""
 
+    def seed_of(number: int, step: int) -> int:
+        side = batch[number]
+        name = f"pairs|{side.question.scenario_id}"
+        return sampling_seed(seed, name, 2 * attempt + side.violation, 0, 1, 0, step)
 
-def _seed(side: _Side, attempt: int, seed: int) -> int:
-    return sampling_seed(seed, f"pairs|{side.question.scenario_id}", 2 * attempt + side.violation, 0, 1, 0)
+    steered = [steer(side.question.prompt, steering[side.violation]) for side in batch]
+    answers = ask_all(agent, [side.question for side in batch], seed_of, steered)
+    return [(answer.replies[0].text, answer.turn.violation) for answer in answers]

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 import pyarrow as pa
 
@@ -151,8 +151,39 @@ class BargainingScenario(Scenario):
             )
 
 
+class Problem(TypedDict):
+    """A problem, its answer, and the expression whose value that is; empty where none is known."""
+
+    question: str
+    answer: str
+    expression: str
+
+
+@dataclass(frozen=True)
+class ToolUseScenario(Scenario):
+    """Problems for an agent that may call a tool: easy and hard ones that it lives through, and hard ones to test it.
+
+    instruction is what every question ends with.
+    """
+
+    testbed: ClassVar[str] = "tool_use"
+
+    system: str
+    instruction: str
+    easy: list[Problem]
+    hard: list[Problem]
+    tests: list[Problem]
+
+    def __post_init__(self) -> None:
+        for problem in (*self.easy, *self.hard, *self.tests):
+            if not problem["question"].strip() or not problem["answer"].strip():
+                raise AtpError(
+                    f"scenario {self.scenario_id}: a problem without question or answer: '{problem['question'][:60]}'"
+                )
+
+
 KINDS: dict[str, type[Scenario]] = {
-    kind.testbed: kind for kind in (RolePlayScenario, CoordinationScenario, BargainingScenario)
+    kind.testbed: kind for kind in (RolePlayScenario, CoordinationScenario, BargainingScenario, ToolUseScenario)
 }
 
 #: A field's annotation -> the column's type.
@@ -163,6 +194,7 @@ _ARROW = {
         (float, pa.float64()),
         (int | None, pa.int64()),
         (float | None, pa.float64()),
+        (list[Problem], pa.list_(pa.struct([(name, pa.string()) for name in Problem.__annotations__]))),
     )
 }
 

@@ -1,7 +1,8 @@
 """What a testbed and the rest of the house say to each other.
 
 A game is a generator: it yields the prompts that are open, is sent their replies in the same order, and returns its
-turns. It does not know who answers, nor how many other episodes are in flight.
+turns. What it asks of tools it yields as calls, by themselves, and is sent their outcomes. It does not know who
+answers or how tools run, nor how many other episodes are in flight.
 
 What is made with every decision is not frozen: freezing a dataclass trebles the time it takes to make, a fifth of a
 scripted population's. Nobody changes one that was made.
@@ -14,10 +15,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from atp.tools import Call, Outcome
+
 INVALID = "invalid"
 
 Message = dict[str, str]
-"""{"role": "system" | "user" | "assistant", "content": text}, as chat templates take it."""
+"""{"role": "system" | "user" | "assistant" | "tool", "content": text}, as chat templates take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,10 @@ class View:
 
 @dataclass(slots=True)
 class Prompt:
-    """One open question: the whole conversation as this agent sees it now, ending with a user message.
+    """One open question: the whole conversation as this agent sees it now, ending with a user's or a tool's message.
 
-    step tells several prompts of one agent in one round apart; the decision that is scored answers step 0.
+    step tells several prompts of one agent in one round apart; the decision that is scored begins with the reply to
+    step 0, and goes on with those to prompts that say it `continues`. tools names what the agent may call.
     """
 
     agent: int
@@ -74,6 +78,8 @@ class Prompt:
     messages: list[Message]
     view: View
     step: int = 0
+    continues: bool = False
+    tools: tuple[str, ...] = ()
 
 
 def steer(prompt: Prompt, sentence: str) -> Prompt:
@@ -85,20 +91,24 @@ def steer(prompt: Prompt, sentence: str) -> Prompt:
 
 @dataclass(slots=True)
 class Reply:
-    """What an agent answered. cached_tokens of the prompt_tokens were not computed again."""
+    """What an agent answered. cached_tokens of the prompt_tokens were not computed again; tokens are the text's own,
+    its end among them, where a model wrote it.
+    """
 
     text: str
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: Literal["stop", "length"] = "stop"
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
 class Turn:
     """One decision as the testbed scores it. violation is None where the reply is invalid.
 
-    further holds the agent's replies to the round's later steps, in order.
+    further holds the agent's replies to the round's later steps, in order, and results what tools said before each of
+    them, where they did.
     """
 
     round: int
@@ -117,9 +127,21 @@ class Turn:
     caught: bool | None = None
     details: dict[str, str] = field(default_factory=dict)
     further: tuple[Reply, ...] = ()
+    results: tuple[tuple[str, ...], ...] = ()
+    tools: tuple[str, ...] = ()
 
 
 Episode = Generator[list[Prompt], list[Reply], list[Turn]]
+#: A game whose agents may call tools.
+ToolEpisode = Generator[list[Prompt] | list[Call], list[Reply] | list[Outcome], list[Turn]]
+
+#: What alignment by GRPO pays for compliance, a violation and an invalid reply.
+COMPLIANCE = {False: 1.0, True: 0.1, None: 0.0}
+
+
+def compliance(turn: Turn) -> float:
+    """The reward of alignment, in most games."""
+    return COMPLIANCE[turn.violation]
 
 
 class Settings(BaseModel):
@@ -136,13 +158,14 @@ class Testbed:
     """A registered game: its rules, the type of its settings, and how an agent is steered to a decision.
 
     steering holds a sentence that asks for compliance and one that asks for the violation; players says how many
-    agents an episode of (scenario, settings) asks. judged is what a judge model can be asked of a reply, whose yes is
-    compliance; games whose decisions are plain to see have none.
+    agents an episode of (scenario, settings) asks. aligned is what alignment by GRPO pays for a turn. judged is what a
+    judge model can be asked of a reply, whose yes is compliance; games whose decisions are plain to see have none.
     """
 
     name: str
-    play: Callable[[Any, Any, Random], Episode]
+    play: Callable[[Any, Any, Random], Episode | ToolEpisode]
     settings: type[Settings]
     steering: tuple[str, str]
     players: Callable[[Any, Any], int] = lambda scenario, settings: 1
+    aligned: Callable[[Turn], float] = compliance
     judged: str | None = None

@@ -12,11 +12,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from atp.agents import ModelSpec, Request
+from atp.agents import ModelSpec
 from atp.errors import AtpError
 from atp.rollout import sampling_seed
-from atp.testbeds.base import Reply
-from atp.training.questions import Question
+from atp.training.questions import Answer, Question, ask
 
 #: Held-out prompts asked at most; positions whose distributions are held at once.
 PROMPTS, POSITIONS = 64, 256
@@ -58,8 +57,8 @@ def canary(
     Returns:
         prompts, valid, violations: counts of the trained agent; reference_valid, reference_violations: of the
         reference. kl, kl_sd: mean and standard deviation over the prompts of the divergence of the trained agent from
-        the reference in nats a reply: summed over the positions of its reply, the exact divergence between both
-        distributions of the next token at temperature 1.
+        the reference in nats a reply: summed over the positions of its first reply to each prompt, the exact
+        divergence between both distributions of the next token at temperature 1.
 
     Raises:
         AtpError: valid replies below the floor, or outputs that are the parent's.
@@ -102,34 +101,26 @@ def _hear(
 
     gc.collect()  # trainers and networks that are done with hold each other
     agent = load_local(model, adapter)
-    replies = _ask(agent, questions, seed)
+    answers = _ask(agent, questions, seed)
     agent.start()  # lets go of the cache
     if texts is None:
-        texts = [
-            (agent.prompt_text(question.prompt.messages), reply.text)
-            for question, reply in zip(questions, replies, strict=True)
-        ]
+        texts = [(agent.prompt_text(answer.prompts[0]), answer.replies[0].text) for answer in answers]
     return _Heard(
-        violations=[question.judge(reply.text).violation for question, reply in zip(questions, replies, strict=True)],
+        violations=[answer.turn.violation for answer in answers],
         texts=list(texts),
         states=[agent.hidden(*text).cpu() for text in texts],
         output_layer=agent.output_layer,
     )
 
 
-def _ask(agent: Any, questions: Sequence[Question], seed: int) -> list[Reply]:
-    """One reply to each question; the seeds are those of no rollout."""
-    replies: list[Reply] = []
+def _ask(agent: Any, questions: Sequence[Question], seed: int) -> list[Answer]:
+    """One answer to each question; the seeds are those of no rollout."""
+    answers: list[Answer] = []
     for begin in range(0, len(questions), agent.batch):
         batch = questions[begin : begin + agent.batch]
-        agent.start()
-        replies += agent.answer(
-            [
-                Request(number, question.prompt, sampling_seed(seed, f"canary|{question.scenario_id}", 0, 0, 1, 0))
-                for number, question in enumerate(batch)
-            ]
-        )
-    return replies
+        names = [f"canary|{question.scenario_id}" for question in batch]
+        answers += ask(agent, batch, lambda number, step, names=names: sampling_seed(seed, names[number], 0, 0, 1, 0, step))
+    return answers
 
 
 def _divergence(agent: _Heard, reference: _Heard, reply: int) -> float:

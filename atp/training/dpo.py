@@ -32,7 +32,7 @@ def dpo_trainer(
     """A trainer on preference pairs; its checkpoints go into `out`.
 
     Args:
-        pairs: rows with prompt, chosen and rejected, each a list of messages; the last two hold one reply.
+        pairs: rows with tools, prompt, chosen and rejected, each a list of messages; the last two hold one reply.
 
     Raises:
         AtpError: a pair over max_length.
@@ -43,7 +43,7 @@ def dpo_trainer(
     tokenizer = loaded.tokenizer
     rows = []
     for pair in pairs:
-        row = {"prompt": rendered(tokenizer, model, pair["prompt"])}
+        row = {"prompt": rendered(tokenizer, model, pair["prompt"], pair["tools"])}
         for side in ("chosen", "rejected"):
             row[side] = pair[side][0]["content"] + tokenizer.eos_token
             check_length(tokenizer, row["prompt"] + row[side], settings, f"the pair of scenario {pair['scenario_id']}")

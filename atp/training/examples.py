@@ -8,7 +8,7 @@ from atp.artifacts import PAIRS, QUESTION, SELECTION, read_table
 from atp.errors import AtpError
 from atp.scenarios.scenario import read_scenarios
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 def conversations(selection: Path, scenarios: Path, testbed: str) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def preference_pairs(pairs: Path, scenarios: Path, testbed: str) -> list[dict[st
 
 
 def best_and_worst_pairs(selection: Path, scenarios: Path, testbed: str) -> list[dict[str, Any]]:
-    """Pairs of the best and the worst paid reply to each prompt of a selection.
+    """Pairs of the best and the worst paid decision on each prompt of a selection, by their first replies.
 
     Raises:
         AtpError: as `conversations`; a prompt without exactly two replies.
@@ -45,7 +45,8 @@ def best_and_worst_pairs(selection: Path, scenarios: Path, testbed: str) -> list
     replies: dict[str, list[dict[str, Any]]] = {}
     for row in conversations(selection, scenarios, testbed):
         key = json.dumps([*(row[name] for name in QUESTION), row["messages"][:-1]])
-        replies.setdefault(key, []).append(row)
+        if row["step"] == 0:
+            replies.setdefault(key, []).append(row)
     made = []
     for rows in replies.values():
         if len(rows) != 2:
@@ -56,6 +57,7 @@ def best_and_worst_pairs(selection: Path, scenarios: Path, testbed: str) -> list
         made.append(
             {
                 "scenario_id": best["scenario_id"],
+                "tools": best["tools"],
                 "prompt": best["messages"][:-1],
                 "chosen": best["messages"][-1:],
                 "rejected": worst["messages"][-1:],
@@ -65,12 +67,13 @@ def best_and_worst_pairs(selection: Path, scenarios: Path, testbed: str) -> list
 
 
 def _check(path: Path, row: dict[str, Any], prompt: list[dict[str, str]], reply: list[dict[str, str]]) -> None:
-    """A prompt that ends with a user's message, and one reply of the agent's."""
+    """A prompt that ends with a user's or a tool's message, and one reply of the agent's."""
     roles = [message["role"] for message in (*prompt, *reply)]
-    if len(reply) != 1 or roles[-2:] != ["user", "assistant"] or set(roles) - set(ROLES):
+    ends = [["user", "assistant"], ["tool", "assistant"]]
+    if len(reply) != 1 or roles[-2:] not in ends or set(roles) - set(ROLES):
         raise AtpError(
             f"{path}: scenario '{row['scenario_id']}': messages have the roles {', '.join(roles) or 'none'}; a prompt "
-            "must end with a user's, and one reply of the assistant's follow"
+            "must end with a user's or a tool's, and one reply of the assistant's follow"
         )
 
 

@@ -26,7 +26,7 @@ from atp.testbeds import TESTBEDS
 from atp.training.dpo import DpoSettings, dpo_trainer
 from atp.training.examples import best_and_worst_pairs, conversations, preference_pairs
 from atp.training.grpo import GrpoSettings, grpo_trainer
-from atp.training.questions import Question, compliance, earned, first_questions, played_questions
+from atp.training.questions import earned, first_questions, played_questions
 from atp.training.sft import SftSettings, sft_trainer
 from atp.training.trainer import CHECKPOINTS, Loaded, fit, load_trainable
 
@@ -147,14 +147,8 @@ def _trainer(job: Job, learned_from: list[Any], loaded: Loaded, out: Path) -> An
         case DpoSettings() as dpo:
             return dpo_trainer(learned_from, loaded, out, job.model, dpo, job.seed)
         case GrpoSettings() as grpo:
-            questions: list[Question] = learned_from
-            reward = earned if job.data else compliance
-            prompts = [question.prompt.messages for question in questions]
-
-            def paid(number: int, reply: str) -> float:
-                return reward(questions[number].judge(reply))
-
-            return grpo_trainer(prompts, paid, loaded, out, job.model, grpo, job.seed)
+            reward = earned if job.data else TESTBEDS[job.testbed].aligned
+            return grpo_trainer(learned_from, reward, loaded, out, job.model, grpo, job.seed)
 
 
 def _end_with(parent: int) -> None:

@@ -1,6 +1,6 @@
 """Supervised fine-tuning on selected replies, by TRL.
 
-Only the last assistant turn of each conversation is learned: it is the reply that the filter kept.
+Only the last assistant turn of each conversation is learned: it is a reply that the filter kept.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,8 @@ def sft_trainer(
     rows = []
     for example in examples:
         *prompt, answer = example["messages"]
-        text, reply = rendered(tokenizer, model, prompt), answer["content"] + tokenizer.eos_token
+        text = rendered(tokenizer, model, prompt, example["tools"])
+        reply = answer["content"] + tokenizer.eos_token
         check_length(tokenizer, text + reply, settings, f"the conversation of scenario {example['scenario_id']}")
         rows.append({"prompt": text, "completion": reply})
     config = SFTConfig(

@@ -1,0 +1,105 @@
+"""Tool use's templates -> scenarios: problems whose numbers vary, each with its exact answer.
+
+A problem belongs to the split that its own text's digest says, so that none stands in both, whatever is drawn.
+"""
+
+import hashlib
+import string
+from random import Random
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from atp.errors import AtpError
+from atp.scenarios.scenario import SPLITS, Problem, ToolUseScenario, stable_id
+from atp.scenarios.templates import TRIES, Plain, Template
+from atp.tools import ToolError, evaluate
+
+Bounds = tuple[int, int]
+
+
+class ProblemTemplate(BaseModel):
+    """A problem with {names} for numbers, each drawn between two bounds, and the expression whose value answers it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    question: str = Field(min_length=1)
+    expression: str = Field(min_length=1)
+    numbers: dict[str, Bounds]
+
+    @model_validator(mode="after")
+    def _numbers_are_named(self) -> "ProblemTemplate":
+        for text in (self.question, self.expression):
+            try:
+                named = {str(name) for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+            except ValueError as error:
+                raise ValueError(f"'{text[:60]}': {error}") from None
+            if unknown := named - set(self.numbers):
+                known = ", ".join(f"{{{name}}}" for name in self.numbers) or "none"
+                raise ValueError(f"unknown placeholder {{{min(unknown)}}}, allowed: {known}")
+        for name, (low, high) in self.numbers.items():
+            if low > high:
+                raise ValueError(f"numbers.{name} {[low, high]}: the smaller comes first")
+        return self
+
+
+class Holds(BaseModel):
+    """How many problems a scenario holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    easy: int = Field(10, ge=0, le=1000)
+    hard: int = Field(5, ge=0, le=1000)
+    tests: int = Field(1, ge=0, le=1000)
+
+
+class ToolUseTemplate(Template):
+    """Where problems come up, and what kinds of them do."""
+
+    system: Plain
+    instruction: Annotated[str, Field(min_length=1)]
+    holds: Holds = Holds()
+    easy: tuple[ProblemTemplate, ...] = Field(min_length=1)
+    hard: tuple[ProblemTemplate, ...] = Field(min_length=1)
+
+
+def instantiate(template: ToolUseTemplate, split: str, rng: Random) -> ToolUseScenario:
+    """One instance: problems of the split, drawn by `rng`, no one twice."""
+    seen: set[str] = set()
+
+    def several(kinds: tuple[ProblemTemplate, ...], count: int) -> list[Problem]:
+        return [_draw(template.environment, kinds, split, rng, seen) for _ in range(count)]
+
+    easy, hard = several(template.easy, template.holds.easy), several(template.hard, template.holds.hard)
+    tests = several(template.hard, template.holds.tests)
+    texts = [problem["question"] for problem in (*easy, *hard, *tests)]
+    return ToolUseScenario(
+        scenario_id=stable_id(template.environment, template.system, template.instruction, *texts),
+        environment=template.environment,
+        split=split,
+        system=template.system,
+        instruction=template.instruction,
+        easy=easy,
+        hard=hard,
+        tests=tests,
+    )
+
+
+def split_of(question: str) -> str:
+    """The split that a problem belongs to: half of all possible ones to each."""
+    return SPLITS[hashlib.blake2b(question.encode(), digest_size=1).digest()[0] % 2]
+
+
+def _draw(environment: str, kinds: tuple[ProblemTemplate, ...], split: str, rng: Random, seen: set[str]) -> Problem:
+    for _ in range(TRIES):
+        kind = rng.choice(kinds)
+        numbers = {name: rng.randint(*bounds) for name, bounds in kind.numbers.items()}
+        question = kind.question.format(**numbers)
+        if question not in seen and split_of(question) == split:
+            seen.add(question)
+            expression = kind.expression.format(**numbers)
+            try:
+                return Problem(question=question, answer=evaluate(expression), expression=expression)
+            except ToolError as error:
+                raise AtpError(f"template '{environment}': expression '{expression}': {error}") from None
+    raise AtpError(f"template '{environment}': too few different problems, let their numbers vary more")

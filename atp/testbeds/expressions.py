@@ -1,0 +1,142 @@
+"""Whether two mathematical expressions are the same, where math-verify is installed to read them."""
+
+import re
+from typing import Any
+
+#: A longer expression is compared as text only.
+LONGEST = 100
+
+#: No sum, factorial, binomial, exponential or word: nothing whose value can outgrow what is written.
+_COMMANDS = set(
+    "frac sqrt pi cdot times div infty cup cap le ge ne lt gt pm in sin cos tan log ln theta alpha beta lambda "
+    "begin end emptyset { } \\".split()
+)
+_COMMAND = re.compile(r"\\([A-Za-z]+|.)")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end) ?\{[pbv]?matrix\}(?! ?\^)")
+_PLAIN = re.compile(r"[0-9A-Za-z\s+\-*/^_(),;.\[\]{}|=<>&]*")
+_EXPONENT = re.compile(
+    r"(?P<group>[)}\]|] ?)?\^ ?(?:(?P<one>[0-9A-Za-z])|"
+    r"\{ ?(?:(?P<many>-?[0-9]{1,4})|-?[0-9]{0,2}[A-Za-z](?:[+-][0-9]{1,2})?|-?[0-9]{1,2}/[0-9]{1,2}"
+    r"|-?\\frac ?\{[0-9]{1,2}\} ?\{[0-9]{1,2}\}|\\pi ?i|i ?\\pi) ?\})(?! ?\^)"
+)
+_SYMBOL = re.compile(r"[0-9\\^*/+()\[\]{},=<>|-]")
+#: How much powers of powers may come to.
+_HIGHEST = 10_000
+#: Two expressions that agree here are the same: in no step of them do rounded values meet by chance.
+_POINTS = (((37, 11), (23, 13), (41, 17)), ((-29, 11), (-43, 19), (-17, 7)), ((31, 13), (-19, 17), (5, 11)))
+_CLOSE = 1e-9
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two short expressions are equal: numbers, terms, tuples, sets, intervals, matrices, (in)equalities.
+
+    math-verify reads them. Its own comparison simplifies and solves, which nothing bounds but a signal; here their
+    values at a few points decide, so that no answer can hold a run up. Where it is not installed nothing is the same.
+    """
+    one, other = _prepared(one), _prepared(other)
+    if not (_SYMBOL.search(one) and _SYMBOL.search(other) and _tame(one) and _tame(other)):
+        return False
+    try:
+        return _equal(_parsed(one), _parsed(other))
+    except Exception:  # it, its parser and sympy raise of every kind on what they cannot read
+        return False
+
+
+def _prepared(text: str) -> str:
+    text = re.sub(r" (?:and|or) |, (?:and|or) ", ",", text)
+    text = re.sub(r"(?<!\\)\b(sqrt|pi|sin|cos|tan|log|ln)(?![A-Za-z])|(?<=[0-9])(sqrt|pi)(?![A-Za-z])", r"\\\1\2", text)
+    text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
+    text = re.sub(r"°|%|\{\}", "", text)
+    return re.sub(r"(?<=[^*])\*(?=[^*])", r"\\cdot ", text)
+
+
+def _tame(text: str) -> bool:
+    """Whether an expression can be read and valued in little time, whatever its author wished."""
+    if len(text) > LONGEST or not _PLAIN.fullmatch(_COMMAND.sub(" ", text)):
+        return False
+    if text.count(r"\pm") > 2 or re.search(r"\\sqrt ?\[(?! ?[2-9] ?\])", text):
+        return False
+    rest = _ENVIRONMENT.sub(" ", text)
+    commands = {match.group(1) for match in _COMMAND.finditer(text)}
+    if not commands <= _COMMANDS or re.search(r"\\(?:begin|end)", rest):
+        return False
+    if re.search(r"[A-Za-z]{3}|[0-9]{16}", _COMMAND.sub(" ", rest)):  # words would be products of their letters
+        return False
+    return _shallow(rest) and _low(rest)
+
+
+def _shallow(text: str) -> bool:
+    """Whether brackets stand at most six deep: the parser's time grows fast with their depth."""
+    depth = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if depth > 6:
+            return False
+    return text.count("(") + text.count("[") <= 12 and text.count("|") <= 4
+
+
+def _low(text: str) -> bool:
+    """Whether no power, and no power of powers, grows beyond bounds. A tower of exponents is refused outright."""
+    highest, product = 1, 1
+    for match in _EXPONENT.finditer(text):
+        value = abs(int(match.group("many") or 0)) or (
+            int(match.group("one")) if (match.group("one") or "").isdigit() else 4
+        )
+        if match.group("group"):
+            product *= max(value, 1)
+        highest = max(highest, value)
+    return product * highest <= _HIGHEST and "^" not in _EXPONENT.sub(" ", text)
+
+
+def _parsed(text: str) -> Any:
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse, parser
+
+    parser.TIMEOUT_WARNING_SHOWN = True  # it would warn that nothing bounds it: `_tame` does
+    normal = NormalizationConfig(basic_latex=True, malformed_operators=True, boxed="none")
+    config = LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normal)
+    # The whole text or nothing: its other modes go on to look for a part that they can read.
+    (value,) = parse(f"${text}$", [config], "no_fallback", "first_match", parsing_timeout=None)
+    return value
+
+
+def _equal(one: Any, other: Any) -> bool:
+    from sympy import Expr, FiniteSet, MatrixBase
+    from sympy.core.relational import GreaterThan, StrictGreaterThan
+
+    if isinstance(one, GreaterThan | StrictGreaterThan):
+        one = one.reversed
+    if isinstance(other, GreaterThan | StrictGreaterThan):
+        other = other.reversed
+    if isinstance(one, MatrixBase) and isinstance(other, MatrixBase):
+        return one.shape == other.shape and all(map(_equal, one.flat(), other.flat()))
+    if isinstance(one, Expr) and isinstance(other, Expr):
+        return _same_values(one, other)
+    if type(one) is not type(other) or len(one.args) != len(other.args):
+        return False
+    if one.is_Relational and one.is_Equality and _equal(one.lhs - one.rhs, other.rhs - other.lhs):
+        return True
+    if one.is_Relational:
+        return _equal(one.lhs - one.rhs, other.lhs - other.rhs)
+    if isinstance(one, FiniteSet):
+        return all(any(_equal(each, partner) for partner in other.args) for each in one.args)
+    return one == other or (bool(one.args) and all(map(_equal, one.args, other.args)))
+
+
+def _same_values(one: Any, other: Any) -> bool:
+    from sympy import I, Rational
+
+    if one == other:
+        return True
+    symbols = one.free_symbols | other.free_symbols
+    # By name: a symbol of one may be taken as real, and that of the other not.
+    names = sorted({str(symbol) for symbol in symbols} - {"i"})
+    if len(names) > len(_POINTS[0]):
+        return False
+    for point in _POINTS[: len(_POINTS) if names else 1]:
+        values = dict(zip(names, (Rational(*each) for each in point), strict=False)) | {"i": I}
+        at = {symbol: values[str(symbol)] for symbol in symbols}
+        value, partner = one.subs(at).evalf(30), other.subs(at).evalf(30)
+        if not (value.is_finite and partner.is_finite and abs(value - partner) <= _CLOSE * (1 + abs(value))):
+            return False
+    return True
