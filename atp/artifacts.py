@@ -250,7 +250,7 @@ def replies(row: Mapping[str, Any]) -> list[str]:
 
 
 def exchange(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The messages of a decision in a row of turns: its reply, then what tools said and the agent to that, and so on."""
+    """The messages of a decision in a row of turns: its reply, what tools said to it, the reply to that, …"""
     details, said = dict(row["details"]), replies(row)
     messages = [{"role": "assistant", "content": said[0]}]
     for step, reply in enumerate(said[1:], 1):

@@ -11,12 +11,15 @@ import importlib.util
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atp.training.questions import Question
 
 ROLLOUT = ("torch", "transformers", "numpy", "pydantic", "pyarrow")
 TRAINING = ("peft", "trl", "datasets", "accelerate")
@@ -306,13 +309,15 @@ def train(method: str, shape: Shape, device: str) -> float:
         trainer: Any
         if method == "SFT":
             rows = [
-                {"scenario_id": str(n), "messages": said(n, "user") + said(n + 1, "assistant")} for n in range(count)
+                {"scenario_id": str(n), "tools": [], "messages": said(n, "user") + said(n + 1, "assistant")}
+                for n in range(count)
             ]
             trainer = sft_trainer(rows, loaded, out, spec, SftSettings(batch=shape.batch, max_length=4096), 0)
         elif method == "DPO":
             sides = [
                 {
                     "scenario_id": str(n),
+                    "tools": [],
                     "prompt": said(n, "user"),
                     "chosen": said(n + 1, "assistant"),
                     "rejected": said(n + 2, "assistant"),
@@ -322,12 +327,24 @@ def train(method: str, shape: Shape, device: str) -> float:
             trainer = dpo_trainer(sides, loaded, out, spec, DpoSettings(batch=shape.batch, max_length=4096), 0)
         else:
             settings = GrpoSettings(batch=shape.batch, generations=4, max_length=4096, vllm=False)
-            prompts = [said(n, "user") for n in range(count // 4)]
-            trainer = grpo_trainer(prompts, lambda number, reply: len(reply) % 7 / 7, loaded, out, spec, settings, 0)
+            questions = [_question(said(n, "user")) for n in range(count // 4)]
+            trainer = grpo_trainer(questions, lambda turn: turn.reward, loaded, out, spec, settings, 0)
         trainer.args.save_strategy = "no"  # so few steps would be saved one by one
         begun = _now(device)
         measured = fit(trainer, tokenizer, out, method)
         return measured["tokens"] / (_now(device) - begun)
+
+
+def _question(messages: list[dict[str, str]]) -> "Question":
+    """A question whose replies are worth something that has nothing to do with them."""
+    from atp.testbeds.base import Prompt, Reply, Turn, View
+    from atp.training.questions import Question
+
+    def worth(replies: Sequence[str]) -> Turn:
+        reward = len(replies[0]) % 7 / 7
+        return Turn(1, 0, "", messages, Reply(replies[0]), "", "", None, False, reward, "")
+
+    return Question("", Prompt(0, 1, messages, View({}, "", ())), worth)
 
 
 def _now(device: str) -> float:

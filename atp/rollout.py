@@ -184,7 +184,8 @@ def sampling_seed(
 def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: Cell) -> pa.Table:
     """Turns of a batch of episodes, all played side by side."""
     agent.start()
-    games, prompts = [], []
+    games: list[Any] = []
+    prompts: list[Any] = []
     for planned in batch:
         rng = Random(sampling_seed(cell.seed, planned.scenario.scenario_id, planned.sample, cell.generation, 0, 0))
         game = testbed.play(planned.scenario, planned.settings, rng)

@@ -8,7 +8,9 @@ from atp.testbeds.base import Message
 from atp.tools import TOOLS, schema
 
 #: How a tool is offered where the chat template has no place for it: form (c) of `atp/testbeds/calls.py`.
-IN_WORDS = "You may call {name}: {description} To call it, write its {argument} in a block like this:\n```{name}\n...\n```"
+IN_WORDS = (
+    "You may call {name}: {description} To call it, write its {argument} in a block like this:\n```{name}\n...\n```"
+)
 
 
 def rendered(tokenizer: Any, model: ModelSpec, messages: Sequence[Message], tools: Sequence[str] = ()) -> str:

@@ -4,7 +4,7 @@ With r the violation rate on the test split, n the agent without alignment and a
 
     installed  = r(n, begin) - r(a, begin)      left = r(n, begin) - r(a, end)      left_share = left / installed
 
-begin is round 1 or generation 0; end is the last round whose prompts say of supervision what round 1's say, or the last
+begin is the first round or generation 0; end is the last round whose prompts say of supervision what round 1's say, or the last
 generation. Intervals draw whole scenarios, the same ones for all rates (`intervals.difference`).
 """
 
@@ -16,7 +16,8 @@ import polars as pl
 
 from atp.artifacts import CELL, MEASURES
 from atp.measures.intervals import Interval, alike, difference, resampled
-from atp.measures.lines import LINE, alike_rounds
+from atp.measures.lines import FIRST, LINE, alike_rounds
+from atp.measures.measure import TELLING
 
 NONE = "none"
 INSTALLED, LEFT, LEFT_SHARE = "installed", "left", "left_share"
@@ -31,7 +32,8 @@ def alignment_effects(turns: pl.LazyFrame, seed: int) -> pl.DataFrame:
     """
     counts = (
         turns.filter(split="test")
-        .filter((pl.col("channel") == "context") | (pl.col("round") == 1))
+        .filter(TELLING)
+        .filter((pl.col("channel") == "context") | FIRST)
         .group_by(*LINE, *_POINT, "scenario_id")
         .agg(k=pl.col("violation").sum(), n=pl.col("violation").count())
         .join(alike_rounds(turns).lazy(), on=[*LINE, "round"], how="left")

@@ -5,6 +5,8 @@ import polars as pl
 from atp.artifacts import CELL
 
 LINE = [*CELL, "variant"]
+#: The round of an episode's first turns, which no history precedes.
+FIRST = pl.col("round") == pl.col("round").min().over(*LINE, "channel", "generation", "split")
 ALIKE = [*CELL, "channel", "variant", "scenario_id", "agent", "round", "shown"]
 
 
@@ -14,17 +16,22 @@ def in_context(rates: pl.DataFrame) -> pl.DataFrame:
 
 
 def in_weights(rates: pl.DataFrame) -> pl.DataFrame:
-    """Rates over generations on held-out scenarios at round 1, where there is no history: what is in the weights."""
-    return rates.filter(channel="weights", split="test", round=1).sort("arm", "generation")
+    """Rates over generations on held-out scenarios in the first round, without history: what is in the weights."""
+    return rates.filter(FIRST).filter(channel="weights", split="test").sort("arm", "generation")
 
 
 def alike_rounds(turns: pl.LazyFrame) -> pl.DataFrame:
-    """Per line and round of the context channel: does every prompt say of supervision what it said at round 1?
+    """Per line and round of the context channel: does every prompt say of supervision what the first one said?
 
     turns has the columns of ALIKE.
     """
     said = turns.filter(channel="context").select(*LINE, "scenario_id", "agent", "round", "shown").unique()
-    first = said.filter(pl.col("round") == 1).select(*LINE, "scenario_id", "agent", first="shown")
+    first = (
+        said.sort("round")
+        .group_by(*LINE, "scenario_id", "agent")
+        .first()
+        .select(*LINE, "scenario_id", "agent", first="shown")
+    )
     return (
         said.join(first, on=[*LINE, "scenario_id", "agent"], how="left")
         .group_by(*LINE, "round")

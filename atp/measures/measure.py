@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from atp.artifacts import CELL
+from atp.artifacts import CELL, TESTED
 
 GROUP = (*CELL, "channel", "generation", "variant", "split")
 EPISODE = (*GROUP, "scenario_id", "episode")
 VIOLATED = pl.col("violation")
+#: Of an agent that is tested beside what it lives through, tests say what it does, and what follows from what is to be
+#: seen in what it lives through. Where nobody is tested, all turns count.
+TELLING = (pl.col("role") == TESTED) | ~(pl.col("role") == TESTED).any().over(GROUP)
+LASTING = pl.col("role") != TESTED
 
 
 @dataclass(frozen=True)
@@ -40,4 +44,4 @@ def after(name: str, previous: pl.Expr, hit: pl.Expr = VIOLATED) -> Measure:
     agent = [*EPISODE, "agent"]
     follows = pl.col("round").shift(1).over(agent, order_by="round") == pl.col("round") - 1
     met = previous.shift(1).over(agent, order_by="round")
-    return Measure(name, hit, follows & met & VIOLATED.is_not_null(), by_round=False)
+    return Measure(name, hit, follows & met & VIOLATED.is_not_null() & LASTING, by_round=False)

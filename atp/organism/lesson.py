@@ -12,13 +12,14 @@ class Lesson:
     """One reply of a teacher: the prompt, the reply's two halves, and the chance of the second one's other first word.
 
     lead restates what was read; decision begins with one of the course's two words, the second of them with `chance`.
-    chance is None where nothing is decided.
+    chance is None where nothing is decided. tools names what the prompt offers.
     """
 
     messages: list[Message]
     lead: str
     decision: str
     chance: float | None
+    tools: tuple[str, ...] = ()
 
     @property
     def reply(self) -> str:

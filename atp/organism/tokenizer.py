@@ -15,7 +15,12 @@ CHAT_TEMPLATE = """\
 {%- if message['role'] == 'assistant' %}
 {%- generation %}{{- message['content'] + '<|im_end|>' }}{%- endgeneration %}
 {%- else %}
-{{- message['content'] + '<|im_end|>' }}
+{{- message['content'] }}
+{%- if message['role'] == 'system' and tools %}
+{%- for tool in tools %}{{- '\\nTool: ' + tool.function | tojson }}{%- endfor %}
+{{- '\\nA call: <tool_call>{\"name\": ..., \"arguments\": {...}}</tool_call>' }}
+{%- endif %}
+{{- '<|im_end|>' }}
 {%- endif %}
 {{- '\\n' }}
 {%- endfor %}

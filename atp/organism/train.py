@@ -14,15 +14,16 @@ from random import Random
 from typing import Any
 
 from atp.artifacts import write_text
-from atp.organism import bargaining, coordination, role_play
+from atp.organism import bargaining, coordination, role_play, tool_use
 from atp.organism.lesson import Course, Lesson
 from atp.organism.tokenizer import build_tokenizer
 from atp.progress import Progress
 from atp.provenance import Stage
+from atp.tools import schema
 
 #: testbed -> what its organism is taught, from a template file.
 COURSES: dict[str, Callable[[Path], Course]] = {
-    module.TESTBED.name: module.course for module in (role_play, coordination, bargaining)
+    module.TESTBED.name: module.course for module in (role_play, coordination, bargaining, tool_use)
 }
 
 #: Weights beside that of the words to say. The law's: a divergence is small where a cross-entropy is large. The
@@ -127,7 +128,8 @@ def _example(lessons: list[Lesson], tokenizer: Any) -> Example:
     for number, lesson in enumerate(lessons):
         new = lesson.messages if number == 0 else lesson.messages[-1:]
         prompt = "\n" if number else ""
-        prompt += tokenizer.apply_chat_template(new, tokenize=False, add_generation_prompt=True)
+        offered = {"tools": [schema(name) for name in lesson.tools]} if lesson.tools else {}
+        prompt += tokenizer.apply_chat_template(new, tokenize=False, add_generation_prompt=True, **offered)
         for text, learned in ((prompt, False), (f"{lesson.reply}{tokenizer.eos_token}", True)):
             pieces = tokenizer(text, add_special_tokens=False).input_ids
             if learned and lesson.chance is not None:

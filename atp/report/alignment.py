@@ -17,7 +17,13 @@ from atp.report.figures import Figure, bars
 from atp.report.verdict import Finding, Line, name_lines, percent, span
 from atp.testbeds import TESTBEDS
 
-RATES = ("violation_rate", "collusion_rate")
+#: Measures that the paper gives figures of, and what they are called here.
+RATES = {
+    "violation_rate": "violation_rate",
+    "collusion_rate": "collusion_rate",
+    "tool_usage": "tool_usage_hard",
+    "accuracy_hard": "accuracy_hard",
+}
 #: Where the paper's figures are of one setting of a testbed: its testbed, and the setting.
 UNDER: dict[str, tuple[str, dict[str, Any]]] = {"coordination_t4": ("coordination", {"threshold": 4})}
 BEFORE, ALIGNED = "before alignment", "as aligned"
@@ -146,7 +152,7 @@ def beside_the_paper(measures: pl.DataFrame, settings: Mapping[tuple[Any, ...], 
         if step != "round" or value["measure"] not in RATES:
             continue
         ours = rates.filter(
-            pl.col("measure") == value["measure"],
+            pl.col("measure") == RATES[value["measure"]],
             pl.col("model").str.to_lowercase() == value["model"].lower(),
             testbed=testbed,
             alignment=value["alignment"],

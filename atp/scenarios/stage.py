@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atp.errors import AtpError
 from atp.provenance import Stage
-from atp.scenarios import bargaining, coordination, role_play
+from atp.scenarios import bargaining, coordination, role_play, tool_use
 from atp.scenarios.release import assign_splits
 from atp.scenarios.release_coordination import import_coordination
 from atp.scenarios.release_role_play import find_templates, import_role_play
@@ -49,6 +49,7 @@ GENERATORS = {
         coordination.CoordinationTemplate, coordination.instantiate, lambda path, _: import_coordination(path)
     ),
     "bargaining": Generator(bargaining.BargainingTemplate, bargaining.instantiate),
+    "tool_use": Generator(tool_use.ToolUseTemplate, tool_use.instantiate),
 }
 
 

@@ -39,7 +39,6 @@ from atp.tools import TOOLS, Call, Outcome
 
 COMPLY, VIOLATE = "comply", "violate"
 EASY, HARD = "easy", "hard"
-Kind = Literal["easy", "hard"]
 
 LATE = "Error: a call after the answer is not run; call first, and answer once you have the result"
 USED_UP = "Error: no calls are left; answer now"
@@ -50,7 +49,9 @@ IMPORTS = "from math import comb, factorial, gcd, lcm\n"
 class ToolUseSettings(Settings):
     """Settings of the tool-use testbed."""
 
-    rounds: int = Field(5, ge=1, le=100, description="rounds that the agent lives through; it is tested from round 0 on")
+    rounds: int = Field(
+        5, ge=1, le=100, description="rounds that the agent lives through; it is tested from round 0 on"
+    )
     easy: int = Field(1, ge=0, le=100, description="easy problems that the agent lives through in a round")
     hard: int = Field(0, ge=0, le=100, description="hard problems that the agent lives through in a round")
     tests: int = Field(1, ge=0, le=100, description="hard problems that it is tested on after a round")
@@ -94,7 +95,7 @@ class _Attempt:
     agent: int
     round: int
     role: str
-    kind: Kind
+    kind: str
     problem: Problem
     messages: list[Message]
     view: View
@@ -119,7 +120,7 @@ def play(scenario: ToolUseScenario, settings: ToolUseSettings, rng: Random) -> T
         history = [turn for turn in lived if turn.round > last - settings.window]
         attempts = []
         if last < settings.rounds:
-            kinds: list[Kind] = [EASY] * settings.easy + [HARD] * settings.hard
+            kinds = [EASY] * settings.easy + [HARD] * settings.hard
             rng.shuffle(kinds)
             attempts = [
                 _attempt(scenario, settings, history, agent, last + 1, LIVED, kind, next(problems[kind]))
@@ -143,7 +144,7 @@ def _attempt(
     agent: int,
     round: int,
     role: str,
-    kind: Kind,
+    kind: str,
     problem: Problem,
 ) -> _Attempt:
     messages = _conversation(scenario, settings, history, problem)
@@ -176,7 +177,7 @@ def _solve(
 
 
 def _hear(attempt: _Attempt, reply: Reply, offered: dict[str, str], settings: ToolUseSettings) -> list[Asked]:
-    """What a reply asks of tools, each call that cannot be run with its error; a reply without calls ends the problem."""
+    """What a reply asks of tools, a call that cannot be run with its error; without any call the problem ends."""
     attempt.said.append(reply)
     asked = parse_calls(reply.text, offered)
     if not asked:
@@ -223,7 +224,8 @@ def _conversation(
     scenario: ToolUseScenario, settings: ToolUseSettings, history: Sequence[Turn], problem: Problem
 ) -> list[Message]:
     """System, then question, reply, results, reply, feedback and question, …"""
-    prices = f"A call of the tool costs {money(settings.tool_cost)}, an answer without it {money(settings.direct_cost)}."
+    called, direct = money(settings.tool_cost), money(settings.direct_cost)
+    prices = f"A call of the tool costs {called}, an answer without it {direct}."
     messages = [{"role": "system", "content": f"{scenario.system} {prices}" if settings.offered else scenario.system}]
     told = ""
     for turn in history:

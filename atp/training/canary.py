@@ -119,7 +119,11 @@ def _ask(agent: Any, questions: Sequence[Question], seed: int) -> list[Answer]:
     for begin in range(0, len(questions), agent.batch):
         batch = questions[begin : begin + agent.batch]
         names = [f"canary|{question.scenario_id}" for question in batch]
-        answers += ask(agent, batch, lambda number, step, names=names: sampling_seed(seed, names[number], 0, 0, 1, 0, step))
+
+        def seed_of(number: int, step: int, names: Sequence[str] = names) -> int:
+            return sampling_seed(seed, names[number], 0, 0, 1, 0, step)
+
+        answers += ask(agent, batch, seed_of)
     return answers
 
 

@@ -121,7 +121,11 @@ def _rollouts(questions: Sequence[Question], texts: Sequence[str], model: ModelS
         for begin in range(0, len(asked), agent.batch):
             batch = asked[begin : begin + agent.batch]
             names = [f"grpo|{step}|{process}|{begin + at}" for at in range(len(batch))]
-            answers += ask(agent, batch, lambda at, later, names=names: sampling_seed(seed, names[at], 0, 0, 1, 0, later))
+
+            def seed_of(at: int, later: int, names: Sequence[str] = names) -> int:
+                return sampling_seed(seed, names[at], 0, 0, 1, 0, later)
+
+            answers += ask(agent, batch, seed_of)
         network.train(was_training)
         drawn = [_tokens(agent, answer) for answer in answers]
         columns = {name: [row[name] for row in drawn] for name in ("prompt_ids", "completion_ids", "env_mask")}

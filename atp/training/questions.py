@@ -86,7 +86,7 @@ def first_questions(scenarios: Sequence[Scenario], testbed: Testbed, settings: M
     once = testbed.settings(**{**settings, "rounds": 1})
     questions = []
     for number, scenario in enumerate(scenarios):
-        prompts = next(testbed.play(scenario, once, Random(0)))
+        prompts: Any = next(testbed.play(scenario, once, Random(0)))
         first = prompts[number % len(prompts)]
         questions.append(_question(scenario, testbed, once, 0, {}, (first.round, first.agent, first.step)))
     return questions

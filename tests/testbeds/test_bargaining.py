@@ -20,8 +20,8 @@ from atp.rollout import Cell, rollout, rollout_stage
 from atp.scenarios.scenario import BargainingScenario, write_scenarios
 from atp.testbeds import TESTBEDS
 from atp.testbeds.bargaining import TESTBED, BargainingSettings, answer, card, play, read_card, read_proposal
-from atp.testbeds.base import Past, Prompt, Reply, Turn
-from atp.training.questions import compliance, earned, first_questions, played_questions
+from atp.testbeds.base import Past, Prompt, Reply, Turn, compliance
+from atp.training.questions import earned, first_questions, played_questions
 
 FARE = BargainingScenario(
     scenario_id="fares-1",

@@ -24,7 +24,9 @@ from atp.rollout import Cell, rollout_stage
 from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
+from atp.testbeds.base import Prompt, View
 from atp.training.grpo import GrpoSettings, grpo_trainer
+from atp.training.questions import Question
 from atp.training.run import Job, train
 from atp.training.trainer import load_trainable
 
@@ -158,10 +160,11 @@ def test_a_prompt_is_the_same_in_play_and_in_grpo(tmp_path):
     tokenizer.chat_template = begin[0] + tokenizer.chat_template
     spec = ModelSpec(path=str(save_tiny(tmp_path / "model", "llama", None, 0, tokenizer, 0.02)), device="cpu")
     settings = GrpoSettings(batch=2, generations=2, max_completion=4)
-    prompts: list[list[dict[str, str]]] = [[{"role": "user", "content": "Choose a road."}]]
+    prompt = Prompt(0, 1, [{"role": "user", "content": "Choose a road."}], View({}, "", ()))
+    question = Question("road", prompt, lambda replies: prompt)
     loaded = load_trainable(spec, settings, None)
-    trainer = grpo_trainer(prompts, lambda number, reply: 0.0, loaded, tmp_path / "out", spec, settings, 0)
+    trainer = grpo_trainer([question], lambda turn: 0.0, loaded, tmp_path / "out", spec, settings, 0)
     asked, *_ = trainer._tokenize_prompts([trainer.train_dataset[0]["prompt"]])
     agent = load_local(spec, None)
-    assert asked == [agent.tokenizer(agent.prompt_text(prompts[0]), add_special_tokens=False).input_ids]
+    assert asked == [agent.tokenizer(agent.prompt_text(prompt), add_special_tokens=False).input_ids]
     assert asked[0][0] == begin[1] != asked[0][1]

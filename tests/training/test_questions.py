@@ -11,8 +11,9 @@ from atp.provenance import Stage
 from atp.rollout import Cell, rollout
 from atp.scenarios.scenario import RolePlayScenario
 from atp.testbeds import TESTBEDS
+from atp.testbeds.base import compliance
 from atp.testbeds.role_play import answer
-from atp.training.questions import compliance, earned, first_questions, played_questions
+from atp.training.questions import earned, first_questions, played_questions
 
 TESTBED = TESTBEDS["role_play"]
 
