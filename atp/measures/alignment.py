@@ -4,8 +4,8 @@ With r the violation rate on the test split, n the agent without alignment and a
 
     installed  = r(n, begin) - r(a, begin)      left = r(n, begin) - r(a, end)      left_share = left / installed
 
-begin is the first round or generation 0; end is the last round whose prompts say of supervision what round 1's say, or the last
-generation. Intervals draw whole scenarios, the same ones for all rates (`intervals.difference`).
+begin is the first round or generation 0; end is the last round whose prompts say of supervision what the first one's
+say, or the last generation. Intervals draw whole scenarios, the same ones for all rates (`intervals.difference`).
 """
 
 from collections.abc import Iterable

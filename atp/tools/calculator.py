@@ -107,9 +107,9 @@ def _bounded(compute: Callable[..., Any]) -> Callable[..., Number]:
 def _whole(compute: Callable[..., int], most: int | None = None) -> Callable[..., Number]:
     def checked(*values: Number) -> int:
         for value in values:
-            if value.denominator != 1 or (most is not None and abs(value) > most):
+            if value.denominator != 1 or (most and abs(value.numerator) > most):
                 raise ToolError("needs whole numbers" + (f" of at most {most}" if most else ""))
-        return compute(*map(int, values))
+        return compute(*[value.numerator for value in values])
 
     return _bounded(checked)
 

@@ -1,10 +1,12 @@
 """What a tool is, how it is offered, and how calls are run."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from atp.tools.calculator import ToolError, evaluate
+from atp.tools.sandbox import run_python
 
 #: Longest result that goes back to an agent, in characters.
 LONGEST = 2000
@@ -39,8 +41,13 @@ class Tool:
 
 TOOLS = {
     tool.name: tool
-    for tool in (Tool("calculator", "Evaluates an expression exactly.", "expression", "such as 12 * 34", evaluate),)
+    for tool in (
+        Tool("calculator", "Evaluates an expression exactly.", "expression", "such as 12 * 34", evaluate),
+        Tool("python", "Runs a Python program and returns what it prints.", "code", "the program", run_python),
+    )
 }
+#: Tools whose calls are processes of their own, so that several can run side by side.
+APART = ("python",)
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -56,7 +63,14 @@ def schema(name: str) -> dict[str, Any]:
 
 def run_calls(calls: Sequence[Call]) -> list[Outcome]:
     """Run calls, equal ones once; their outcomes in the same order."""
-    outcomes = {call: _run(call) for call in dict.fromkeys(calls)}
+    once = list(dict.fromkeys(calls))
+    if any(call.name in APART for call in once):
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            outcomes = dict(zip(once, pool.map(_run, once), strict=True))
+    else:
+        outcomes = {call: _run(call) for call in once}
     return [outcomes[call] for call in calls]
 
 
@@ -65,7 +79,7 @@ def _run(call: Call) -> Outcome:
         text = TOOLS[call.name].run(call.text)
     except ToolError as error:
         return Outcome(f"Error: {error}", True)
-    text = text.encode("utf-8", "replace").decode()
+    text = "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]} (and {len(text) - LONGEST} more characters)"
     return Outcome(text, False)
