@@ -261,6 +261,12 @@ def exchange(row: Mapping[str, Any]) -> list[dict[str, str]]:
     return messages
 
 
+def said_in_round(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Everything that an agent said in a row's round, and what tools said to it, as messages."""
+    said = exchange(row)
+    return said if len(said) > 1 else [{"role": "assistant", "content": text} for text in replies(row)]
+
+
 def read_provenance(path: Path | str) -> dict[str, Any]:
     """The provenance that a stage wrote into its artifact; {} where there is none."""
     return _open(path, lambda file: json.loads((pq.read_schema(file).metadata or {}).get(METADATA_KEY, b"{}")))

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from atp.artifacts import read_turns, replies
+from atp.artifacts import read_turns, said_in_round
 from atp.errors import AtpError
 from atp.measures import rates_by_round
 
@@ -46,13 +46,17 @@ def print_transcript(path: Path, episode: str) -> None:
         known = ", ".join(turns["episode"].unique(maintain_order=True).head(3))
         raise AtpError(f"{path}: no episode '{episode}'; there are {turns['episode'].n_unique()}, such as {known}")
     console = Console(highlight=False)
+    seen: set[int] = set()
     for row in rows:
         console.rule(Text(f"round {row['round']}, agent {row['agent']} ({row['role']})"), align="left")
-        shown = row["messages"] if row["round"] == 1 else row["messages"][-1:]
+        shown = row["messages"][-1:] if row["agent"] in seen else row["messages"]
+        seen.add(row["agent"])
         for message in shown:
             console.print(Text(f"{message['role']}: {visible(message['content'])}"))
-        for reply in replies(row):
-            console.print(Text(f"reply: {visible(reply)}", style="bold"))
+        for message in said_in_round(row):
+            own = message["role"] == "assistant"
+            said = f"{'reply' if own else 'tool'}: {visible(message['content'])}"
+            console.print(Text(said, style="bold" if own else ""))
         console.print(Text(_outcome(row)))
 
 

@@ -76,7 +76,7 @@ function show() {
   byId("turn").replaceChildren(
     ...turn.messages.map(([who, text]) => message(who, text)),
     message("reply", turn.reply, `reply ${kind}`),
-    ...turn.further.map((text) => message("reply to the round's next question", text)),
+    ...turn.further.map(([who, text]) => message(who === "tool" ? "tool" : "reply, further in this round", text)),
     element("p", `outcome ${kind}`, outcome(turn)),
     ...(turn.feedback ? [message("feedback, told to the agent in its next prompt", turn.feedback)] : []),
   );

@@ -20,6 +20,7 @@ from atp.measures.rates import scan_turns
 from atp.report import alignment, ran
 from atp.report.coordination import population_figures
 from atp.report.figures import VIOLATION, figures, svg
+from atp.report.tool_use import tool_figures
 from atp.report.transcripts import transcripts
 from atp.report.verdict import findings, invalid_words
 
@@ -59,6 +60,7 @@ def report_stage(
         *alignment.alignment_figures(effects),
         *figures(table, ran.deployments(selections)),
         *population_figures(table, settings, theory=not own),
+        *tool_figures(table),
     ]
     made = [*artifacts, *turns, *selections, *pairs, *adapters, measures]
     alone = {figure.name: svg(figure, titled=True) for figure in drawn}

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from atp.artifacts import CELL, replies
+from atp.artifacts import CELL, said_in_round
 from atp.measures.rates import scan_turns
 
 #: Turns shown at most, but for one episode of each variant at least: the page holds them all.
@@ -44,12 +44,14 @@ def _file(path: Path, limit: int) -> dict[str, Any] | None:
     )
     first = rows.row(0, named=True)
     found: dict[str, dict[str, Any]] = {}
+    seen: set[tuple[str, int]] = set()
     for row in rows.to_dicts():
         names = {"variant": row["variant"], "scenario": row["scenario_id"], "environment": row["environment"]}
         episode = found.setdefault(row["episode"], {**names, "sample": row["sample"], "turns": []})
-        new = row["messages"] if row["round"] == 1 else row["messages"][-1:]
+        new = row["messages"][-1:] if (row["episode"], row["agent"]) in seen else row["messages"]
+        seen.add((row["episode"], row["agent"]))
         said = [[message["role"], message["content"]] for message in new]
-        further = replies(row)[1:]
+        further = [[message["role"], message["content"]] for message in said_in_round(row)[1:]]
         episode["turns"].append({"messages": said, "further": further, **{name: row[name] for name in SHOWN}})
     return {"label": _label(first), "of": len(episodes), "episodes": list(found.values())}
 
