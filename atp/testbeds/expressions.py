@@ -15,7 +15,7 @@ _COMMAND = re.compile(r"\\([A-Za-z]+|.)")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end) ?\{[pbv]?matrix\}(?! ?\^)")
 _PLAIN = re.compile(r"[0-9A-Za-z\s+\-*/^_(),;.\[\]{}|=<>&]*")
 _EXPONENT = re.compile(
-    r"(?P<group>[)}\]|] ?)?\^ ?(?:(?P<one>[0-9A-Za-z])|"
+    r"(?P<group>[)}\]|] ?)?\^ ?(?:(?P<one>[0-9A-Za-z])(?! ?[0-9])|"
     r"\{ ?(?:(?P<many>-?[0-9]{1,3})|-?[0-9]{0,2}[A-Za-z](?:[+-][0-9]{1,2})?|-?[0-9]{1,2}/[0-9]{1,2}"
     r"|-?\\frac ?\{[0-9]{1,2}\} ?\{[0-9]{1,2}\}|\\pi ?i|i ?\\pi) ?\})(?! ?\^)"
 )
@@ -47,7 +47,7 @@ def _prepared(text: str) -> str:
     text = re.sub(r"(?<!\\)\b(sqrt|pi|sin|cos|tan|log|ln)(?![A-Za-z])|(?<=[0-9])(sqrt|pi)(?![A-Za-z])", r"\\\1\2", text)
     text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"°|%|\{\}", "", text)
-    return re.sub(r"(?<=[^*])\*(?=[^*])", r"\\cdot ", text)
+    return text.replace("**", "^").replace("*", r"\cdot ")
 
 
 def _tame(text: str) -> bool:
@@ -125,10 +125,10 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _same_values(one: Any, other: Any) -> bool:
-    from sympy import I, Rational
+    from sympy import I, Rational, nan, zoo
 
-    if one == other:
-        return True
+    if one == other:  # infinity too, as the end of an interval
+        return not one.has(nan, zoo)
     symbols = one.free_symbols | other.free_symbols
     # By name: a symbol of one may be taken as real, and that of the other not.
     names = sorted({str(symbol) for symbol in symbols} - {"i"})
