@@ -1,6 +1,5 @@
 """Hostile programs, each contained: what it is after is not there, and nothing of it is left."""
 
-import os
 import shutil
 import time
 
