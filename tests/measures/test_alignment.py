@@ -8,7 +8,7 @@ from atp.artifacts import MEASURES, TURNS
 from atp.measures.alignment import alignment_effects
 from atp.measures.intervals import difference, share
 
-LINE = dict(model="m", testbed="t", arm="plain", seed=0, variant="v", split="test", agent=0)
+LINE = dict(model="m", testbed="t", arm="plain", seed=0, variant="v", split="test", agent=0, role="worker")
 
 
 def turns(channel: str, played: dict[tuple[str, int], str], announced: tuple[int, ...] = ()) -> pl.LazyFrame:

@@ -35,6 +35,7 @@ def turns(*episodes: tuple[str, str]) -> pl.DataFrame:
                 "scenario_id": scenario,
                 "episode": str(number),
                 "agent": 0,
+                "role": "worker",
                 "shown": "",
             }
             row |= {"round": round, "violation": None if letter == "x" else letter in "vc", "caught": letter == "c"}
