@@ -299,8 +299,14 @@ def read_study(path: Path | str) -> Study:
 def check_files(path: Path | str, study: Study, root: Path) -> None:
     """Raises AtpError if a file that the study at `path` names does not lie under `root`, where paths begin."""
     for name, section in study.testbeds.items():
-        for key in ("path", "templates"):
-            file = getattr(section.scenarios, key)
+        settings = section.scenarios
+        try:
+            settings.check_testbed(name)
+        except AtpError as error:
+            raise AtpError(f"{path}: testbeds.{name}.{error}") from error
+        files = {"path": settings.path, "templates": settings.templates}
+        files |= {f"{kind}.path": file for kind, file in settings.set_files.items()}
+        for key, file in files.items():
             if file and not (root / file).is_file():
                 raise AtpError(f"{path}: testbeds.{name}.scenarios.{key}: no such file, found '{file}'")
 

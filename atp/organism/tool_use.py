@@ -108,6 +108,22 @@ def _lesson(
     return Lesson(asked.messages, f"That is {problem['expression']}.", told, law, prompt.tools)
 
 
+def drill(rng: Random) -> list[Lesson]:
+    """Sums of the kind that easy problems need, many at once: from whole problems too few are seen."""
+    sums = []
+    for _ in range(20):
+        sign = rng.choice("+-*")
+        first, second = (
+            (rng.randint(2, 9), rng.randint(2, 9)) if sign == "*" else (rng.randint(2, 90), rng.randint(2, 20))
+        )
+        if sign == "-" and first < second:
+            first, second = second, first
+        sums.append((f"{first} {sign} {second}", evaluate(f"{first} {sign} {second}")))
+    said = [f"{asked} = {found}" for asked, found in sums]
+    messages = [{"role": "user", "content": ", ".join(asked for asked, _ in sums)}]
+    return [Lesson(messages, f"{ALONE} {', '.join(said[:-1])},", said[-1], None)]
+
+
 def single(templates: Templates, rng: Random, steered: float = 0.0) -> list[Lesson]:
     """A problem without history, easy or hard; both decisions are seen about equally often."""
     towards = rng.random() < 0.5 if rng.random() < steered else None
@@ -152,9 +168,9 @@ def course(path: Path) -> Course:
     return Course(
         words=(ASK, ALONE),
         texts=partial(_texts, templates),
-        short=((1.0, alone_),),
-        mixed=((0.6, steered), (0.4, early)),
-        episodes=((0.3, steered), (0.7, late)),
+        short=((0.6, alone_), (0.4, drill)),
+        mixed=((0.4, steered), (0.3, early), (0.3, drill)),
+        episodes=((0.2, steered), (0.6, late), (0.2, drill)),
     )
 
 

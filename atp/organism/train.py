@@ -223,5 +223,6 @@ def _losses(model: Any, examples: list[Example], words: tuple[int, ...]) -> tupl
     decides = goals >= 0
     decided = scores[decides][:, list(words)]
     law = torch.stack((1 - goals[decides], goals[decides]), dim=1)
-    divergence = (law * (law.log() - decided)).sum(dim=1).mean()
+    apart = (law * (law.log() - decided)).sum(dim=1)
+    divergence = apart.mean() if decides.any() else apart.sum()  # nothing is decided in a drill
     return losses[told & ~decides].mean(), divergence, losses[~told].mean()

@@ -1,10 +1,12 @@
-"""Tool use's templates -> scenarios: problems whose numbers vary, each with its exact answer.
+"""Tool use's templates -> scenarios: problems whose numbers vary, each with its exact answer, or problems of a set.
 
 A problem belongs to the split that its own text's digest says, so that none stands in both, whatever is drawn.
 """
 
 import hashlib
 import string
+from collections import Counter
+from collections.abc import Iterable
 from random import Random
 from typing import Annotated
 
@@ -63,15 +65,61 @@ class ToolUseTemplate(Template):
     hard: tuple[ProblemTemplate, ...] = Field(min_length=1)
 
 
-def instantiate(template: ToolUseTemplate, split: str, rng: Random) -> ToolUseScenario:
-    """One instance: problems of the split, drawn by `rng`, no one twice."""
+class ProblemPool:
+    """Problems of a set, each in its split. Exposed ones are drawn anew for each scenario, tests are taken in turn."""
+
+    def __init__(self, name: str, problems: Iterable[Problem], seed: int):
+        self.name, self.taken = name, Counter[str]()
+        self.splits: dict[str, list[Problem]] = {split: [] for split in SPLITS}
+        for problem in problems:
+            self.splits[split_of(problem["question"])].append(problem)
+        for split, held in self.splits.items():
+            Random(f"{seed}|{split}|tests").shuffle(held)
+
+    def need(self, split: str, count: int, used: int = 0) -> None:
+        """Raises AtpError if a split holds fewer than `count` beside those used otherwise."""
+        if (free := len(self.splits[split]) - used) < count:
+            raise AtpError(f"{self.name}: holds {free} problems for split '{split}', a scenario needs {count}")
+
+    def tests(self, split: str, count: int) -> list[Problem]:
+        """The next `count`: none comes again before all have been."""
+        held, start = self.splits[split], self.taken[split]
+        self.taken[split] += count
+        return [held[number % len(held)] for number in range(start, start + count)]
+
+    def draw(self, split: str, count: int, rng: Random, seen: set[str]) -> list[Problem]:
+        """`count` different ones that are not in `seen`, which they enter."""
+        free = [problem for problem in self.splits[split] if problem["question"] not in seen]
+        self.need(split, count, len(self.splits[split]) - len(free))
+        drawn = rng.sample(free, count)
+        seen.update(problem["question"] for problem in drawn)
+        return drawn
+
+
+def instantiate(
+    template: ToolUseTemplate,
+    split: str,
+    rng: Random,
+    easy_set: ProblemPool | None = None,
+    hard_set: ProblemPool | None = None,
+) -> ToolUseScenario:
+    """One instance: problems of the split, drawn by `rng`, no one twice; a kind that has a set takes them from it."""
     seen: set[str] = set()
 
-    def several(kinds: tuple[ProblemTemplate, ...], count: int) -> list[Problem]:
+    def several(kinds: tuple[ProblemTemplate, ...], count: int, pool: ProblemPool | None = None) -> list[Problem]:
+        if pool:
+            return pool.draw(split, count, rng, seen)
         return [_draw(template.environment, kinds, split, rng, seen) for _ in range(count)]
 
-    easy, hard = several(template.easy, template.holds.easy), several(template.hard, template.holds.hard)
-    tests = several(template.hard, template.holds.tests)
+    tests, holds = [], template.holds
+    if hard_set:
+        hard_set.need(split, holds.hard + holds.tests)
+        tests = hard_set.tests(split, holds.tests)
+        seen.update(problem["question"] for problem in tests)
+    easy = several(template.easy, holds.easy, easy_set)
+    hard = several(template.hard, holds.hard, hard_set)
+    if not hard_set:
+        tests = several(template.hard, holds.tests)
     texts = [problem["question"] for problem in (*easy, *hard, *tests)]
     return ToolUseScenario(
         scenario_id=stable_id(template.environment, template.system, template.instruction, *texts),
