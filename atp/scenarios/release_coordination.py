@@ -103,7 +103,7 @@ def _template(item: Item) -> CoordinationScenario:
 
 def _whole(item: Item, key: str) -> int:
     number = item.param(key)
-    if number != int(number):
+    if not float(number).is_integer():
         raise item.error(f"params.{key} is {number:.10g}, must be a whole number")
     return int(number)
 

@@ -1,6 +1,7 @@
 """What a tool is, how it is offered, and how calls are run."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from atp.tools.sandbox import run_python
 
 #: Longest result that goes back to an agent, in characters.
 LONGEST = 2000
+#: Control characters but newline and tab, those that turn the direction of a text around, and halves of characters.
+_UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +65,31 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def run_calls(calls: Sequence[Call]) -> list[Outcome]:
-    """Run calls, equal ones once; their outcomes in the same order."""
+    """Run calls, equal ones once; their outcomes in the same order. Whatever they ask, none raises."""
     once = list(dict.fromkeys(calls))
-    if any(call.name in APART for call in once):
+    apart = [call for call in once if call.name in APART]
+    outcomes = {call: _run(call) for call in once if call.name not in APART}
+    if len(apart) == 1:
+        outcomes[apart[0]] = _run(apart[0])
+    elif apart:
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            outcomes = dict(zip(once, pool.map(_run, once), strict=True))
-    else:
-        outcomes = {call: _run(call) for call in once}
+        with ThreadPoolExecutor(min(len(apart), len(os.sched_getaffinity(0)))) as pool:
+            outcomes |= zip(apart, pool.map(_run, apart), strict=True)
     return [outcomes[call] for call in calls]
 
 
 def _run(call: Call) -> Outcome:
+    tool = TOOLS.get(call.name)
+    if tool is None:
+        return Outcome(_presentable(f"Error: no tool is called '{call.name[:40]}'; there is {', '.join(TOOLS)}"), True)
     try:
-        text = TOOLS[call.name].run(call.text)
+        return Outcome(_presentable(tool.run(call.text)), False)
     except ToolError as error:
-        return Outcome(f"Error: {error}", True)
-    text = "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST]} (and {len(text) - LONGEST} more characters)"
-    return Outcome(text, False)
+        return Outcome(_presentable(f"Error: {error}"), True)
+
+
+def _presentable(text: str) -> str:
+    """A text of a bounded length, without what a terminal obeys or a file cannot hold."""
+    cut = f" (and {len(text) - LONGEST} more characters)" if len(text) > LONGEST else ""
+    return _UNFIT.sub("\ufffd", text[:LONGEST]) + cut
