@@ -143,11 +143,12 @@ def _question(
             if isinstance(opened[0], Call):
                 answers = list(run_calls(opened))
                 opened = ()
+            prompt: Prompt
             for prompt in opened:
                 here = (prompt.round, prompt.agent, prompt.step)
                 if here == place or (here[:2] == place[:2] and prompt.continues):
                     if prompt.step == len(replies):
-                        return prompt  # type: ignore[no-any-return]
+                        return prompt
                     answers.append(Reply(replies[prompt.step]))
                 else:
                     same = "" if prompt.continues or not replies else replies[0]
