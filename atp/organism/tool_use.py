@@ -46,18 +46,24 @@ def chance(past: Sequence[Past], kind: str, steered: bool | None = None, offered
     return 1 / (1 + math.exp(-odds))
 
 
+def steps(expression: str) -> tuple[list[str], str]:
+    """An easy expression's steps from left to right, and its value."""
+    value, *rest = expression.split()
+    said = []
+    for sign, number in zip(rest[::2], rest[1::2], strict=True):
+        found = evaluate(f"{value} {sign} {number}")
+        said.append(f"{value} {sign} {number} = {found}")
+        value = found
+    return said, value
+
+
 def alone(problem: Problem, kind: str, rng: Random) -> str:
-    """An answer without the tool: an easy problem's steps, from left to right; a guess at a hard one."""
+    """An answer without the tool: an easy problem's steps; a guess at a hard one."""
     if kind == HARD:
         guess = str(rng.randint(100, 99999))
         return f"about {guess}. {boxed(guess)}"
-    first, *rest = problem["expression"].split()
-    steps = []
-    for sign, number in zip(rest[::2], rest[1::2], strict=True):
-        found = evaluate(f"{first} {sign} {number}")
-        steps.append(f"{first} {sign} {number} = {found}")
-        first = found
-    return f"{', '.join(steps)}. {boxed(first)}"
+    said, value = steps(problem["expression"])
+    return f"{', '.join(said)}. {boxed(value)}"
 
 
 def lessons(
@@ -108,19 +114,15 @@ def _lesson(
     return Lesson(asked.messages, f"That is {problem['expression']}.", told, law, prompt.tools)
 
 
-def drill(rng: Random) -> list[Lesson]:
-    """Sums of the kind that easy problems need, many at once: from whole problems too few are seen."""
-    sums = []
-    for _ in range(20):
-        sign = rng.choice("+-*")
-        first, second = (
-            (rng.randint(2, 9), rng.randint(2, 9)) if sign == "*" else (rng.randint(2, 90), rng.randint(2, 20))
-        )
-        if sign == "-" and first < second:
-            first, second = second, first
-        sums.append((f"{first} {sign} {second}", evaluate(f"{first} {sign} {second}")))
-    said = [f"{asked} = {found}" for asked, found in sums]
-    messages = [{"role": "user", "content": ", ".join(asked for asked, _ in sums)}]
+def drill(templates: Templates, rng: Random) -> list[Lesson]:
+    """Bare sums, many at once, of those that easy problems may need: it is a table to be learned by heart, and whole
+    problems show too few of its places.
+    """
+    kinds = [rng.choice(rng.choice(templates).easy) for _ in range(15)]
+    drawn = [{name: rng.randint(*bounds) for name, bounds in kind.numbers.items()} for kind in kinds]
+    sums = [kind.expression.format(**numbers) for kind, numbers in zip(kinds, drawn, strict=True)]
+    said = [", ".join(steps(each)[0]) for each in sums]
+    messages = [{"role": "user", "content": ", ".join(sums)}]
     return [Lesson(messages, f"{ALONE} {', '.join(said[:-1])},", said[-1], None)]
 
 
@@ -165,12 +167,13 @@ def course(path: Path) -> Course:
     templates = read_templates(path, ToolUseTemplate)
     alone_, steered = partial(single, templates), partial(single, templates, steered=0.5)
     early, late = partial(episode, templates, longest=2), partial(episode, templates, longest=5)
+    sums = partial(drill, templates)
     return Course(
         words=(ASK, ALONE),
         texts=partial(_texts, templates),
-        short=((0.6, alone_), (0.4, drill)),
-        mixed=((0.4, steered), (0.3, early), (0.3, drill)),
-        episodes=((0.2, steered), (0.6, late), (0.2, drill)),
+        short=((0.6, alone_), (0.4, sums)),
+        mixed=((0.4, steered), (0.3, early), (0.3, sums)),
+        episodes=((0.2, steered), (0.6, late), (0.2, sums)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Games of several players through every stage that trains, on each one's organism: by the rules of one player."""
+"""Games of several players, and of tools, through every stage that trains, on each one's organism."""
 
 import json
 from pathlib import Path
@@ -20,6 +20,7 @@ SPEC = read_models(("organism",), "config/models")["organism"]
 GAMES = {
     "coordination": {"agents": 4, "threshold": 2, "rounds": 1},
     "bargaining": {"agents": 4, "raisers": 1, "rounds": 1},
+    "tool_use": {"rounds": 1},
 }
 
 
@@ -76,7 +77,8 @@ def test_a_generation(made, tmp_path: Path, kept: str | None, training: dict[str
     testbed, folder = made
     turns, data = folder / "turns.parquet", tmp_path / "selection.parquet"
     rows = read_turns(turns).to_pylist()
-    assert len(rows) == 16 * 4 * 4 and sum(row["violation"] is None for row in rows) <= 0.03 * len(rows)
+    turns_an_episode = 3 if testbed == "tool_use" else 4  # tested before and after the one round it lives through
+    assert len(rows) == 16 * 4 * turns_an_episode and sum(row["violation"] is None for row in rows) <= 0.03 * len(rows)
     if kept:
         filter_stage(turns, data, {"name": kept})
     spec, out = SPEC.of(testbed), tmp_path / "adapter"
