@@ -49,6 +49,13 @@ class _Layer(CacheLayerMixin):
             assert self.keys is not None and self.values is not None
             self.keys, self.values = move(self.keys), move(self.values)
 
+    def move(self, index: torch.Tensor) -> None:
+        """Make row i what row index[i] was, in place: what moves is held twice one layer at a time."""
+        if self.is_initialized:
+            assert self.keys is not None and self.values is not None
+            for held in (self.keys, self.values):
+                held[: len(index), :, : self.kv.used] = held[index, :, : self.kv.used]
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.kv.used, 0
 
@@ -116,6 +123,13 @@ class ConversationCache(Cache):
         self.bias = self.bias[index]
         for layer in self.held:
             layer.change(lambda held: held[index])
+
+    def reorder(self, index: torch.Tensor) -> None:
+        """Make row i what row index[i] was, of the first len(index) rows."""
+        first = slice(len(index))
+        self.bias[first] = self.bias[index]
+        for layer in self.held:
+            layer.move(index)
 
     def _compact(self, kept: torch.Tensor, longest: int) -> None:
         """Move each row's tokens together, ending at slot `longest`."""

@@ -341,30 +341,49 @@ class LocalAgent:
         return output.logits[:, -1]
 
     def _write(self, rows: list[_Row], logits: torch.Tensor) -> None:
-        """Draw tokens until every row has stopped; a stopped row leaves holes."""
+        """Draw tokens until every row has stopped; a stopped row leaves holes. Once at least half of the rows that a
+        step computes have nothing to write, the others go on alone.
+        """
         assert self.cache is not None
-        device, limit, count = self.model.device, self.spec.sampling.max_new_tokens, self.cache.rows
+        device, limit, width = self.model.device, self.spec.sampling.max_new_tokens, self.cache.rows
         uniforms = torch.from_numpy(np.stack([row.uniforms for row in rows])).to(device)
-        numbers = torch.tensor([row.number for row in rows], device=device)
+        writing = list(range(len(rows)))
         for step in range(limit):
-            drawn = self._draw(logits, uniforms[:, step]).tolist()
-            lengths, tokens, positions = [0] * count, [0] * count, [0] * count
-            for row, token in zip(rows, drawn, strict=True):
-                if row.finish:
-                    continue
+            drawn = self._draw(logits, uniforms[writing, step]).tolist()
+            for row, token in zip([rows[place] for place in writing], drawn, strict=True):
                 row.written.append(token)
                 if token in self.stop:
                     row.finish = "stop"
                 elif len(row.written) == limit:
                     row.finish = "length"
-                else:
-                    lengths[row.number], tokens[row.number] = 1, token
-                    positions[row.number] = len(row.prompt) + len(row.written) - 1
-            if not any(lengths):
+            writing = [place for place in writing if not rows[place].finish]
+            if not writing:
                 return
+            open_rows = [rows[place] for place in writing]
+            if 2 * len(writing) <= width:
+                self._to_front(open_rows, rows, width)
+                width = len(writing)
+            lengths, tokens, positions = ([0] * self.cache.rows for _ in range(3))
+            for row in open_rows:
+                lengths[row.number], tokens[row.number] = 1, row.written[-1]
+                positions[row.number] = len(row.prompt) + len(row.written) - 1
             written, new, places = torch.tensor([lengths, tokens, positions], device=device)
             self.cache.reserve(written)
-            logits = self._step(new[:, None], places[:, None], self.cache.mask(slice(None), 1))[numbers]
+            mask = self.cache.mask(slice(width), 1)
+            scores = self._step(new[:width, None], places[:width, None], mask)
+            logits = scores[[row.number for row in open_rows]]
+
+    def _to_front(self, first: list[_Row], rows: list[_Row], width: int) -> None:
+        """Move conversations to the first rows of the cache, of its first `width`."""
+        assert self.cache is not None
+        numbers = [row.number for row in first]
+        order = numbers + sorted(set(range(width)) - set(numbers))
+        self.cache.reorder(torch.tensor(order, device=self.model.device))
+        now = {old: new for new, old in enumerate(order)}
+        self.held[:width] = [self.held[old] for old in order]
+        self.numbers = {name: now.get(old, old) for name, old in self.numbers.items()}
+        for row in rows:
+            row.number = now.get(row.number, row.number)
 
     def _draw(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """One token a row, by the inverse of the cumulative distribution at the row's uniform number."""
