@@ -19,7 +19,7 @@ run: $(BIN)/.installed ## run the default study; ends by naming its report
 	@echo "The report is results/demo/report.html"
 
 test: $(BIN)/.installed ## run the tests (minutes)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(BIN)/.installed ## rebuild the organisms and hold their behaviour to its bands
 	$(BIN)/python -m pytest -m slow

@@ -124,13 +124,15 @@ def _beside(module: Path) -> Iterable[bytes]:
                 yield path.read_bytes()
 
 
-def _imports(source: bytes) -> Iterable[str]:
+@cache  # the stages share most modules
+def _imports(source: bytes) -> tuple[str, ...]:
+    names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)
 
 
 def _module_path(name: str) -> Path | None:

@@ -29,3 +29,9 @@ def scenario() -> RolePlayScenario:
         unchecked="The manager is away.",
         uncertain="The manager may look.",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first: with two workers, one that comes last leaves the other idle."""
+    slow = ("workflow", "training")
+    items.sort(key=lambda item: next((place for place, room in enumerate(slow) if room in item.path.parts), len(slow)))

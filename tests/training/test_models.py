@@ -124,7 +124,7 @@ def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
     """What several GPUs do, by the same launcher, on a machine without any; and what is left when one is killed."""
     spec = ModelSpec(path="resources/organism/role_play", device="cpu", gpus=2)
     section = read_study("config/studies/demo.yaml").testbeds["role_play"]
-    settings = alignment_training(section, "dpo", "organism").model_copy(update={"epochs": 8.0, "batch": 4})
+    settings = alignment_training(section, "dpo", "organism").model_copy(update={"epochs": 6.0, "batch": 4})
     common: dict[str, Any] = {"label": "test", "training": settings, "seed": 0, "testbed": "role_play", "settings": {}}
     common |= {"scenarios": scenarios, "data": pairs, "data_kind": "pairs"}
     both = train(Job(model=spec, **common), tmp_path / "two")
