@@ -66,7 +66,7 @@ def finetune(folder: Path, data: str, out: Path, **training: Any) -> dict[str, f
     ("data", "training"),
     [
         ("best_of_n", {"method": "sft", "learning_rate": 5e-4}),
-        ("best_and_worst", {"method": "dpo", "learning_rate": 5e-4}),
+        ("best_and_worst", {"method": "dpo", "learning_rate": 5e-4, "epochs": 3.0}),
         ("turns", {"method": "grpo", "learning_rate": 1e-3, "batch": 24, "generations": 4}),
     ],
 )
