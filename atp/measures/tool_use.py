@@ -7,6 +7,7 @@ reply is no right answer: it counts in accuracy, not in tool usage. Regret is wh
 
 import polars as pl
 
+from atp.artifacts import TESTED
 from atp.measures.measure import GROUP, VIOLATED, Measure, Rows
 
 TESTBED = "tool_use"
@@ -18,7 +19,7 @@ KINDS = ("easy", "hard")
 def problems(turns: pl.LazyFrame) -> pl.LazyFrame:
     """Turns that tell of their `kind`, with `correct`, `regret` and `failed` calls."""
     detail = pl.col("details").map
-    tested = (pl.col("role") == "tested") & (pl.col("kind") == "hard")
+    tested = (pl.col("role") == TESTED) & (pl.col("kind") == "hard")
     made = turns.with_columns(
         kind=detail.get("kind"),
         correct=detail.get("correct") == "yes",
