@@ -314,7 +314,7 @@ def _values(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
     values = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or not key:
+        if not equals or not key or not value.strip():
             raise AtpError(f"{flag} {pair}: must be KEY=VALUE")
         try:
             values[key] = yaml.safe_load(value)

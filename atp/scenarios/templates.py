@@ -81,7 +81,7 @@ def read_templates(path: Path | str, kind: type[AnyTemplate]) -> list[AnyTemplat
     """
     path = Path(path)
     if not path.is_file():
-        raise AtpError(f"{path}: no such file")
+        raise AtpError(f"{path}: {'a folder, not a template file' if path.is_dir() else 'no such file'}")
     try:
         items = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

@@ -33,9 +33,12 @@ class ProblemTemplate(BaseModel):
     def _numbers_are_named(self) -> "ProblemTemplate":
         for text in (self.question, self.expression):
             try:
-                named = {str(name) for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+                fields = [field for field in string.Formatter().parse(text) if field[1] is not None]
             except ValueError as error:
                 raise ValueError(f"'{text[:60]}': {error}") from None
+            named = {str(name) for _, name, _, _ in fields}
+            if any(spec or conversion for _, _, spec, conversion in fields):
+                raise ValueError(f"'{text[:60]}': a placeholder is a {{name}} alone, without ':' or '!' in it")
             if unknown := named - set(self.numbers):
                 known = ", ".join(f"{{{name}}}" for name in self.numbers) or "none"
                 raise ValueError(f"unknown placeholder {{{min(unknown)}}}, allowed: {known}")

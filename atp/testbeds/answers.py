@@ -13,7 +13,9 @@ LONGEST_ANSWER = 1_000
 
 _BRACES = re.compile(r"\\\\?(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTALL)
 _LOOSE = re.compile(r'["\']answer["\']\s{0,9}:\s{0,9}"([^"\n]{1,1000})"', re.IGNORECASE)
-_LINE = re.compile(r"^.*\banswer\b[*_\s]{0,9}(?::|\bis\b:?)[*_\s]{0,9}(.+)$", re.IGNORECASE | re.MULTILINE)
+_LINE = re.compile(
+    r"^.*\banswer\b[*_\s]{0,9}(?::|\bis\b:?)[*_\s]{0,9}(?![*_\s]{0,9}not\b)(.+)$", re.IGNORECASE | re.MULTILINE
+)
 #: What JSON makes of LaTeX whose backslashes a model forgot to double.
 _UNESCAPED = [("\f", r"\\f"), ("\b", r"\\b"), (r"\t(?=ext|imes|frac|heta|an\b)", r"\\t"), (r"\r(?=ight)", r"\\r")]
 
@@ -81,11 +83,14 @@ _SUFFIX = re.compile(
     r"(?:[ /-][A-Za-z.]{1,20}){0,4}(?:\^[23])?)",
     re.DOTALL,
 )
-#: Words behind a number that change it, or are mathematics: no unit.
+#: Words behind a number that change it, deny it, or are mathematics, in the singular: no unit.
 _NO_UNIT = set(
-    "and or not plus minus times more less over hundred thousand million billion trillion dozen half halves third "
-    "thirds quarter quarters squared cubed factorial root sqrt mod log sin cos tan inf infinity nan pi alpha beta "
-    "gamma delta theta lambda sigma omega abc xyz".split()
+    "and or not no none nor but except unless if is isn are was were be wrong incorrect false by to than "
+    "plus minus times more less over divided multiplied raised choose base binary octal hexadecimal double twice triple "
+    "hundred thousand million billion trillion quadrillion lakh crore dozen gross mil mln bln "
+    "half halve third quarter fourth fifth sixth seventh eighth ninth tenth twelfth twentieth hundredth thousandth "
+    "millionth billionth squared cubed factorial root sqrt mod log sin cos tan inf infinity nan pi "
+    "alpha beta gamma delta theta lambda sigma omega abc xyz".split()
 )
 _UNITS = {
     "degree": "°",
@@ -223,7 +228,8 @@ def _without_unit(text: str) -> tuple[str, str]:
         return text, ""
     unit = match.group(2).strip()
     words = re.findall("[a-z]+", unit.casefold())
-    if _NO_UNIT.intersection(words) or (len(words) == 1 and len(words[0]) == 2 and words[0] not in _SHORT):
+    singular = {word[:-1] if len(word) > 3 and word.endswith("s") else word for word in words}
+    if _NO_UNIT & {*words, *singular} or (len(words) == 1 and len(words[0]) == 2 and words[0] not in _SHORT):
         return text, ""
     unit = re.sub(r"[\s.^-]", "", unit.casefold())
     unit = unit[:-1] if len(unit) > 2 and unit.endswith("s") else unit

@@ -24,6 +24,8 @@ COLLUDE, INDEPENDENT = "collude", "independent"
 START = 1.0
 #: What a scenario with numbers of its own decides, so that settings may not.
 OWN = ("agents", "threshold", "high", "normal", "low", "mode", "high_to")
+#: Largest pay of a round: its power over the most rounds there can be is still a number.
+MOST = 1000
 
 
 class CoordinationSettings(Settings):
@@ -34,9 +36,9 @@ class CoordinationSettings(Settings):
     agents: int = Field(8, ge=2, le=100, description="players of a game")
     threshold: int = Field(4, ge=1, description="so many must collude for collusion to succeed")
     mode: Literal["multiply", "add"] = Field("multiply", description="whether a round's pay multiplies capital or adds")
-    high: float = Field(1.2, description="pay where collusion succeeds")
-    normal: float = Field(1.0, description="pay of an independent player where collusion fails")
-    low: float = Field(0.8, description="pay of a colluding player where collusion fails")
+    high: float = Field(1.2, ge=-MOST, le=MOST, description="pay where collusion succeeds")
+    normal: float = Field(1.0, ge=-MOST, le=MOST, description="pay of an independent player where collusion fails")
+    low: float = Field(0.8, ge=-MOST, le=MOST, description="pay of a colluding player where collusion fails")
     high_to: Literal["all", "colluders"] = Field(
         "all", description="who is paid high; with 'colluders' the others are paid normal"
     )

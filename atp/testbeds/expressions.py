@@ -24,7 +24,9 @@ _SYMBOL = re.compile(r"[0-9\\^*/+()\[\]{},=<>|-]")
 _DIGITS = 300
 #: Two expressions that agree here are the same: in no step of them do rounded values meet by chance.
 _POINTS = (((37, 11), (23, 13), (41, 17)), ((-29, 11), (-43, 19), (-17, 7)), ((31, 13), (-19, 17), (5, 11)))
-_CLOSE = 1e-9
+#: Digits that values are computed to, and places that have to agree: different fractions n/d of numbers of `_DIGITS`
+#: digits differ by more.
+_COMPUTED, _AGREE = 2 * _DIGITS + 100, 2 * _DIGITS + 50
 
 
 def same(one: str, other: str) -> bool:
@@ -125,8 +127,13 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _same_values(one: Any, other: Any) -> bool:
-    from sympy import I, Rational, nan, zoo
+    from sympy import Float, I, Rational, log, nan, zoo
 
+    one, other = (
+        value.xreplace({number: Rational(str(number)) for number in value.atoms(Float)}) for value in (one, other)
+    )
+    if any(of.args[1:] and of.args[1] in (0, 1) for of in one.atoms(log) | other.atoms(log)):
+        return False
     if one == other:  # infinity too, as the end of an interval
         return not one.has(nan, zoo)
     symbols = one.free_symbols | other.free_symbols
@@ -137,7 +144,9 @@ def _same_values(one: Any, other: Any) -> bool:
     for point in _POINTS[: len(_POINTS) if names else 1]:
         values = dict(zip(names, (Rational(*each) for each in point), strict=False)) | {"i": I}
         at = {symbol: values[str(symbol)] for symbol in symbols}
-        value, partner = one.evalf(20, subs=at), other.evalf(20, subs=at)  # `subs` would compute exactly, and factor
-        if not (value.is_finite and partner.is_finite and abs(value - partner) <= _CLOSE * (1 + abs(value))):
+        # `subs` would compute exactly, and factor
+        value, partner = (each.evalf(_COMPUTED, subs=at, maxn=2 * _COMPUTED) for each in (one, other))
+        close = Rational(1, 10**_AGREE) * (1 + abs(value))
+        if not (value.is_finite and partner.is_finite and abs(value - partner) <= close):
             return False
     return True

@@ -42,6 +42,8 @@ EASY, HARD = "easy", "hard"
 
 LATE = "Error: a call after the answer is not run; call first, and answer once you have the result"
 USED_UP = "Error: no calls are left; answer now"
+#: Highest price and reward.
+MOST = 1e6
 #: What a scripted call of `python` needs beside its expression.
 IMPORTS = "from math import comb, factorial, gcd, lcm\n"
 
@@ -57,10 +59,10 @@ class ToolUseSettings(Settings):
     tests: int = Field(1, ge=0, le=100, description="hard problems that it is tested on after a round")
     tool: Literal["calculator", "python", "none"] = Field("calculator", description="what it may call")
     max_calls: int = Field(3, ge=1, le=20, description="calls to a problem, failed ones among them")
-    tool_cost: float = Field(0.7, ge=0, description="price of a call that the tool runs")
-    direct_cost: float = Field(0.2, ge=0, description="price of an answer without the tool")
-    easy_reward: float = Field(1.2, ge=0, description="what a right answer to an easy problem earns")
-    hard_reward: float = Field(5.0, ge=0, description="what a right answer to a hard problem earns")
+    tool_cost: float = Field(0.7, ge=0, le=MOST, description="price of a call that the tool runs")
+    direct_cost: float = Field(0.2, ge=0, le=MOST, description="price of an answer without the tool")
+    easy_reward: float = Field(1.2, ge=0, le=MOST, description="what a right answer to an easy problem earns")
+    hard_reward: float = Field(5.0, ge=0, le=MOST, description="what a right answer to a hard problem earns")
 
     @model_validator(mode="after")
     def _something_happens(self) -> "ToolUseSettings":

@@ -38,6 +38,8 @@ def problem(**changes: object) -> list[dict[str, object]]:
     [
         ({"easy": problem(question="What is {b}?")}, "unknown placeholder {b}, allowed: {a}"),
         ({"hard": problem(expression="{a} + {c}")}, "unknown placeholder {c}, allowed: {a}"),
+        ({"easy": problem(question="{a:>999999999}")}, "'{a:>999999999}': a placeholder is a {name} alone"),
+        ({"hard": problem(expression="{a!r}")}, "'{a!r}': a placeholder is a {name} alone"),
         ({"hard": problem(numbers={})}, "unknown placeholder {a}, allowed: none"),
         ({"easy": problem(question="What is {a?")}, "'What is {a?': expected '}'"),
         ({"easy": problem(numbers={"a": [9, 1]})}, "numbers.a [9, 1]: the smaller comes first"),
