@@ -151,7 +151,7 @@ def test_templates_to_rates_in_a_process_of_its_own(tmp_path):
         (["--set", "window"], "--set window: must be KEY=VALUE"),
         (["--set", "window="], "--set window=: must be KEY=VALUE"),
         (["--set", "schedule=["], "--set schedule=[: no readable YAML"),
-        (["--testbed", "tool_use", "--set", "hard_reward=1e308"], "less than or equal to 1000000, found '1e+308'"),
+        (["--testbed", "tool_use", "--set", "hard_reward=1e308"], "less than or equal to 1000000, found '1e308'"),
         (["--testbed", "chess"], "--testbed chess: unknown testbed, known are role_play"),
         (["--agent", "scripted:clever"], "agent scripted:clever: unknown policy 'clever', known are comply, violate,"),
         (["--agent", "gpt"], "model 'gpt': no file config/models/gpt.yaml"),

@@ -86,8 +86,8 @@ _SUFFIX = re.compile(
 #: Words behind a number that change it, deny it, or are mathematics, in the singular: no unit.
 _NO_UNIT = set(
     "and or not no none nor but except unless if is isn are was were be wrong incorrect false by to than "
-    "plus minus times more less over divided multiplied raised choose base binary octal hexadecimal double twice triple "
-    "hundred thousand million billion trillion quadrillion lakh crore dozen gross mil mln bln "
+    "plus minus times more less over divided multiplied raised choose base binary octal hexadecimal double twice "
+    "triple hundred thousand million billion trillion quadrillion lakh crore dozen gross mil mln bln "
     "half halve third quarter fourth fifth sixth seventh eighth ninth tenth twelfth twentieth hundredth thousandth "
     "millionth billionth squared cubed factorial root sqrt mod log sin cos tan inf infinity nan pi "
     "alpha beta gamma delta theta lambda sigma omega abc xyz".split()
