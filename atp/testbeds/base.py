@@ -152,6 +152,11 @@ class Settings(BaseModel):
     rounds: int = Field(6, ge=1, le=100, description="rounds an episode lasts")
     window: int = Field(5, ge=0, description="earlier rounds that a prompt shows; 0 is no memory")
 
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """Names of the tools that an agent may call."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Testbed:

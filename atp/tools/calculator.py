@@ -1,7 +1,8 @@
 """An exact calculator: whole numbers and fractions of any size up to a bound, by simpleeval.
 
 Every number is bounded, that of a power or a factorial before it is computed, and so are the expression's length, depth
-and parts: its time is bounded by construction. What is irrational (a root, a logarithm) goes on as a decimal.
+and parts: its time is bounded by construction. What is irrational (a root, a logarithm) goes on as a decimal, which
+ends at 1.8e308; nearer to 0 than 5e-324 it is 0.
 """
 
 import ast
@@ -35,6 +36,7 @@ _RUN_ON = re.compile(r"(?<![A-Za-z_0-9.])(?:\d[\d_]*+\.?+[\d_]*+|\.\d[\d_]*+)(?:
 _THOUSANDS = re.compile(r"(?<![\d.,_])\d{1,3}(?:,\d{3})+(?![\d,_])")
 
 _TOO_LARGE = "the numbers become too large"
+_TOO_LARGE_DECIMAL = f"{_TOO_LARGE} for rounded decimals, which end at 1.8e308"
 _OTHER = "only numbers, + - * / // % ** ( ) and functions such as sqrt(2) can be evaluated"
 
 
@@ -63,7 +65,7 @@ def evaluate(expression: str) -> str:
     except ZeroDivisionError:
         raise ToolError("division by zero") from None
     except OverflowError:
-        raise ToolError(_TOO_LARGE) from None
+        raise ToolError(_TOO_LARGE_DECIMAL) from None
     except (FunctionNotDefined, NameNotDefined) as error:
         name = error.func_name if isinstance(error, FunctionNotDefined) else error.name
         raise ToolError(f"'{name[:40]}' is not known; there are {', '.join([*FUNCTIONS, *NAMES])}") from None
@@ -132,7 +134,7 @@ def _bits(value: int | Fraction) -> int:
 
 def _written(value: Number) -> str:
     if isinstance(value, float):
-        return f"{value:.15g}"  # the last digit or two of a double are noise
+        return f"{value or 0:.15g}"  # the last digit or two of a double are noise, and so is the sign of its 0
     if value.denominator == 1:
         return _digits(value.numerator)
     if 10**SHORT % value.denominator == 0:
@@ -153,8 +155,10 @@ def _digits(value: int) -> str:
 def _power(base: Number, exponent: Number, *modulus: Number) -> Any:
     if modulus:
         return _modular_power(*_whole("pow", base, exponent, *modulus))
-    if isinstance(base, float) or isinstance(exponent, float):
+    if isinstance(base, float):
         return base**exponent
+    if isinstance(exponent, float):
+        return _decimal_power(base, Fraction(exponent))
     if isinstance(exponent, Fraction):
         return _root_power(base, exponent)
     if base in (0, 1, -1):
@@ -178,7 +182,25 @@ def _root_power(base: int | Fraction, exponent: Fraction) -> Any:
         roots = [_root(part, exponent.denominator) for part in (base.numerator, base.denominator)]
         if all(roots):
             return _power(Fraction(*roots), exponent.numerator)
-    return float(base) ** float(exponent)
+    return _decimal_power(base, exponent)
+
+
+def _decimal_power(base: int | Fraction, exponent: Fraction) -> Any:
+    """A decimal, also where the base itself is none."""
+    mantissa, twos = _binary(base)
+    whole, rest = divmod(twos * exponent, 1)
+    if abs(whole) > 2000:  # then the power is none either, or 0
+        return math.ldexp(1.0, whole)
+    found = mantissa ** float(exponent)
+    return found if isinstance(found, complex) else math.ldexp(found * 2 ** float(rest), whole)
+
+
+def _binary(value: int | Fraction) -> tuple[float, int]:
+    """A number as mantissa * 2 ** twos, without twos where a decimal holds it."""
+    twos = value.numerator.bit_length() - value.denominator.bit_length()
+    if abs(twos) < 1000:
+        return float(value), 0
+    return float(value / Fraction(2) ** twos), twos
 
 
 def _root(value: int, degree: int) -> int:
@@ -188,15 +210,28 @@ def _root(value: int, degree: int) -> int:
 
 
 def _sqrt(value: Number) -> Any:
-    return math.sqrt(value) if isinstance(value, float) or value <= 0 else _root_power(value, Fraction(1, 2))
+    if isinstance(value, float) or value == 0:
+        return math.sqrt(value)
+    if value < 0:
+        raise ValueError
+    return _root_power(value, Fraction(1, 2))
 
 
 def _log(value: Number, *base: Number) -> Any:
     """Exact where it is a whole number: log(1000, 10) is 3."""
-    found = math.log(value) / math.log(base[0]) if base else math.log(value)
+    found = _natural_log(value) / _natural_log(base[0]) if base else _natural_log(value)
     whole = round(found)
     exact = base and isinstance(value, int) and isinstance(base[0], int) and whole > 0 and base[0] ** whole == value
     return whole if exact else found
+
+
+def _natural_log(value: Number) -> float:
+    if isinstance(value, float):
+        return math.log(value)
+    if Fraction(1, 2) < value < 2:
+        return math.log1p(value - 1)  # which as a decimal would be rounded to 1
+    mantissa, twos = _binary(value)
+    return math.log(mantissa) + twos * math.log(2)
 
 
 def _round(value: Number, *places: Number) -> Any:

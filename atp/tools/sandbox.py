@@ -1,8 +1,12 @@
 """Python that a model wrote, in a process of its own, which bubblewrap shuts off: no network, host file or secret.
 
-It sees the interpreter's own folders, read-only, and an empty /tmp in memory. It is one task for as long as it lives: a
-filter of system calls lets it start neither process nor thread. So the limits of a process hold all of it, whoever runs
-it (those on processes do not hold root's), it can be on one processor only, and nothing can outlive it.
+It sees the interpreter's own folders and can write nowhere: a file, even an empty one, is memory of the kernel, and
+bubblewrap cannot bound how many there are. It is one task for as long as it lives: a filter of system calls lets it
+start neither process nor thread. So the limits of a process hold all of it, whoever runs it (those on processes do not
+hold root's), it can be on one processor only, and nothing can outlive it.
+
+Its memory is bounded, and at its worst has tables twice as large; what the kernel holds for it besides is some tens of
+MiB (pipes, sockets, locks).
 
 Where this cannot be had, nothing runs.
 """
@@ -23,15 +27,18 @@ from errno import ENOSYS, EPERM
 from functools import cache
 from pathlib import Path
 
+from atp.errors import AtpError
 from atp.tools.calculator import ToolError
 
+NO_SANDBOX = "tool python: its sandbox cannot be had here ({}), and it does not run without; other tools do not need it"
 #: Longest program, and what it may print to both its streams together, in bytes.
 PROGRAM, OUTPUT = 60_000, 2**20
-#: Seconds of processor time, and how much longer it may take in all: machines are busy, and programs can sleep.
+#: Seconds of processor time, and how many times as long it may take in all, as programs can sleep. (2 would be too few:
+#: which of both ends a program that shares its processor with one other would be left to chance.)
 SECONDS, PATIENCE = 5, 3
-#: Its memory, and its /tmp, in bytes.
-MEMORY, DISK = 256 * 2**20, 16 * 2**20
-LIMITS = {"RLIMIT_AS": MEMORY, "RLIMIT_FSIZE": DISK, "RLIMIT_NOFILE": 64, "RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 0}
+#: Its memory in bytes, and what else a process is held to; timers count as signals.
+MEMORY = 256 * 2**20
+LIMITS = {"RLIMIT_AS": MEMORY, "RLIMIT_NOFILE": 64, "RLIMIT_SIGPENDING": 64, "RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 0}
 
 #: What the sandboxed interpreter does first: a limit cannot be raised again.
 BEGIN = f"""
@@ -61,6 +68,13 @@ DENIED = {
     "process_vm_writev": (311, 271),
     "kcmp": (312, 272),
     "memfd_create": (319, 279),
+    "fsetxattr": (190, 7),  # on the program's own file
+    "vmsplice": (278, 75),  # what lies in a pipe is kept whole, up to 2 MiB for a byte
+    "setsockopt": (54, 208),  # larger buffers
+    "sendmsg": (46, 211),  # sockets in sockets
+    "sendmmsg": (307, 269),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
     "shmget": (29, 194),
     "msgget": (68, 186),
     "semget": (64, 190),
@@ -97,14 +111,15 @@ def run_python(code: str, seconds: int = SECONDS) -> str:
         seconds: of processor time.
 
     Raises:
-        ToolError: it fails, exceeds a limit, or there is no sandbox.
+        ToolError: it fails, or exceeds a limit.
+        AtpError: there is no sandbox here.
     """
     program = code.encode("utf-8", "replace")
     if len(program) > PROGRAM:
         raise ToolError(f"a program may have {PROGRAM} bytes, this one has {len(program)}")
     bwrap = shutil.which("bwrap")
     if bwrap is None:
-        raise ToolError(_no_sandbox("bubblewrap is not installed"))
+        raise AtpError(NO_SANDBOX.format("bubblewrap is not installed"))
     _probe(bwrap)
     return _run(bwrap, program, seconds)
 
@@ -114,19 +129,15 @@ def _probe(bwrap: str) -> None:
     """See that a program runs in the sandbox that cannot start another.
 
     Raises:
-        ToolError: it does not.
+        AtpError: it does not.
     """
     probe = b"import os\ntry: os.fork()\nexcept PermissionError: print('alone')"
     try:
         printed = _run(bwrap, probe, SECONDS)
     except ToolError as error:
-        raise ToolError(_no_sandbox(str(error))) from None
+        raise AtpError(NO_SANDBOX.format(error)) from None
     if printed != "alone":
-        raise ToolError(_no_sandbox("it does not confine"))
-
-
-def _no_sandbox(reason: str) -> str:
-    return f"the sandbox cannot be had here ({reason}), python does not run without it"
+        raise AtpError(NO_SANDBOX.format("it does not confine"))
 
 
 def _run(bwrap: str, program: bytes, seconds: int) -> str:
@@ -181,14 +192,16 @@ def _listen(process: subprocess.Popen[bytes], end: float) -> tuple[bytes, bytes]
 
 
 def _failure(code: int, complained: bytes, seconds: int) -> str:
+    """Why a program failed. bubblewrap says a signal as 128 + its number, a code that a program can choose, too."""
+    ended = f"the program ended with code {code}"
     if code == 128 + signal.SIGXCPU:
-        return f"the program used more than {seconds} s of processor time"
+        return f"{ended}, as after more than {seconds} s of processor time"
     lines = complained.decode("utf-8", "replace").strip().splitlines()
     if lines:
         return lines[-1]
     if code - 128 in set(signal.Signals):
-        return f"the program was ended by {signal.Signals(code - 128).name}"
-    return f"the program ended with code {code}"
+        return f"{ended}, as after {signal.Signals(code - 128).name}"
+    return ended
 
 
 def _walls() -> Iterator[str]:
@@ -205,11 +218,11 @@ def _walls() -> Iterator[str]:
             yield from ("--ro-bind", str(root), str(root))
         if (own := Path(sys.base_prefix, name)).exists():
             yield from ("--ro-bind", str(own), f"/python/{name}")
-    # At a place of its own, and no /proc: programs print paths, and the machine's are nobody's business.
+    # At a place of its own, and no /proc: programs print paths, and the machine's are nobody's business. No /dev: its
+    # null would be the machine's own, and a program that root runs could change its mode.
     yield from ("--ro-bind", os.path.realpath(sys.executable), "/python/bin/python3")
-    for name in ("null", "zero", "random", "urandom"):
-        yield from ("--dev-bind", f"/dev/{name}", f"/dev/{name}")
-    yield from ("--size", str(DISK), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp")
+    # An empty /tmp, so that a program that wants to write there is told that it cannot.
+    yield from ("--dir", "/tmp", "--remount-ro", "/")
 
 
 def _interpreter() -> list[str]:

@@ -65,7 +65,11 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def run_calls(calls: Sequence[Call]) -> list[Outcome]:
-    """Run calls, equal ones once; their outcomes in the same order. Whatever they ask, none raises."""
+    """Run calls, equal ones once; their outcomes in the same order. Whatever they ask, none raises.
+
+    Raises:
+        AtpError: a tool that cannot be had on this machine.
+    """
     once = list(dict.fromkeys(calls))
     apart = [call for call in once if call.name in APART]
     outcomes = {call: _run(call) for call in once if call.name not in APART}

@@ -98,6 +98,24 @@ def test_primes(number):
         ("sqrt(2)", f"{2**0.5:.15g}"),
         ("log(1000, 10)", "3"),
         ("log(e)", "1"),
+        # The value fits a decimal, its argument does not.
+        ("log(10 ^ -400)", "-921.034037197618"),
+        ("log(3 * 10 ^ -400)", "-919.93542490895"),
+        ("log(10 ^ 9000 / 3)", "20722.1672246577"),
+        ("log(10 ^ -400, 10)", "-400"),
+        ("log(10 ^ -400, 10 ^ -200)", "2"),
+        ("log(1 + 10 ^ -20)", "1e-20"),
+        ("sqrt(10 ^ 601)", "3.16227766016838e+300"),
+        ("sqrt(10 ^ -601)", "3.16227766016838e-301"),
+        ("(10 ^ 400) ^ 0.5", "1" + "0" * 200),
+        ("(10 ^ 600) ^ (1/3)", "1e+200"),
+        ("(10 ^ 600) ^ (-1/3)", "1e-200"),
+        ("(10 ^ 400) ^ exp(-5)", "495.654210322932"),
+        ("(10 ^ 400) ^ -exp(5)", "0"),
+        ("10 ^ -400 * 1.0 * 10 ^ 400", "1"),
+        ("exp(-10 ^ 6) + 10 ^ -400 * pi", "0"),
+        ("-sin(0)", "0"),
+        ("(-2) ^ log(e)", "-2"),
         ("exp(0) + sin(0) + cos(0) + tan(0)", "2"),
         ("round(2.675, 2)", "2.68"),
         ("round(pi, 4)", "3.1416"),
@@ -152,6 +170,9 @@ def test_large_numbers_are_written_whole():
         ("1e99999999999", "too large"),
         ("exp(1000)", "too large"),
         ("sin(10 ** 400)", "too large"),
+        ("sqrt(10 ** 9001)", "too large for rounded decimals, which end at 1.8e308"),
+        ("(10 ** 400) ** exp(5)", "too large for rounded decimals"),
+        ("2 ** (10 ** 400 + 0.5)", "too large for rounded decimals"),
         ("exp(700) * exp(700)", "no finite number"),
         ("round(1.5, 10 ** 9)", "round takes 5000 places"),
         ("pow(3, 9 ** 5000, 9 ** 5000 + 2)", "1024 bits"),
@@ -160,8 +181,12 @@ def test_large_numbers_are_written_whole():
         ("factorial(-1)", "factorial has no value there"),
         ("factorial(2.5)", "factorial takes whole numbers, not 2.5"),
         ("sqrt(-1)", "sqrt has no value there"),
+        ("sqrt(-10 ** 400)", "sqrt has no value there"),
+        ("sqrt(-10 ** -400)", "sqrt has no value there"),
         ("log(0)", "log has no value there"),
+        ("log(-10 ** -400)", "log has no value there"),
         ("(-8) ** (1/3)", "no real number"),
+        ("(-10 ** 400) ** 0.5", "no real number"),
         ("round(1, 2, 3)", "round takes 1 to 2 numbers, here are 3"),
         ("min()", "min takes 1 or more"),
         ("1, 2", "a comma stands only between"),
@@ -211,7 +236,16 @@ def test_any_text_gets_a_text_or_a_sentence(text):
 
 
 @pytest.mark.parametrize(
-    "part", ["comb(13300,6650)", "round(7^9999/3^9999,4999)", "1e5000/7^9999", "factorial(3140)", "sqrt(9^9999)"]
+    "part",
+    [
+        "comb(13300,6650)",
+        "round(7^9999/3^9999,4999)",
+        "1e5000/7^9999",
+        "factorial(3140)",
+        "sqrt(9^9999)",
+        "log(1/9^9999)",
+        "(1/9^9999)^.01",
+    ],
 )
 @pytest.mark.parametrize("sign", ["+", "*0+", ","])
 def test_the_worst_is_soon_over(part, sign):
