@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atp.errors import AtpError
-from atp.provenance import Provenance
+from atp.provenance import Provenance, Stage
 
 T = TypeVar("T")
 
@@ -187,10 +187,11 @@ def check_file(out: Path) -> None:
 
 
 @contextmanager
-def unfinished(out: Path, digest: str) -> Iterator[Path]:
+def unfinished(out: Path, stage: Stage) -> Iterator[Path]:
     """A folder beside `out` for the finished parts of a stage, kept if the stage is killed, gone once it has ended.
 
-    It belongs to one digest of code, params and inputs: parts of any other are dropped.
+    It belongs to one digest of code, params and inputs: parts of any other are dropped. What the stage has spent is
+    kept there too, and counted where it goes on.
 
     Raises:
         AtpError: another process is at work in it.
@@ -205,10 +206,17 @@ def unfinished(out: Path, digest: str) -> Iterator[Path]:
         raise AtpError(f"{out}: another process is making it; wait for it, or stop it first") from None
     try:
         for stale in folder.glob("*"):
-            if stale.name != digest:
+            if stale.name != stage.digest:
                 shutil.rmtree(stale)
-        (folder / digest).mkdir(parents=True, exist_ok=True)
-        yield folder / digest
+        parts = folder / stage.digest
+        parts.mkdir(parents=True, exist_ok=True)
+        stage.resume(parts)
+        try:
+            yield parts
+        except BaseException:
+            if parts.is_dir():  # a stage may drop what would fail again
+                stage.keep(parts)
+            raise
         shutil.rmtree(folder)
     finally:
         os.close(descriptor)

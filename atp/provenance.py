@@ -6,6 +6,7 @@ import json
 import resource
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from importlib import metadata
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
+#: Where a stage that was stopped says what it has spent so far, beside what it has finished.
+SPENT = "spent.json"
 PACKAGES = tuple("atp torch transformers trl peft accelerate vllm datasets pyarrow polars snakemake".split())
 
 
@@ -20,8 +23,8 @@ PACKAGES = tuple("atp torch transformers trl peft accelerate vllm datasets pyarr
 class Provenance:
     """What a stage writes into its artifact's own metadata.
 
-    params holds the settings that decided the content, every seed among them; cost what it took (wall_seconds,
-    cpu_seconds, peak_memory_mb, and tokens where a model ran).
+    params holds the settings that decided the content, every seed among them; cost what it took (starts, wall_seconds,
+    cpu_seconds, gpu_seconds, peak_memory_mb, and tokens where a model ran), that of starts which were stopped with it.
     """
 
     stage: str
@@ -36,12 +39,18 @@ class Provenance:
 
 
 class Stage:
-    """Clock and label of a running stage; `provenance()` sums it up when the artifact is written."""
+    """Clock and label of a running stage; `provenance()` sums it up when the artifact is written.
 
-    def __init__(self, name: str, module: str, params: Mapping[str, Any], inputs: Iterable[Path | str] = ()):
-        self.name, self.module = name, module
+    gpus is how many GPUs it holds.
+    """
+
+    def __init__(
+        self, name: str, module: str, params: Mapping[str, Any], inputs: Iterable[Path | str] = (), gpus: int = 0
+    ):
+        self.name, self.module, self.gpus = name, module, gpus
         self.params, self.inputs = dict(params), [Path(path) for path in inputs]
-        self.wall, self.cpu = time.monotonic(), time.process_time()
+        self.wall, self.cpu = time.monotonic(), _cpu_seconds()
+        self.before: dict[str, float] = {}
 
     @property
     def digest(self) -> str:
@@ -54,21 +63,55 @@ class Stage:
         """Digest of each input by its name, as it was when first asked for: a model's weights are many gigabytes."""
         return {path.name: digest(path) for path in self.inputs}
 
-    def provenance(self, **cost: float) -> Provenance:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        spent = {
-            "wall_seconds": round(time.monotonic() - self.wall, 3),
-            "cpu_seconds": round(time.process_time() - self.cpu, 3),
-            "peak_memory_mb": round(usage.ru_maxrss / 1024, 1),
+    def resume(self, folder: Path) -> None:
+        """Count what an earlier start spent that left `folder`, if there was one."""
+        with suppress(OSError, ValueError):
+            self.before = json.loads((folder / SPENT).read_text(encoding="utf-8"))
+
+    def keep(self, folder: Path) -> None:
+        """Say in `folder` what has been spent, for a start that goes on there."""
+        (folder / f".{SPENT}").write_text(json.dumps(self.spent()), encoding="utf-8")
+        (folder / f".{SPENT}").replace(folder / SPENT)
+
+    def spent(self) -> dict[str, float]:
+        wall = round(time.monotonic() - self.wall, 3)
+        now = {
+            "starts": 1.0,
+            "wall_seconds": wall,
+            "cpu_seconds": round(_cpu_seconds() - self.cpu, 3),
+            "gpu_seconds": round(wall * self.gpus, 3),
+            "peak_memory_mb": round(max(usage.ru_maxrss for usage in _usages()) / 1024, 1),
         }
+        return together([self.before, now])
+
+    def provenance(self, **cost: float) -> Provenance:
         return Provenance(
             stage=self.name,
             code=code_digest(self.module),
             params=self.params,
             inputs=self.input_digests,
             versions=versions(),
-            cost=spent | cost,
+            cost=self.spent() | cost,
         )
+
+
+def together(costs: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """What several runs cost: the sums, and of memory the highest peak."""
+    total: dict[str, float] = {}
+    for cost in costs:
+        for name, value in cost.items():
+            peak = name == "peak_memory_mb"
+            total[name] = max(total.get(name, 0.0), value) if peak else round(total.get(name, 0.0) + value, 3)
+    return total
+
+
+def _usages() -> list[resource.struct_rusage]:
+    """Of this process, and of those that it started and that have ended."""
+    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+
+
+def _cpu_seconds() -> float:
+    return sum(usage.ru_utime + usage.ru_stime for usage in _usages())
 
 
 def versions() -> dict[str, str]:

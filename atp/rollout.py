@@ -19,11 +19,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from atp.agents import Agent, ModelSpec, Request, load_agent
-from atp.artifacts import LATER, LINEAGE, MESSAGE, TOLD, TURNS, check_file, read_turns, unfinished, write_table
-from atp.errors import AtpError
+from atp.artifacts import (
+    LATER,
+    LINEAGE,
+    MESSAGE,
+    TOLD,
+    TURNS,
+    check_file,
+    read_provenance,
+    read_turns,
+    unfinished,
+    write_table,
+)
+from atp.errors import AtpError, Interrupted
 from atp.progress import Progress
-from atp.provenance import Stage
+from atp.provenance import Provenance, Stage, together
 from atp.scenarios.scenario import Scenario, read_scenarios
+from atp.stopping import until_stopped
 from atp.testbeds import TESTBEDS
 from atp.testbeds.base import Message, Settings, Testbed, Turn
 from atp.tools import Call, run_calls
@@ -34,6 +46,8 @@ NOT_AS_IS = ("messages", "reply", "details")
 #: Columns that a turn has under the same name.
 OF_TURN = [field.name for field in fields(Turn) if field.name in TURNS.names and field.name not in NOT_AS_IS]
 
+#: The one shard of one.
+WHOLE = (1, 1)
 #: Round, agent and step of a prompt -> its sampling seed.
 Seeds = dict[tuple[int, int, int], int]
 
@@ -75,13 +89,16 @@ def rollout_stage(
     limit: tuple[int, int] | None = None,
     model: ModelSpec | None = None,
     adapter: Path | None = None,
+    part: tuple[int, int] = WHOLE,
 ) -> None:
     """Play a scenario file's split (or its rows limit[0]:limit[1]) and write turns.parquet.
 
-    variants maps each label to the testbed's settings. model is None for a scripted agent.
+    variants maps each label to the testbed's settings. model is None for a scripted agent. part (k, n) plays the k-th
+    of n shards alone, which `gather_stage` puts together.
 
     Raises:
         AtpError: bad scenarios, model or adapter, fewer scenarios than `limit` asks for.
+        Interrupted: it was asked to stop.
     """
     check_file(out)
     params = {
@@ -91,9 +108,11 @@ def rollout_stage(
         "samples": samples,
         "limit": limit,
         "model": model and model.model_dump(mode="json"),
+        "part": part,
     }
     local = [Path(model.path)] if model and Path(model.path).is_dir() else []
-    stage = Stage("rollout", __name__, params, [scenarios, *local, *([adapter] if adapter else [])])
+    files = [scenarios, *local, *([adapter] if adapter else [])]
+    stage = Stage("rollout", __name__, params, files, model.gpus if model else 0)
     chosen = read_scenarios(scenarios, cell.testbed, split)
     if limit:
         if limit[1] > len(chosen):
@@ -101,6 +120,9 @@ def rollout_stage(
         chosen = chosen[slice(*limit)]
     testbed = TESTBEDS[cell.testbed]
     settings = {label: testbed.settings(**values) for label, values in variants.items()}
+    run_calls(
+        [Call(tool, "") for each in settings.values() for tool in each.offered]
+    )  # each can be had here, or it says so
     try:
         for scenario, chosen_settings in itertools.product(chosen, settings.values()):
             testbed.players(scenario, chosen_settings)
@@ -108,7 +130,23 @@ def rollout_stage(
         raise AtpError(f"{scenarios}: {error}") from error
     if adapter and model and model.organism:
         _check_organism(adapter, cell.testbed)
-    rollout(chosen, testbed, settings, load_agent(cell.model, model, adapter), cell, samples, out, stage)
+    rollout(chosen, testbed, settings, load_agent(cell.model, model, adapter), cell, samples, out, stage, part)
+
+
+def gather_stage(shards: Sequence[Path], out: Path) -> None:
+    """Put the shards of a rollout together, in their order, into the turns.parquet of the whole.
+
+    Raises:
+        AtpError: files that are not all the shards of one rollout.
+    """
+    check_file(out)
+    kept = [read_provenance(shard) for shard in shards]
+    whole = [{**each, "cost": {}, "params": {**each["params"], "part": WHOLE}} for each in kept]
+    for number, (shard, each) in enumerate(zip(shards, kept, strict=True), 1):
+        if whole[number - 1] != whole[0] or each["params"].get("part") != [number, len(shards)]:
+            raise AtpError(f"{shard}: no shard {number} of {len(shards)} of the rollout of {shards[0]}")
+    cost = together(each["cost"] for each in kept) | {"shards": float(len(shards))}
+    write_table(pa.concat_tables(map(read_turns, shards)), out, Provenance(**{**whole[0], "cost": cost}))
 
 
 def _check_organism(adapter: Path, testbed: str) -> None:
@@ -130,10 +168,12 @@ def rollout(
     samples: int,
     out: Path,
     stage: Stage,
+    part: tuple[int, int] = WHOLE,
 ) -> None:
     """Play each scenario `samples` times in each variant and write turns.parquet to `out`.
 
     Samples and variants of a scenario stand in one batch, so that an agent can share what their prompts have in common.
+    A shard is a run of whole batches: its turns are those that the whole rollout would have there.
     """
     episodes = [
         Planned(scenario, variant, settings, sample)
@@ -143,22 +183,28 @@ def rollout(
     ]
     players = max(testbed.players(*pair) for pair in itertools.product(scenarios, variants.values()))
     size = max(1, agent.batch // players)
-    batches = [episodes[start : start + size] for start in range(0, len(episodes), size)]
-    with unfinished(out, stage.digest) as folder:
+    every = [episodes[start : start + size] for start in range(0, len(episodes), size)]
+    batches = every[(part[0] - 1) * len(every) // part[1] : part[0] * len(every) // part[1]]
+    total = sum(map(len, batches))
+    with unfinished(out, stage) as folder, until_stopped() as stopped:
         paths = [folder / f"{number:05}.parquet" for number in range(len(batches))]
-        finished = sum(len(batch) for batch, path in zip(batches, paths, strict=True) if path.exists())
-        progress = Progress(str(out), len(episodes), "episodes", skipped=finished)
-        tables = []
+        resumed = sum(len(batch) for batch, path in zip(batches, paths, strict=True) if path.exists())
+        progress = Progress(str(out), total, "episodes", skipped=resumed)
+        tables = [TURNS.empty_table()]
         for batch, path in zip(batches, paths, strict=True):
             if path.exists():
                 tables.append(read_turns(path))
                 continue
+            if stopped.is_set():
+                raise Interrupted(f"{out}: stopped after {progress.done} of {total} episodes; a rerun goes on there")
             tables.append(play_batch(batch, testbed, agent, cell))
             write_table(tables[-1], path, stage.provenance())
+            stage.keep(folder)
             progress.advance(len(batch), steps=len(tables[-1]), last=path == paths[-1])
         turns = pa.concat_tables(tables)
-        tokens = {name: float(pc.sum(turns[name]).as_py()) for name in TOKENS}
-        write_table(turns, out, stage.provenance(episodes=len(episodes), decisions=len(turns), **tokens))
+        tokens = {name: float(pc.sum(turns[name], min_count=0).as_py()) for name in TOKENS}
+        counts = {"episodes": total, "resumed_episodes": resumed, "decisions": len(turns)}
+        write_table(turns, out, stage.provenance(**counts, **tokens))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from atp.artifacts import read_provenance, read_table, read_turns, replacing, unfinished, write_table, write_text
 from atp.errors import AtpError
-from atp.provenance import Provenance
+from atp.provenance import Provenance, Stage
 
 SCHEMA = pa.schema(
     [
@@ -105,13 +105,14 @@ def test_another_kind_of_file_is_said_to_be_one(path):
 
 def test_two_processes_do_not_make_one_artifact(tmp_path):
     out = tmp_path / "turns.parquet"
-    with unfinished(out, "digest") as folder:
+    stage = Stage("rollout", "atp.rollout", {})
+    with unfinished(out, stage) as folder:
         with (
             pytest.raises(AtpError, match=r"turns\.parquet: another process is making it"),
-            unfinished(out, "digest"),
+            unfinished(out, stage),
         ):
             pass
         assert folder.is_dir()
-    with unfinished(out, "digest"):
+    with unfinished(out, stage):
         pass
     assert list(tmp_path.iterdir()) == []

@@ -28,6 +28,7 @@ CHANGES = {
     "explain.py": {"scenarios"},
     "artifacts.py": set(STAGES),
     "progress.py": AGENTS,
+    "stopping.py": AGENTS,
     "tools/calculator.py": {"scenarios", *AGENTS, "report"},
     "scenarios/templates.py": {"scenarios"},
     "scenarios/role_play.py": {"scenarios"},

@@ -1,5 +1,7 @@
 """The engine: a row a decision, the same rows in any company, and finished shards kept when a rollout is killed."""
 
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,9 @@ import pytest
 from atp.agents import Agent, ModelSpec, Request
 from atp.agents.scripted import ScriptedAgent, bandit
 from atp.artifacts import TURNS, read_provenance, read_turns
-from atp.errors import AtpError
+from atp.errors import AtpError, Interrupted
 from atp.provenance import Provenance, Stage
-from atp.rollout import Cell, rollout, rollout_stage
+from atp.rollout import WHOLE, Cell, gather_stage, rollout, rollout_stage
 from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import CoordinationScenario, RolePlayScenario, write_scenarios
 from atp.scenarios.stage import ScenarioSettings, scenarios_stage
@@ -57,7 +59,8 @@ def play(
     out: Path, agent: Agent, scenarios: Sequence[RolePlayScenario] = SCENARIOS, samples: int = 2, **params: Any
 ) -> pa.Table:
     stage = Stage("rollout", "atp.rollout", {"samples": samples, **params})
-    rollout(scenarios, TESTBEDS["role_play"], VARIANTS, agent, CELL, samples, out, stage)
+    part = params.get("part", WHOLE)
+    rollout(scenarios, TESTBEDS["role_play"], VARIANTS, agent, CELL, samples, out, stage, part)
     return read_turns(out)
 
 
@@ -110,11 +113,51 @@ def test_a_killed_rollout_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
         play(out, Player(batch=5, lives=2))
     assert not out.exists()
     (folder,) = (tmp_path / ".turns.parquet.unfinished").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["00000.parquet", "00001.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.parquet", "00001.parquet", "spent.json"]
     agent = Player(batch=5)
     assert play(out, agent).equals(undisturbed)
     assert agent.started == 4  # 28 episodes are six batches of five, two of which were done
+    cost, whole = (read_provenance(path)["cost"] for path in (out, tmp_path / "undisturbed.parquet"))
+    assert (cost["starts"], cost["episodes"], cost["resumed_episodes"]) == (2, 28, 10)
+    assert (whole["starts"], whole["episodes"], whole["resumed_episodes"]) == (1, 28, 0)
     assert {path.name for path in tmp_path.iterdir()} == {"turns.parquet", "undisturbed.parquet"}
+
+
+class Told(Player):
+    """A player whose process is told to stop while it answers."""
+
+    def answer(self, requests: Sequence[Request]) -> list[Reply]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().answer(requests)
+
+
+def test_a_rollout_that_is_told_to_stop_ends_its_batch_first(tmp_path):
+    out, before = tmp_path / "turns.parquet", signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=rf"^{out}: stopped after 5 of 28 episodes; a rerun goes on there$"):
+        play(out, Told(batch=5))
+    assert signal.getsignal(signal.SIGTERM) == before
+    agent = Player(batch=5)
+    assert play(out, agent).equals(play(tmp_path / "undisturbed.parquet", Player(batch=5)))
+    assert agent.started == 5 and read_provenance(out)["cost"]["resumed_episodes"] == 5
+    assert play(tmp_path / "last.parquet", Told(batch=28)).num_rows == 112  # too late to stop: it is done
+
+
+@pytest.mark.parametrize("count", [1, 3, 6, 9])
+def test_turns_do_not_depend_on_the_number_of_shards(tmp_path, count):
+    """28 episodes in batches of five are six batches: the seventh shard of nine, and others, are empty."""
+    whole = play(tmp_path / "whole.parquet", Player(batch=5))
+    shards = [tmp_path / f"{number}.parquet" for number in range(1, count + 1)]
+    sizes = [len(play(shard, Player(batch=5), part=(k, count))) for k, shard in enumerate(shards, 1)]
+    assert (0 in sizes) == (count > 6) and max(sizes) - min(sizes) <= 20
+    gather_stage(shards, tmp_path / "turns.parquet")
+    assert read_turns(tmp_path / "turns.parquet").equals(whole)
+    found = read_provenance(tmp_path / "turns.parquet")
+    assert (found["params"]["part"], found["cost"]["shards"]) == ([1, 1], count)
+    assert (found["cost"]["episodes"], found["cost"]["decisions"], found["cost"]["starts"]) == (28, 112, count)
+    for wrong in (shards[1:], [*shards[:-1], tmp_path / "whole.parquet"], shards[::-1]):
+        if count > 1:
+            with pytest.raises(AtpError, match=r"no shard \d of \d of the rollout of"):
+                gather_stage(wrong, tmp_path / "wrong.parquet")
 
 
 def test_shards_of_other_params_are_dropped(tmp_path):
@@ -124,7 +167,7 @@ def test_shards_of_other_params_are_dropped(tmp_path):
     with pytest.raises(Killed):
         play(out, Player(batch=5, lives=1), temperature=2)
     (folder,) = (tmp_path / ".turns.parquet.unfinished").iterdir()
-    assert [path.name for path in folder.iterdir()] == ["00000.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.parquet", "spent.json"]
     agent = Player(batch=5)
     play(out, agent)
     assert agent.started == 6
@@ -173,3 +216,16 @@ def test_an_adapter_of_another_testbeds_organism_is_refused(tmp_path):
     asked = (tmp_path / "s.parquet", tmp_path / "t.parquet", cell, {"v": {}}, "test", 1, None, spec)
     with pytest.raises(AtpError, match="was trained on the organism of testbed 'coordination', 'bargaining' is played"):
         rollout_stage(*asked, tmp_path / "adapter")
+
+
+def test_a_tool_that_cannot_be_had_here_is_said_before_anything_is_played(tmp_path, monkeypatch):
+    path = "config/templates/tool_use.yaml"
+    settings = ScenarioSettings(source="templates", path=path, templates=None, test=1)
+    scenarios_stage(settings, "tool_use", tmp_path / "s.parquet")
+    monkeypatch.setenv("PATH", "/nowhere")
+    cell = Cell("scripted:comply", "tool_use", "none", "plain", 0, "context", 0)
+    asked = (tmp_path / "s.parquet", tmp_path / "t.parquet", cell)
+    with pytest.raises(AtpError, match=r"tool python: its sandbox cannot be had here \(bubblewrap is not installed"):
+        rollout_stage(*asked, {"a": {}, "v": {"tool": "python"}}, "test", 1)
+    assert [found.name for found in tmp_path.iterdir()] == ["s.parquet"]
+    rollout_stage(*asked, {"a": {}}, "test", 1)

@@ -48,6 +48,7 @@ class ModelSpec(BaseModel):
         default_factory=dict, description="arguments for the chat template, such as enable_thinking"
     )
     mem_mb: int = Field(4000, ge=100, description="memory of a job that loads the model")
+    minutes: int = Field(60, ge=1, description="time limit of such a job on a cluster; tried again it gets more")
     gpus: int = Field(0, ge=0, description="GPUs of a job that loads the model; training shares its work among several")
     organism: bool = Field(False, description="the embedded agent: its folder holds one a testbed, and reports say so")
 

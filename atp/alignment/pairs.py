@@ -7,17 +7,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
 
 from atp.agents import Agent, ModelSpec, load_agent
 from atp.artifacts import PAIRS, check_file, unfinished, write_table, write_text
-from atp.errors import AtpError
+from atp.errors import AtpError, Interrupted
 from atp.progress import Progress
 from atp.provenance import Stage
 from atp.rollout import sampling_seed
 from atp.scenarios.scenario import read_scenarios
+from atp.stopping import until_stopped
 from atp.testbeds import TESTBEDS
 from atp.testbeds.base import steer
 from atp.training.questions import Question, first_questions
@@ -69,14 +71,14 @@ def pairs_stage(
         "limit": limit,
     }
     local = [Path(model.path)] if model and Path(model.path).is_dir() else []
-    stage = Stage("pairs", __name__, params, [scenarios, *local])
+    stage = Stage("pairs", __name__, params, [scenarios, *local], model.gpus if model else 0)
     chosen = read_scenarios(scenarios, testbed, "train")
     chosen = chosen[slice(*limit)] if limit else chosen
     game = TESTBEDS[testbed]
     questions = first_questions(chosen, game, settings)
     asked = load_agent(agent, model)
-    with unfinished(out, stage.digest) as folder:
-        sides = ask(questions, game.steering, asked, retries, seed, str(out), folder)
+    with unfinished(out, stage) as folder, until_stopped() as stopped:
+        sides = ask(questions, game.steering, asked, retries, seed, str(out), folder, stopped)
         rows = _rows(sides)
         found = _yield(sides, len(rows))
         if rows:
@@ -125,11 +127,12 @@ def ask(
     seed: int,
     label: str,
     folder: Path,
+    stopped: Event,
 ) -> list[_Side]:
     """Both sides of every question, compliance first; one that never came has no reply.
 
     Each batch's replies are kept in `folder`. What is asked next depends on them alone, so a rerun that finds them
-    there asks on from where it was killed.
+    there asks on from where it was killed, or `stopped`.
     """
     sides = [_Side(question, violation) for question in questions for violation in (False, True)]
     progress = Progress(label, len(sides), "sides")
@@ -141,6 +144,8 @@ def ask(
             kept = folder / f"{batches:05}.json"
             batches += 1
             if not kept.exists():
+                if stopped.is_set():
+                    raise Interrupted(f"{label}: stopped after {batches - 1} batches; a rerun goes on there")
                 write_text(json.dumps(_answers(batch, steering, agent, attempt, seed)), kept)
             for side, (reply, violation) in zip(batch, json.loads(kept.read_text(encoding="utf-8")), strict=True):
                 side.tries += 1

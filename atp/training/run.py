@@ -22,6 +22,7 @@ from atp.agents import ModelSpec
 from atp.artifacts import write_text
 from atp.errors import AtpError, Interrupted
 from atp.scenarios.scenario import read_scenarios
+from atp.stopping import until_stopped
 from atp.testbeds import TESTBEDS
 from atp.training.dpo import DpoSettings, dpo_trainer
 from atp.training.examples import best_and_worst_pairs, conversations, preference_pairs
@@ -70,7 +71,7 @@ def train(job: Job, out: Path) -> dict[str, float]:
 
     Raises:
         AtpError: what the method raises.
-        Interrupted: a process that trains was killed.
+        Interrupted: it was asked to stop, or a process that trains was killed.
     """
     if not (out / MEASURED).is_file():
         (_launch if job.model.gpus else _train)(job, out)
@@ -96,7 +97,7 @@ def _launch(job: Job, out: Path) -> None:
     elif job.model.gpus > 1:  # accelerate starts one process alone where there is no GPU
         command[2:2] = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(job.model.gpus), "-m"]
     pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    with subprocess.Popen(command, **pipe) as run:
+    with subprocess.Popen(command, **pipe) as run, until_stopped(lambda: _pass_on(run, job.model.gpus)):
         assert run.stdout
         for line in run.stdout:
             if line.startswith(SAID):
@@ -112,6 +113,14 @@ def _launch(job: Job, out: Path) -> None:
             f"{job.label}: training ended with code {run.returncode}, see the log; a rerun goes on from its last "
             "checkpoint"
         )
+
+
+def _pass_on(run: subprocess.Popen[str], processes: int) -> None:
+    """Have a training process stop too. A launcher of several ends them on the first signal and kills them on the
+    second: what stops this process's whole group, as a cluster does, has told it already.
+    """
+    if processes == 1:
+        run.terminate()
 
 
 def _train(job: Job, out: Path) -> None:
@@ -168,6 +177,9 @@ def main() -> None:
     job = Job.model_validate_json(path.read_text(encoding="utf-8"))
     try:
         _train(job, path.parent)
+    except Interrupted as error:
+        log.warning("%s", error)
+        sys.exit(1)
     except AtpError as error:
         (path.parent / f"{os.environ.get('RANK', '0')}.{FAILED}").write_text(str(error), encoding="utf-8")
         sys.exit(1)

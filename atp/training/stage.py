@@ -86,9 +86,9 @@ def make(
     shared = {"model": job.model.model_dump(mode="json"), "training": job.training.model_dump(), "seed": job.seed}
     local = [Path(job.model.path)] if Path(job.model.path).is_dir() else []
     others = [path for path in (job.data, job.parent) if path]
-    stage = Stage(name, module, shared | params, [job.scenarios, *local, *others])
+    stage = Stage(name, module, shared | params, [job.scenarios, *local, *others], job.model.gpus)
     held_out = first_questions(read_scenarios(job.scenarios, job.testbed, "test"), TESTBEDS[job.testbed], job.settings)
-    with unfinished(out, stage.digest) as folder:
+    with unfinished(out, stage) as folder:
         temporary = folder / out.name
         try:
             measured = {"steps": 0.0} if _is_empty(job) else train(job, temporary)
@@ -100,11 +100,11 @@ def make(
                 _carry(job.parent, temporary)
             floor = 0.0 if carried else job.training.validity
             heard = canary(held_out, job.model, temporary, job.parent, reference, floor, job.seed, not carried)
-        except Interrupted:
-            raise
         except AtpError as error:
-            shutil.rmtree(folder.parent)  # the same would fail again
-            raise AtpError(str(error).replace(str(temporary), str(out))) from error
+            # What has been trained stays: a rerun that is bound to fail again fails without training again.
+            if not isinstance(error, Interrupted) and not (temporary / MEASURED).is_file():
+                shutil.rmtree(folder.parent)
+            raise type(error)(str(error).replace(str(temporary), str(out))) from error
         lineage = json.loads(stage.provenance(**measured).to_json()) | {"canary": heard, "carried": carried}
         write_text(json.dumps(lineage, sort_keys=True), temporary / LINEAGE)
         if out.exists():

@@ -10,13 +10,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from threading import Event
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from atp.agents import ModelSpec
-from atp.errors import AtpError
+from atp.errors import AtpError, Interrupted
 from atp.progress import Progress
+from atp.stopping import until_stopped
 
 log = logging.getLogger("atp")
 
@@ -149,18 +151,24 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
     """Run a trainer, from its last whole checkpoint if there is one, and save in `out` an adapter or a whole model.
 
     Returns:
-        loss: the mean over the steps; steps; tokens: of prompts and replies, with padding left out; processes; and of
-        GRPO equal_groups.
+        loss: the mean over the steps; steps, and how many of them earlier starts had made; tokens: of prompts and
+        replies, with padding left out; processes; and of GRPO equal_groups.
 
     Raises:
         AtpError: a loss or gradient that is not finite.
+        Interrupted: it was asked to stop, and has written a checkpoint.
     """
     from peft import PeftModel
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_watch(label))
-    trainer.train(resume_from_checkpoint=_newest(out / CHECKPOINTS))
+    with until_stopped() as stopped:
+        watch = _watch(label, stopped)
+        trainer.add_callback(watch)
+        trainer.train(resume_from_checkpoint=_newest(out / CHECKPOINTS))
+    steps, wanted = trainer.state.global_step, trainer.state.max_steps
+    if watch.stops and steps < wanted:
+        raise Interrupted(f"{label}: stopped after {steps} of {wanted} steps; a rerun goes on there")
     network = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(network, PeftModel):  # TRL puts a copy named "ref" beside an adapter that goes on
         if trainer.accelerator.is_main_process:
@@ -175,7 +183,8 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
     equal = [float(each["frac_reward_zero_std"]) for each in logged if "frac_reward_zero_std" in each]
     return {
         "loss": fmean(float(each["loss"]) for each in logged),
-        "steps": float(trainer.state.global_step),
+        "steps": float(steps),
+        "resumed_steps": float(watch.resumed),
         "tokens": float(trainer.state.num_input_tokens_seen),
         "processes": float(trainer.accelerator.num_processes),
         **({EQUAL: fmean(equal)} if equal else {}),
@@ -194,13 +203,21 @@ def _newest(checkpoints: Path) -> str | None:
     return None
 
 
-def _watch(label: str) -> Any:
-    """A callback that says how far the training is, and ends it where it has left what is finite."""
+def _watch(label: str, stopped: Event) -> Any:
+    """A callback that says how far the training is, and ends it where it has left what is finite, or is `stopped`."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
+        stops = False
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            self.resumed = state.global_step
             self.progress = Progress(label, state.max_steps, "steps", skipped=state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            self.stops = _any(stopped.is_set(), args)
+            if self.stops:
+                control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, **others: Any) -> None:
             logs = others["logs"]
@@ -216,6 +233,17 @@ def _watch(label: str) -> Any:
                     self.progress.advance(1, last=state.global_step == state.max_steps)
 
     return Watch()
+
+
+def _any(said: bool, arguments: Any) -> bool:
+    """Whether one of the processes that train together says so: all have to write their parts of a checkpoint."""
+    if arguments.world_size == 1:
+        return said
+    import torch
+
+    flag = torch.tensor(float(said), device=arguments.device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag.item())
 
 
 def check_length(tokenizer: Any, text: str, settings: TrainerSettings, what: str, more: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_a_killed_stage_asks_on_from_where_it_was(scenarios, tmp_path):
 
     def asked(folder: Path, agent: Dies) -> list[tuple[str | None, int]]:
         folder.mkdir(exist_ok=True)
-        sides = ask(questions, TESTBED.steering, agent, 3, 0, "test", folder)
+        sides = ask(questions, TESTBED.steering, agent, 3, 0, "test", folder, Event())
         return [(side.reply, side.tries) for side in sides]
 
     undisturbed, rest = Dies(99), Dies(99)

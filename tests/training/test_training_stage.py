@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -63,42 +65,50 @@ def finetune(folder: Path, data: str, out: Path, **training: Any) -> dict[str, f
 
 
 @pytest.mark.parametrize(
-    ("data", "training"),
+    ("data", "training", "ended"),
     [
-        ("best_of_n", {"method": "sft", "learning_rate": 5e-4}),
-        ("best_and_worst", {"method": "dpo", "learning_rate": 5e-4, "epochs": 3.0}),
-        ("turns", {"method": "grpo", "learning_rate": 1e-3, "batch": 24, "generations": 4}),
+        ("best_of_n", {"method": "sft", "learning_rate": 2e-4, "batch": 1}, signal.SIGTERM),
+        ("best_and_worst", {"method": "dpo", "learning_rate": 5e-4, "epochs": 3.0}, signal.SIGKILL),
+        ("turns", {"method": "grpo", "learning_rate": 1e-3, "batch": 8, "generations": 4}, signal.SIGTERM),
     ],
 )
-def test_a_generation_by_every_method(folder, tmp_path, caplog, data, training):
+def test_a_generation_by_every_method(folder, tmp_path, caplog, data, training, ended):
     heard = finetune(folder, data, tmp_path / "adapter", **training)
     lineage = json.loads((tmp_path / "adapter/lineage.json").read_text())
     assert lineage["canary"] == heard
     assert lineage["params"]["training"]["method"] == training["method"]
     assert set(lineage["inputs"]) == {"scenarios.parquet", "role_play", f"{data}.parquet"}
     assert lineage["cost"]["tokens"] > 100 * lineage["cost"]["steps"]
+    assert (lineage["cost"]["starts"], lineage["cost"]["resumed_steps"]) == (1, 0)
     assert heard["prompts"] == 24 and heard["valid"] >= 22
     assert heard["kl"] > 0 and heard["kl_sd"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
-    kill_after_a_checkpoint(folder, data, tmp_path / "again", training)
+    end_after_a_checkpoint(folder, data, tmp_path / "again", training, ended)
     with caplog.at_level(logging.INFO, "atp"):
         again = finetune(folder, data, tmp_path / "again", **training)
     assert "again: goes on after" in caplog.text
     assert again == heard
+    resumed = json.loads((tmp_path / "again/lineage.json").read_text())["cost"]
+    assert 0 < resumed["resumed_steps"] < resumed["steps"] == lineage["cost"]["steps"]
+    assert resumed["starts"] == (2 if ended == signal.SIGTERM else 1)  # a kill leaves no time to say what was spent
     assert contents(tmp_path / "again") == contents(tmp_path / "adapter")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "again"]
 
 
-def kill_after_a_checkpoint(folder: Path, data: str, out: Path, training: dict[str, Any]) -> None:
-    """The same training by the command line, killed as soon as it has something to go on from."""
+def end_after_a_checkpoint(folder: Path, data: str, out: Path, training: dict[str, Any], ended: int) -> None:
+    """The same training by the command line, killed or told to stop as soon as it has something to go on from."""
     settings = [f"--set={key}={value}" for key, value in training.items() if key != "method"]
     named = ["--scenarios", folder / "scenarios.parquet", "--agent", "organism", "--method", training["method"]]
     command = [sys.executable, "-m", "atp.cli", "finetune", folder / f"{data}.parquet", *named, *settings, "--out", out]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
         while not list(out.parent.glob(f".{out.name}.unfinished/*/*/checkpoints/*/trainer_state.json")):
             assert run.poll() is None
             time.sleep(0.02)
-        run.kill()
+        run.send_signal(ended)
+        said = run.communicate()[1]
+    if ended == signal.SIGTERM:
+        assert run.returncode == 1
+        assert re.search(rf"atp: {out}: stopped after \d+ of \d+ steps; a rerun goes on there", said), said
     assert not out.exists()
 
 
@@ -155,10 +165,15 @@ def test_all_weights_can_be_trained_and_played(folder, tmp_path):
         ({"method": "dpo"}, "DPO needs two replies to each prompt, found 1: filter by best_and_worst"),
     ],
 )
-def test_a_training_that_goes_wrong_leaves_nothing(folder, tmp_path, training, said):
+def test_a_training_that_goes_wrong_makes_no_agent(folder, tmp_path, training, said):
+    """What fails again, and has cost a training, fails without another."""
     with pytest.raises(AtpError, match=said):
         finetune(folder, "best_of_n", tmp_path / "adapter", **training)
-    assert list(tmp_path.iterdir()) == []
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".adapter.unfinished/*/*/measured.json")}
+    assert len(trained) == len(list(tmp_path.iterdir())) == ("learning_rate" in training)
+    with pytest.raises(AtpError, match=said):
+        finetune(folder, "best_of_n", tmp_path / "adapter", **training)
+    assert all(path.stat().st_mtime_ns == time for path, time in trained.items())
 
 
 def rewritten(path: Path, out: Path, change: Any) -> Path:

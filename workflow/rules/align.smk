@@ -23,8 +23,11 @@ rule prefer:
         f"{ALIGNED}/pairs.log",
     benchmark:
         f"{ALIGNED}/pairs.tsv"
+    conda:
+        "../../envs/agents.yaml"
     resources:
         mem_mb=model_memory,
+        runtime=model_minutes,
         gpu=model_gpus,
     params:
         asked=alignment_params,
@@ -50,8 +53,11 @@ rule align_agent:
         f"{ALIGNED}/adapter.log",
     benchmark:
         f"{ALIGNED}/adapter.tsv"
+    conda:
+        "../../envs/agents.yaml"
     resources:
         mem_mb=model_memory,
+        runtime=model_minutes,
         gpu=model_gpus,
     params:
         asked=alignment_params,

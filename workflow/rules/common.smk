@@ -99,13 +99,25 @@ def model_files(wildcards):
 def model_params(wildcards):
     """A model's settings without its machine's needs, and without its folder, which is an input."""
     spec = MODELS[wildcards.model]
-    machine = {"mem_mb", "gpus"} | ({"path"} if local_model(wildcards) else set())
+    machine = {"mem_mb", "minutes", "gpus"} | (
+        {"path"} if local_model(wildcards) else set()
+    )
     return spec and spec.model_dump(mode="json", exclude=machine)
 
 
-def model_memory(wildcards):
+def growing(amount):
+    """A job's memory in MB or time in minutes, more each time it is tried again."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def model_memory(wildcards, attempt):
     spec = MODELS[wildcards.model]
-    return spec.mem_mb if spec else 1000
+    return (spec.mem_mb if spec else 1000) * attempt
+
+
+def model_minutes(wildcards, attempt):
+    spec = MODELS[wildcards.model]
+    return (spec.minutes if spec else 30) * attempt
 
 
 def model_gpus(wildcards):

@@ -9,8 +9,11 @@ rule evaluate_generation:
         f"{CELL}/generation{{g}}/evaluation.log",
     benchmark:
         f"{CELL}/generation{{g}}/evaluation.tsv"
+    conda:
+        "../../envs/agents.yaml"
     resources:
         mem_mb=model_memory,
+        runtime=model_minutes,
         gpu=model_gpus,
     params:
         cell=lambda wildcards: cell_params(wildcards)

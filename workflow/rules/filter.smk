@@ -7,8 +7,11 @@ rule select:
         f"{CELL}/generation{{g}}/selection.log",
     benchmark:
         f"{CELL}/generation{{g}}/selection.tsv"
+    conda:
+        "../../envs/tables.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
+        runtime=growing(30),
     params:
         settings=lambda wildcards: STUDY.testbeds[
             wildcards.testbed

@@ -19,8 +19,11 @@ rule train:
         f"{CELL}/generation{{g}}/adapter.log",
     benchmark:
         f"{CELL}/generation{{g}}/adapter.tsv"
+    conda:
+        "../../envs/agents.yaml"
     resources:
         mem_mb=model_memory,
+        runtime=model_minutes,
         gpu=model_gpus,
     params:
         training=lambda wildcards: STUDY.testbeds[

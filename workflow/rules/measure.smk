@@ -8,8 +8,11 @@ rule measure:
         f"{RESULTS}/logs/measures.log",
     benchmark:
         f"{RESULTS}/benchmarks/measures.tsv"
+    conda:
+        "../../envs/tables.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=code("measure"),
     script:

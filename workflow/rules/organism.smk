@@ -8,9 +8,12 @@ rule organism:
         "results/organism/{testbed}.log",
     benchmark:
         "results/organism/{testbed}.tsv"
+    conda:
+        "../../envs/agents.yaml"
     threads: 2
     resources:
-        mem_mb=3000,
+        mem_mb=growing(3000),
+        runtime=growing(60),
     params:
         seed=0,
         code=code("organism"),

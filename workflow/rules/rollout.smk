@@ -21,8 +21,11 @@ rule rollout_context:
         f"{CELL}/context/turns.log",
     benchmark:
         f"{CELL}/context/turns.tsv"
+    conda:
+        "../../envs/agents.yaml"
     resources:
         mem_mb=model_memory,
+        runtime=model_minutes,
         gpu=model_gpus,
     params:
         cell=lambda wildcards: cell_params(wildcards)
@@ -56,8 +59,11 @@ rule rollout_weights:
         f"{CELL}/generation{{g}}/turns.log",
     benchmark:
         f"{CELL}/generation{{g}}/turns.tsv"
+    conda:
+        "../../envs/agents.yaml"
     resources:
         mem_mb=model_memory,
+        runtime=model_minutes,
         gpu=model_gpus,
     params:
         cell=lambda wildcards: cell_params(wildcards)

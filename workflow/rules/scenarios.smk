@@ -30,8 +30,11 @@ rule generate_scenarios:
         f"{RESULTS}/logs/{{testbed}}/scenarios.log",
     benchmark:
         f"{RESULTS}/benchmarks/{{testbed}}/scenarios.tsv"
+    conda:
+        "../../envs/tables.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=growing(1000),
+        runtime=growing(30),
     params:
         settings=scenario_params,
         code=code("scenarios"),
