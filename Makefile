@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
 
-.PHONY: help run test test-slow lint format bench gpu-check clean
+.PHONY: help run test test-slow cache-check test-cluster lint format bench gpu-check clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(BIN)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,15 +19,22 @@ run: $(BIN)/.installed ## run the default study; ends by naming its report
 	@echo "The report is results/demo/report.html"
 
 test: $(BIN)/.installed ## run the tests (minutes)
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not cluster" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(BIN)/.installed ## rebuild the organisms and hold their behaviour to its bands
 	$(BIN)/python -m pytest -m slow
+
+test-cluster: $(BIN)/.installed ## a study through SLURM's daemons on this machine, with faults (as root, minutes)
+	$(BIN)/python -m pytest -m cluster -rs
+
+cache-check: $(BIN)/.installed ## a second study in another folder takes its alignment from the cache
+	$(BIN)/python workflow/cache_check.py
 
 lint: $(BIN)/.installed ## style, types, workflow
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
+	$(SNAKEMAKE) --lint
 	$(BIN)/mypy
 
 format: $(BIN)/.installed ## rewrite in the house style

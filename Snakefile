@@ -10,6 +10,7 @@
 #       generation{g}/selection.parquet                                      what the reward filter kept of them
 #       generation{g}/adapter/                                               learned from generation g - 1's selection
 #       generation{g}/evaluation.parquet                                     test split, empty history
+#   .../turns.shard{k}of{n}.parquet, evaluation.shard{k}of{n}.parquet        parts of a large rollout, until it is whole
 #   results/{study}/measures.parquet, figures/, report.html
 #   results/organism/{testbed}/                                              the organism, built anew on demand
 #
@@ -22,6 +23,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from atp import config as atp_config
+from atp import sizes
 from atp.agents.spec import SCRIPTED
 from atp.errors import AtpError
 from atp.provenance import code_digest
@@ -29,6 +31,7 @@ from atp.scenarios.stage import source_files
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/scenarios.smk"
 include: "workflow/rules/organism.smk"
 include: "workflow/rules/align.smk"
@@ -44,3 +47,11 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report.html",
+
+
+if (
+    SHARED
+):  # Snakemake refuses to benchmark what may come from its cache; what it cost stands in its metadata too
+    for each in workflow.rules:
+        if each.cache.output:
+            each._benchmark = None

@@ -13,7 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from atp.agents.gpus import claim_gpus
-from atp.agents.spec import SCRIPTED, ModelSpec
+from atp.agents.spec import SCRIPTED, ModelSpec, check_trainable
 from atp.artifacts import write_text
 from atp.config import read_models, schemas
 from atp.errors import AtpError
@@ -283,6 +283,7 @@ def _trainable(agent: str, folder: Path, testbed: str) -> ModelSpec:
     model = _model(agent, folder, testbed)
     if model is None:
         raise AtpError(f"agent {agent}: a scripted policy has no weights to train")
+    check_trainable(model)
     return model
 
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atp.agents.scripted import SOCIAL, scripted
-from atp.agents.spec import SCRIPTED, ModelSpec, check_folder
+from atp.agents.spec import SCRIPTED, ModelSpec, check_folder, check_trainable
 from atp.errors import AtpError
 from atp.explain import explain
 from atp.filtering import FilterSettings
@@ -120,6 +120,9 @@ class Study(_Section):
     )
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32, strict=True)], ...] = Field(
         (0,), min_length=1, description="one line of evidence each"
+    )
+    shards: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = Field(
+        "auto", description="jobs that a rollout is split into; auto: by its size, where the model needs a GPU"
     )
     testbeds: dict[str, TestbedSection] = Field(min_length=1)
 
@@ -324,6 +327,7 @@ def check_models(path: Path | str, study: Study, models: Mapping[str, ModelSpec 
             check_folder(spec, root)
         for where, training in _trainings(study, name):
             try:
+                check_trainable(spec)
                 training.held(max(1, spec.gpus))
             except AtpError as error:
                 raise AtpError(f"{path}: {where} for model '{name}': {error}") from error

@@ -40,7 +40,7 @@ def judge_stage(turns: Path, out: Path, agent: str, model: ModelSpec | None, see
     question = TESTBEDS[rows[0]["testbed"]].judged
     if question is None:
         raise AtpError(f"{turns}: decisions of testbed '{rows[0]['testbed']}' are plain to see, no judge is needed")
-    params = {"agent": agent, "model": model and model.model_dump(mode="json"), "seed": seed}
+    params = {"agent": agent, "model": model and model.params(), "seed": seed}
     stage = Stage("judge", __name__, params, [turns])
     answers = _answers(rows, question, agent, model, seed, str(out))
     choices = [parse_choice(answer, (YES, NO)).option for answer in answers]

@@ -16,7 +16,9 @@ from typing import Any
 PACKAGE = Path(__file__).parent
 #: Where a stage that was stopped says what it has spent so far, beside what it has finished.
 SPENT = "spent.json"
-PACKAGES = tuple("atp torch transformers trl peft accelerate vllm datasets pyarrow polars snakemake".split())
+PACKAGES = tuple(
+    "atp torch transformers trl peft accelerate vllm inspect_ai openai datasets pyarrow polars snakemake".split()
+)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def rollout_stage(
         "split": split,
         "samples": samples,
         "limit": limit,
-        "model": model and model.model_dump(mode="json"),
+        "model": model and model.params(),
         "part": part,
     }
     local = [Path(model.path)] if model and Path(model.path).is_dir() else []
@@ -204,7 +204,8 @@ def rollout(
         turns = pa.concat_tables(tables)
         tokens = {name: float(pc.sum(turns[name], min_count=0).as_py()) for name in TOKENS}
         counts = {"episodes": total, "resumed_episodes": resumed, "decisions": len(turns)}
-        write_table(turns, out, stage.provenance(**counts, **tokens))
+        served = getattr(agent, "served", {})  # requests, retries and refusals of a server
+        write_table(turns, out, stage.provenance(**counts, **tokens, **served))
 
 
 @contextmanager

@@ -45,7 +45,7 @@ ROLE_PLAY, COORDINATION = ("testbeds", "role_play"), ("testbeds", "coordination"
 @pytest.mark.parametrize(
     ("keys", "value", "said"),
     [
-        (("modles",), ["organism"], "modles: unknown key, allowed are alignments, models, seeds, testbeds"),
+        (("modles",), ["organism"], "modles: unknown key, allowed are alignments, models, seeds, shards, testbeds"),
         ((*ROLE_PLAY, "weights", "sampels"), 3, "testbeds.role_play.weights.sampels: unknown key, allowed are arms"),
         ((*ROLE_PLAY, "weights", "samples"), 0, "testbeds.role_play.weights.samples: .* greater than or equal to 1"),
         ((*ROLE_PLAY, "weights", "samples"), "many", "weights.samples: .* valid integer.*found 'many'"),

@@ -38,6 +38,7 @@ CHANGES = {
     "testbeds/role_play.py": {*AGENTS, "report"},
     "testbeds/parsing.py": {*AGENTS, "report"},
     "agents/local.py": AGENTS,  # imported inside functions
+    "agents/served.py": AGENTS,
     "rollout.py": AGENTS,
     "filtering.py": {"filter"},
     "training/sft.py": {"align", "finetune"},

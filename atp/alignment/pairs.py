@@ -65,7 +65,7 @@ def pairs_stage(
     params = {
         "testbed": testbed,
         "settings": settings,
-        "model": model and model.model_dump(mode="json"),
+        "model": model and model.params(),
         "retries": retries,
         "seed": seed,
         "limit": limit,

@@ -83,7 +83,7 @@ def make(
     Returns what the canary measured.
     """
     _check_paths(out, (job.scenarios, job.data), (job.parent, reference))
-    shared = {"model": job.model.model_dump(mode="json"), "training": job.training.model_dump(), "seed": job.seed}
+    shared = {"model": job.model.params(), "training": job.training.model_dump(), "seed": job.seed}
     local = [Path(job.model.path)] if Path(job.model.path).is_dir() else []
     others = [path for path in (job.data, job.parent) if path]
     stage = Stage(name, module, shared | params, [job.scenarios, *local, *others], job.model.gpus)

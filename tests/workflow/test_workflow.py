@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("Snakefile", "atp", "config", "workflow", "resources")
+PARTS = ("Snakefile", "atp", "config", "envs", "workflow", "resources")
 PROFILE = ("--profile", "workflow/profiles/default")
 WHOLE = Counter(
     generate_scenarios=1,
@@ -155,6 +155,85 @@ def test_a_change_reruns_its_stage_and_what_depends_on_it(project, file, old, ne
     finally:
         path.write_text(before)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+STUDY = "config/studies/small.yaml"
+#: README's rows: a change in this study, and the rules whose jobs run again, all of them.
+ROWS = {
+    "a scenario template": ("config/templates/role_play.yaml", "environment: baker", "environment: cook", {*WHOLE}),
+    "settings of alignment by DPO": (STUDY, "dpo: {learning_rate: 5.0", "dpo: {learning_rate: 1.0", {"align_agent"}),
+    "rounds of the context channel": (STUDY, "settings: {rounds: 2}", "settings: {rounds: 3}", {"rollout_context"}),
+    "the filter": (STUDY, "best_of_n", "positive_advantage", {"select"}),
+    "settings of fine-tuning": (STUDY, "sft, learning_rate: 5.0", "sft, learning_rate: 1.0", {"train"}),
+    "how generations are evaluated": (
+        STUDY,
+        "      filter:",
+        "      evaluation: {settings: {window: 1}}\n      filter:",
+        {"train", "evaluate_generation"},
+    ),
+    "memory, time or GPUs of a model": ("config/models/organism.yaml", "mem_mb: 1500", "mem_mb: 9000", set()),
+    "one more seed": (
+        STUDY,
+        "alignments:",
+        "seeds: [0, 1]\nalignments:",
+        {"prefer", "align_agent", "rollout_context", "rollout_weights"},
+    ),
+    "code of the filter": ("atp/filtering.py", '"""Which', '"""Those', {"select"}),
+    "code of a measure": ("atp/measures/rates.py", '"""Turns', '"""The turns', {"measure"}),
+    "a figure": ("atp/report/figures.py", '"""Measures', '"""The measures', {"report"}),
+}
+README = {
+    changed.strip(): (stage.strip(" `"), told)
+    for changed, stage, told in re.findall(
+        r"^\| ([^|]*) \| (`[a-z]+`) \| ([^|]*) \|$", (ROOT / "README.md").read_text(), re.M
+    )
+}
+
+
+@pytest.mark.parametrize("changed", README)
+def test_what_readme_says_runs_again(project, changed):
+    file, old, new, rules = ROWS[changed]
+    stage, told = README[changed]
+    assert (
+        told == "everything" if "all" in rules else {rule for rule in WHOLE if re.search(rf"\b{rule}\b", told)} == rules
+    )
+    path = project / file
+    before, times = path.read_text(), path.stat()
+    assert old in before
+    path.write_text(before.replace(old, new, 1))
+    try:
+        found = planned(project, stage)
+    finally:
+        path.write_text(before)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert {rule: found[rule] for rule in found if rule in WHOLE} == {rule: WHOLE[rule] for rule in rules - {"all"}}
+
+
+def test_every_row_is_tested():
+    assert set(README) == set(ROWS)
+
+
+def test_rollouts_in_shards_have_the_same_turns(project):
+    """Each is a job, and what it made is gone once the turns are whole."""
+    study = "shards: 2\n" + (project / STUDY).read_text()
+    (project / "config/studies/sharded.yaml").write_text(study.replace("samples: 4", "samples: 9"))
+    (project / "config/studies/whole.yaml").write_text(
+        study.replace("samples: 4", "samples: 9").replace("shards: 2", "shards: 1")
+    )
+    cell = "organism/role_play/none/seed0/plain"
+    found = {}
+    for name in ("sharded", "whole"):
+        made = [
+            f"results/{name}/{cell}/{file}.parquet"
+            for file in ("context/turns", "generation0/turns", "generation0/evaluation")
+        ]
+        base = [sys.executable, "-m", "snakemake", "--cores", "2", *made, "--config", f"study={name}"]
+        result = subprocess.run(base, cwd=project, env=own(project), capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert len(re.findall("^(?:local)?rule rollout_shard:", result.stderr, re.M)) == (6 if name == "sharded" else 0)
+        found[name] = [pq.read_table(project / path).to_pylist() for path in made]
+        assert not list(project.glob(f"results/{name}/**/*.shard*.parquet"))
+    assert found["sharded"] == found["whole"] and len(found["whole"][1]) == 72
 
 
 def test_grpo_learns_from_turns_without_a_filter(project):

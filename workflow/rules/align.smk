@@ -1,18 +1,4 @@
 # Alignment before deployment, on training scenarios that deployment does not use: the adapter of generation 0.
-ALIGNED = f"{RESULTS}/{{model}}/{{testbed}}/{{alignment}}/seed{{seed}}"
-
-
-def alignment_params(wildcards):
-    """Testbed, its settings and the rows of the training split that alignment takes."""
-    section = STUDY.testbeds[wildcards.testbed]
-    return {
-        "testbed": wildcards.testbed,
-        "settings": {**section.settings, "rounds": 1},
-        "limit": list(atp_config.alignment_rows(section)),
-        "seed": int(wildcards.seed),
-    }
-
-
 rule prefer:
     input:
         scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
@@ -23,6 +9,7 @@ rule prefer:
         f"{ALIGNED}/pairs.log",
     benchmark:
         f"{ALIGNED}/pairs.tsv"
+    cache: SHARED
     conda:
         "../../envs/agents.yaml"
     resources:
@@ -53,6 +40,7 @@ rule align_agent:
         f"{ALIGNED}/adapter.log",
     benchmark:
         f"{ALIGNED}/adapter.tsv"
+    cache: SHARED
     conda:
         "../../envs/agents.yaml"
     resources:
@@ -68,20 +56,6 @@ rule align_agent:
         code=code("align"),
     script:
         "../scripts/align.py"
-
-
-def aligned(alignments, name):
-    """Files of a name for every model, testbed and seed that is aligned in one of these ways."""
-    return [
-        f"{ALIGNED}/{name}".format(
-            model=model, testbed=testbed, alignment=alignment, seed=seed
-        )
-        for testbed in STUDY.testbeds
-        for model in STUDY.models
-        for alignment in STUDY.alignments
-        if alignment in alignments
-        for seed in STUDY.seeds
-    ]
 
 
 rule pairs:

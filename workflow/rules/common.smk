@@ -49,6 +49,15 @@ wildcard_constraints:
     arm=r"[^/]+",
     seed=r"\d+",
     g=r"\d+",
+    place=r"context|generation\d+",
+    kind=r"turns|evaluation",
+    k=r"\d+",
+    n=r"\d+",
+
+
+#: With --cache, what others have made of the same inputs, params and code is taken from $SNAKEMAKE_OUTPUT_CACHE, and what
+#: is made is put there.
+SHARED = "omit-software" if workflow.workflow_settings.cache is not None else False
 
 
 def code(stage):
@@ -91,9 +100,11 @@ def local_model(wildcards):
 
 
 def model_files(wildcards):
-    """The model's folder, where it has one, as an input."""
+    """What a model's folder holds, where it has one: a cache goes by the content of files. What a job makes is a folder."""
     folder = local_model(wildcards)
-    return [folder] if folder else []
+    if folder is None or (REBUILD and MODELS[wildcards.model].organism):
+        return [folder] if folder else []
+    return sorted(str(path) for path in Path(folder).glob("[!.]*") if path.is_file())
 
 
 def model_params(wildcards):

@@ -1,31 +1,30 @@
 rule evaluate_generation:
     input:
-        scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
-        model=model_files,
-        adapter=lambda wildcards: adapter(wildcards, int(wildcards.g)),
+        unpack(
+            lambda wildcards: whole(
+                wildcards, f"generation{wildcards.g}", "evaluation"
+            )
+        ),
     output:
         f"{CELL}/generation{{g}}/evaluation.parquet",
     log:
         f"{CELL}/generation{{g}}/evaluation.log",
     benchmark:
         f"{CELL}/generation{{g}}/evaluation.tsv"
+    cache: SHARED
     conda:
         "../../envs/agents.yaml"
     resources:
         mem_mb=model_memory,
         runtime=model_minutes,
-        gpu=model_gpus,
+        gpu=lambda wildcards: rollout_gpus(
+            wildcards, f"generation{wildcards.g}", "evaluation"
+        ),
     params:
-        cell=lambda wildcards: cell_params(wildcards)
-        | {"channel": "weights", "generation": int(wildcards.g)},
-        variants=lambda wildcards: {
-            "evaluation": atp_config.evaluation(STUDY.testbeds[wildcards.testbed])
-        },
-        split="test",
-        samples=lambda wildcards: STUDY.testbeds[
-            wildcards.testbed
-        ].weights.evaluation.samples,
-        limit=None,
+        asked=lambda wildcards: asked(
+            wildcards, f"generation{wildcards.g}", "evaluation"
+        ),
+        part=[1, 1],
         model=model_params,
         code=code("rollout"),
     script:

@@ -1,11 +1,3 @@
-def learned_from(wildcards):
-    """What generation g - 1 left to learn from: what the filter kept, or, for GRPO, all its turns."""
-    kept = STUDY.testbeds[wildcards.testbed].weights.filter
-    name = "selection" if kept else "turns"
-    g = int(wildcards.g) - 1
-    return f"{CELL}/generation{g}/{name}.parquet".format(**wildcards)
-
-
 rule train:
     input:
         data=learned_from,

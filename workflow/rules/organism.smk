@@ -8,6 +8,7 @@ rule organism:
         "results/organism/{testbed}.log",
     benchmark:
         "results/organism/{testbed}.tsv"
+    cache: SHARED
     conda:
         "../../envs/agents.yaml"
     threads: 2

@@ -1,26 +1,14 @@
-# Playing scenarios: in the context channel on the test split, in the weights channel on fresh training scenarios.
-def adapter(wildcards, g):
-    """The adapter of generation g of a cell; of generation 0 that of its alignment, which none has not."""
-    if g:
-        return [f"{CELL}/generation{g}/adapter".format(**wildcards)]
-    return (
-        []
-        if wildcards.alignment == "none"
-        else [f"{ALIGNED}/adapter".format(**wildcards)]
-    )
-
-
-rule rollout_context:
+# Playing scenarios: in the context channel on the test split, in the weights channel on fresh training scenarios. A large
+# rollout is played in shards, a job each, which the rule of the whole puts together.
+rule rollout_shard:
     input:
-        scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
-        model=model_files,
-        adapter=lambda wildcards: adapter(wildcards, 0),
+        unpack(lambda wildcards: played_from(wildcards, wildcards.place)),
     output:
-        f"{CELL}/context/turns.parquet",
+        temp(f"{CELL}/{{place}}/{{kind}}.shard{{k}}of{{n}}.parquet"),
     log:
-        f"{CELL}/context/turns.log",
+        f"{CELL}/{{place}}/{{kind}}.shard{{k}}of{{n}}.log",
     benchmark:
-        f"{CELL}/context/turns.tsv"
+        f"{CELL}/{{place}}/{{kind}}.shard{{k}}of{{n}}.tsv"
     conda:
         "../../envs/agents.yaml"
     resources:
@@ -28,54 +16,58 @@ rule rollout_context:
         runtime=model_minutes,
         gpu=model_gpus,
     params:
-        cell=lambda wildcards: cell_params(wildcards)
-        | {"channel": "context", "generation": 0},
-        variants=lambda wildcards: atp_config.variants(
-            STUDY.testbeds[wildcards.testbed], wildcards.arm
-        ),
-        split="test",
-        samples=lambda wildcards: STUDY.testbeds[wildcards.testbed].context.samples,
-        limit=None,
+        asked=lambda wildcards: asked(wildcards, wildcards.place, wildcards.kind),
+        part=lambda wildcards: [int(wildcards.k), int(wildcards.n)],
         model=model_params,
         code=code("rollout"),
     script:
         "../scripts/rollout.py"
 
 
-def fresh(wildcards):
-    """Rows of the train split that a generation is deployed on."""
-    count, g = STUDY.testbeds[wildcards.testbed].weights.scenarios, int(wildcards.g)
-    return [g * count, (g + 1) * count]
+rule rollout_context:
+    input:
+        unpack(lambda wildcards: whole(wildcards, "context")),
+    output:
+        f"{CELL}/context/turns.parquet",
+    log:
+        f"{CELL}/context/turns.log",
+    benchmark:
+        f"{CELL}/context/turns.tsv"
+    cache: SHARED
+    conda:
+        "../../envs/agents.yaml"
+    resources:
+        mem_mb=model_memory,
+        runtime=model_minutes,
+        gpu=lambda wildcards: rollout_gpus(wildcards, "context"),
+    params:
+        asked=lambda wildcards: asked(wildcards, "context"),
+        part=[1, 1],
+        model=model_params,
+        code=code("rollout"),
+    script:
+        "../scripts/rollout.py"
 
 
 rule rollout_weights:
     input:
-        scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
-        model=model_files,
-        adapter=lambda wildcards: adapter(wildcards, int(wildcards.g)),
+        unpack(lambda wildcards: whole(wildcards, f"generation{wildcards.g}")),
     output:
         f"{CELL}/generation{{g}}/turns.parquet",
     log:
         f"{CELL}/generation{{g}}/turns.log",
     benchmark:
         f"{CELL}/generation{{g}}/turns.tsv"
+    cache: SHARED
     conda:
         "../../envs/agents.yaml"
     resources:
         mem_mb=model_memory,
         runtime=model_minutes,
-        gpu=model_gpus,
+        gpu=lambda wildcards: rollout_gpus(wildcards, f"generation{wildcards.g}"),
     params:
-        cell=lambda wildcards: cell_params(wildcards)
-        | {"channel": "weights", "generation": int(wildcards.g)},
-        variants=lambda wildcards: {
-            "deployment": atp_config.deployment(
-                STUDY.testbeds[wildcards.testbed], wildcards.arm
-            )
-        },
-        split="train",
-        samples=lambda wildcards: STUDY.testbeds[wildcards.testbed].weights.samples,
-        limit=fresh,
+        asked=lambda wildcards: asked(wildcards, f"generation{wildcards.g}"),
+        part=[1, 1],
         model=model_params,
         code=code("rollout"),
     script:

@@ -10,9 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# The package beside this workflow, as in the Snakefile: conda environments have none, others may have another copy's.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+# Snakemake appends the folder of its own packages. To a conda environment they are strangers, maybe of another Python.
+if sys.prefix == os.environ.get("CONDA_PREFIX"):
+    sys.path[:] = [path for path in sys.path if "site-packages" not in path or path.startswith(sys.prefix)]
+
 from atp.agents import ModelSpec
 from atp.agents.gpus import claim_gpus
 from atp.errors import AtpError
+from atp.provenance import PACKAGE
 
 
 @contextmanager
@@ -30,6 +37,9 @@ def stage(snakemake: Any) -> Iterator[None]:
             logger.addHandler(handler)
         warnings.simplefilter("default")
         os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
+        # Training may start processes of its own, which have to find the same package.
+        others = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = f"{PACKAGE.parent}{os.pathsep}{others}" if others else str(PACKAGE.parent)
         try:
             yield
         except AtpError as error:
@@ -48,7 +58,11 @@ def model(snakemake: Any) -> ModelSpec | None:
     """The job's model: its settings, its folder where that is an input, and the GPUs that the job was given."""
     if snakemake.params.model is None:
         return None
-    folder = {"path": str(snakemake.input.model)} if snakemake.input.get("model") else {}
+    folder = {}
+    if snakemake.input.get("model"):
+        given = snakemake.input.model
+        first = Path(given if isinstance(given, str) else given[0])
+        folder = {"path": str(first if first.is_dir() else first.parent)}
     spec = ModelSpec(**dict(snakemake.params.model), **folder, gpus=snakemake.resources.get("gpu", 0))
     claim_gpus(spec.gpus, spec.path)
     return spec

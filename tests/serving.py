@@ -1,0 +1,155 @@
+"""Servers for tests of served models: a real one, and one that fails as it is told. And what is asked of them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from atp.agents import ModelSpec, Request, Sampling, load_agent
+from atp.artifacts import read_turns
+from atp.provenance import Stage
+from atp.rollout import Cell, rollout
+from atp.scenarios.scenario import read_scenarios
+from atp.scenarios.stage import ScenarioSettings, scenarios_stage
+from atp.testbeds import TESTBEDS
+from atp.testbeds.base import Prompt, View
+
+KEY = "sk-a-key-of-the-environment"
+GREEDY = Sampling(temperature=0, max_new_tokens=96)
+#: Testbed -> settings of a short game.
+GAMES: dict[str, dict[str, Any]] = {
+    "role_play": {"rounds": 3},
+    "coordination": {"rounds": 2, "agents": 4, "threshold": 2},
+    "tool_use": {"rounds": 1, "hard": 1},
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """`transformers serve` on one port, that can be killed and started again."""
+
+    def __init__(self, log: Path):
+        self.port, self.log = free_port(), log
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.start()
+
+    def start(self) -> None:
+        command = Path(sys.executable).with_name("transformers")
+        self.process = subprocess.Popen(
+            [command, "serve", "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            stdout=self.log.open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def wait(self) -> "Server":
+        until = time.monotonic() + 90
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                urllib.request.urlopen(self.url.replace("/v1", "/health"), timeout=5).close()
+                return self
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError(f"transformers serve does not answer: {self.log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+class Failing:
+    """A server that gives its `answers` first and then its last one again and again: (status, headers, body)."""
+
+    def __init__(self, *answers: tuple[int, dict[str, str], str], delay: float = 0.0):
+        self.answers, self.seen, self.busy, self.most = list(answers), [], 0, 0
+        lock, outer = threading.Lock(), self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with lock:
+                    outer.seen.append((dict(self.headers), json.loads(body)))
+                    outer.busy += 1
+                    outer.most = max(outer.most, outer.busy)
+                    status, headers, said = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                time.sleep(delay)
+                with lock:
+                    outer.busy -= 1
+                self.send_response(status)
+                content = said.encode()
+                sent = {"Content-Type": "application/json", **headers, "Content-Length": str(len(content))}
+                for name, value in sent.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+
+
+def completion(finish: str | None = "stop", **message: Any) -> dict[str, Any]:
+    """What an OpenAI-compatible server answers; without `content` there is none."""
+    said = {"role": "assistant", "content": None, **message}
+    usage = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "finish_reason": finish, "message": said}],
+        "usage": {**usage, "prompt_tokens_details": {"cached_tokens": 5}},
+    }
+
+
+def ok(body: Any) -> tuple[int, dict[str, str], str]:
+    return 200, {}, json.dumps(body)
+
+
+FINE = ok(completion(content="fine"))
+
+
+def request(number: int, question: str = "Well?", **prompt: Any) -> Request:
+    messages = prompt.pop("messages", [{"role": "user", "content": question}])
+    return Request(number, Prompt(0, 1, messages, View({}, "", ()), **prompt), seed=2**62 + number)
+
+
+def served(folder: Path, url: str, **settings: Any) -> Any:
+    """The agent of a model that a server knows by its folder's path."""
+    spec = {"path": f"openai-api/local/{folder}", "base_url": url, "sampling": GREEDY, "batch": 8, **settings}
+    return load_agent("served", ModelSpec(kind="inspect", **spec))
+
+
+def in_process(folder: Path, adapter: Path | None = None) -> Any:
+    return load_agent("local", ModelSpec(path=str(folder), sampling=GREEDY, batch=8, device="cpu"), adapter)
+
+
+def play(agent: Any, testbed: str, out: Path, scenarios: int = 6) -> pa.Table:
+    """A short rollout of a testbed's own scenarios."""
+    source = out.with_suffix(".scenarios")
+    path = f"config/templates/{testbed}.yaml"
+    scenarios_stage(ScenarioSettings(source="templates", path=path, train=0, test=scenarios, seed=1), testbed, source)
+    game = TESTBEDS[testbed]
+    cell = Cell("agent", testbed, "none", "plain", seed=0, channel="context", generation=0)
+    variants = {"default": game.settings(**GAMES[testbed])}
+    chosen, stage = read_scenarios(source, testbed, "test"), Stage("rollout", "atp.rollout", {})
+    rollout(chosen, game, variants, agent, cell, 1, out, stage)
+    return read_turns(out)
