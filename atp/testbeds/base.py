@@ -8,16 +8,18 @@ What is made with every decision is not frozen: freezing a dataclass trebles the
 scripted population's. Nobody changes one that was made.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from atp.tools import Call, Outcome
 
 INVALID = "invalid"
+
+Anything = TypeVar("Anything")
 
 Message = dict[str, str]
 """{"role": "system" | "user" | "assistant" | "tool", "content": text}, as chat templates take it."""
@@ -37,7 +39,9 @@ class Peers:
 
 @dataclass(slots=True)
 class Past:
-    """What an agent has been told of one of its own rounds; peers is None where it is told nothing of others."""
+    """What an agent has been told of one of its own rounds; peers is None where it is told nothing of others, and the
+    reward 0 where it is not told what it was paid.
+    """
 
     decision: str
     violation: bool | None
@@ -151,11 +155,41 @@ class Settings(BaseModel):
 
     rounds: int = Field(6, ge=1, le=100, description="rounds an episode lasts")
     window: int = Field(5, ge=0, description="earlier rounds that a prompt shows; 0 is no memory")
+    shuffled: bool = Field(False, description="a prompt shows earlier rounds in random order")
+    reset_after: int | None = Field(None, ge=1, description="the history begins anew after so many rounds; none: never")
+    blind: bool = Field(False, description="a prompt shows what was decided in earlier rounds and not what it paid")
+    reminder: int = Field(0, ge=0, description="every so many rounds a prompt repeats the system's words; 0: never")
 
     @property
     def offered(self) -> tuple[str, ...]:
         """Names of the tools that an agent may call."""
         return ()
+
+
+def remembered(done: Sequence[Anything], settings: Settings, order: Random) -> list[Anything]:
+    """What a prompt shows of the rounds that are done, one item each: the last `window` since the history began, in the
+    order in which they were played or in one that `order` draws.
+    """
+    begun = settings.reset_after if settings.reset_after and len(done) >= settings.reset_after else 0
+    shown = list(done[begun:][-settings.window :]) if settings.window else []
+    if settings.shuffled:
+        order.shuffle(shown)
+    return shown
+
+
+def shuffler(rng: Random) -> Random:
+    """Chance for the order of rounds; `rng` stays as it is, so that all else is drawn as without it."""
+    copy = Random()
+    copy.setstate(rng.getstate())
+    return Random(copy.random())
+
+
+def reminded(messages: list[Message], settings: Settings, round: int) -> list[Message]:
+    """A prompt of a round, with the system's words once more after it where a reminder is due."""
+    if not settings.reminder or round % settings.reminder:
+        return messages
+    *before, last = messages
+    return [*before, {**last, "content": f"{last['content']}\nRemember: {messages[0]['content']}"}]
 
 
 @dataclass(frozen=True)
