@@ -24,7 +24,7 @@ SCENARIOS = {
 
 
 def played(testbed: str, decide: Any = None, **settings: Any) -> tuple[list[Prompt], list[Turn]]:
-    """An episode's prompts for decisions, and its turns; decide(round, agent) says whether the decision is a violation."""
+    """An episode's prompts for decisions, and its turns; decide(round, agent) says whether it is a violation."""
     decide = decide or (lambda round, agent: round % 2 == 0)
     game = TESTBEDS[testbed]
     episode = game.play(SCENARIOS[testbed], game.settings(**settings), Random(5))
