@@ -31,6 +31,8 @@ PAIRED = "best_and_worst"
 ALIGNED = ("adapter", "pairs")
 #: What a training shares with the one that it goes on from.
 SAME = ("tune", "rank", "alpha")
+#: Keys of an arm that are no settings of the testbed.
+OF_WEIGHTS = ("training", "filter")
 
 
 class _Section(BaseModel):
@@ -104,11 +106,26 @@ class TestbedSection(_Section):
     scenarios: ScenarioSettings
     settings: dict[str, Any] = Field(default_factory=dict, description="testbed settings shared by all that follows")
     arms: dict[str, dict[str, Any]] = Field(
-        default={PLAIN: {}}, description="controls and defences: name -> testbed settings it imposes"
+        default={PLAIN: {}},
+        description="controls and defences: name -> testbed settings it imposes; under `training` and `filter` what it "
+        "changes in the weights channel's",
     )
     alignment: Alignment = Field(default_factory=Alignment)
     context: ContextChannel | None = None
     weights: WeightsChannel | None = None
+
+    def imposed(self, arm: str) -> dict[str, Any]:
+        """Testbed settings that an arm imposes."""
+        return {key: value for key, value in self.arms[arm].items() if key not in OF_WEIGHTS}
+
+    def learning(self, arm: str) -> WeightsChannel:
+        """The weights channel as an arm has it. Raises ValidationError for changes that do not fit."""
+        assert self.weights
+        channel = self.weights.model_dump()
+        for key in OF_WEIGHTS:
+            if key in self.arms[arm]:
+                channel[key] = {**(channel[key] or {}), **self.arms[arm][key]}
+        return WeightsChannel.model_validate(channel)
 
 
 class Study(_Section):
@@ -239,6 +256,10 @@ def _check_testbed(name: str, section: TestbedSection, models: tuple[str, ...]) 
                     )
         if section.weights:
             _check_settings(name, f"{where}.weights.deployment, arm '{arm}'", deployment(section, arm))
+            try:
+                section.learning(arm)
+            except ValidationError as error:
+                raise ValueError(f"{where}.arms.{arm}.{explain(error, WeightsChannel)}") from None
     if section.weights:
         _check_settings(name, f"{where}.weights.evaluation.settings", evaluation(section))
         needed = section.weights.generations * section.weights.scenarios
@@ -266,7 +287,7 @@ def _check_settings(testbed: str, where: str, settings: Mapping[str, Any]) -> No
 
 def variants(section: TestbedSection, arm: str) -> dict[str, dict[str, Any]]:
     """Variants of the context channel in an arm: label -> testbed settings. What the arm imposes is not swept."""
-    imposed = section.arms[arm]
+    imposed = section.imposed(arm)
     swept = (
         {key: values for key, values in section.context.sweep.items() if key not in imposed} if section.context else {}
     )
@@ -281,7 +302,7 @@ def variants(section: TestbedSection, arm: str) -> dict[str, dict[str, Any]]:
 def deployment(section: TestbedSection, arm: str) -> dict[str, Any]:
     """Testbed settings under which an arm's agent is deployed and learns in the weights channel."""
     assert section.weights
-    return {**section.settings, **section.weights.deployment, **section.arms[arm]}
+    return {**section.settings, **section.weights.deployment, **section.imposed(arm)}
 
 
 def evaluation(section: TestbedSection) -> dict[str, Any]:

@@ -62,7 +62,7 @@ ROLE_PLAY, COORDINATION = ("testbeds", "role_play"), ("testbeds", "coordination"
         ((*ROLE_PLAY, "weights", "arms"), ["other"], "unknown arm 'other', known are plain, supervised"),
         ((*ROLE_PLAY, "scenarios", "train"), 10, "scenarios.train: 10, must be at least 128"),
         ((*ROLE_PLAY, "settings", "rounds"), 0, "rounds: .*greater than or equal to 1"),
-        ((*ROLE_PLAY, "settings", "round"), 6, "round: unknown key, allowed are audit_probability, rounds"),
+        ((*ROLE_PLAY, "settings", "round"), 6, "round: unknown key, allowed are audit_probability, blind"),
         ((*ROLE_PLAY, "context", "sweep"), {"schedule": ["never"]}, "schedule: .*all_supervised"),
         ((*ROLE_PLAY, "context", "sweep"), {"schedule": ["audit"]}, "audit_probability is needed"),
         ((*ROLE_PLAY, "arms"), {"plain": {}, "supervised": {}, "../x": {}}, "names a folder"),

@@ -13,9 +13,7 @@ rule select:
         mem_mb=growing(1000),
         runtime=growing(30),
     params:
-        settings=lambda wildcards: STUDY.testbeds[
-            wildcards.testbed
-        ].weights.filter.model_dump(),
+        settings=lambda wildcards: learning(wildcards).filter.model_dump(),
         code=code("filter"),
     script:
         "../scripts/filter.py"

@@ -18,9 +18,7 @@ rule train:
         runtime=model_minutes,
         gpu=model_gpus,
     params:
-        training=lambda wildcards: STUDY.testbeds[
-            wildcards.testbed
-        ].weights.training.model_dump(),
+        training=lambda wildcards: learning(wildcards).training.model_dump(),
         evaluation=lambda wildcards: atp_config.evaluation(
             STUDY.testbeds[wildcards.testbed]
         ),

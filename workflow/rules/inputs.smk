@@ -123,9 +123,14 @@ def rollout_gpus(wildcards, place, kind="turns"):
     return 0 if shards(wildcards, place, kind) else model_gpus(wildcards)
 
 
+def learning(wildcards):
+    """How a cell learns in its weights."""
+    return STUDY.testbeds[wildcards.testbed].learning(wildcards.arm)
+
+
 def learned_from(wildcards):
     """What generation g - 1 left to learn from: what the filter kept, or, for GRPO, all its turns."""
-    kept = STUDY.testbeds[wildcards.testbed].weights.filter
+    kept = learning(wildcards).filter
     name = "selection" if kept else "turns"
     g = int(wildcards.g) - 1
     return f"{CELL}/generation{g}/{name}.parquet".format(**wildcards)
