@@ -15,6 +15,7 @@
 #   results/organism/{testbed}/                                              the organism, built anew on demand
 #
 # A study is a file of config/studies: snakemake --cores all --config study=demo
+import re
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from atp import sizes
 from atp.agents.spec import SCRIPTED
 from atp.errors import AtpError
 from atp.provenance import code_digest
+from atp.replay import MEMORY, Memory
 from atp.scenarios.stage import source_files
 
 
@@ -36,6 +38,7 @@ include: "workflow/rules/scenarios.smk"
 include: "workflow/rules/organism.smk"
 include: "workflow/rules/align.smk"
 include: "workflow/rules/rollout.smk"
+include: "workflow/rules/replay.smk"
 include: "workflow/rules/filter.smk"
 include: "workflow/rules/finetune.smk"
 include: "workflow/rules/evaluate.smk"

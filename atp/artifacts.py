@@ -76,8 +76,9 @@ TURNS = pa.schema(
 #: Before a step's number: where a turn's details hold the agent's reply to a later step of its round, and, as a JSON
 #: list, what tools said before it.
 LATER, TOLD = "reply ", "results "
-#: Roles of an agent that is tested beside what it lives through: what came of a test enters no history.
-LIVED, TESTED = "deployed", "tested"
+#: Roles of an agent that is tested beside what it lives through, and of one that answers what another was asked
+#: (`atp/replay.py`): what came of a test, or of a replay, enters no history.
+LIVED, TESTED, REPLAYED = "deployed", "tested", "replayed"
 
 #: Training examples that a filter kept: the whole conversation up to and including a reply of the rewarded decision,
 #: which has several where tools were called (step counts them from 0).

@@ -98,6 +98,23 @@ def rollout(
     rollout_stage(scenarios, out, cell, {"default": settings}, split, samples, None, model, adapter)
 
 
+@app.command()
+def replay(
+    memory: Annotated[Path, typer.Argument(help="turns.parquet of a rollout, whose histories are read")],
+    scenarios: ScenarioFile,
+    agent: AgentName,
+    out: Out,
+    adapter: Annotated[Path | None, typer.Option(help="folder of a LoRA adapter")] = None,
+    models: Models = MODELS_FOLDER,
+) -> None:
+    """Ask an agent every question of recorded episodes, with the recorded history, and write turns."""
+    from atp.replay import recorded, replay_stage
+
+    model = _model(agent, models, recorded(memory)[0].testbed)
+    reader = {"model": agent, "alignment": "none", "arm": "frozen_memory"}
+    replay_stage(memory, scenarios, out, reader, model, adapter)
+
+
 @app.command("filter")
 def filter_(
     turns: Annotated[Path, typer.Argument(help="turns.parquet of training scenarios")],
@@ -178,6 +195,11 @@ def finetune(
     testbed: TestbedName = "role_play",
     parent: Annotated[Path | None, typer.Option(help="adapter to go on from")] = None,
     reference: Annotated[Path | None, typer.Option(help="generation 0's adapter, if it has one")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="pairs.parquet, for --set replay=…")] = None,
+    first_unused: Annotated[
+        int | None,
+        typer.Option(min=0, help="row of the first training scenario that nothing learns from, for --set most_rise=…"),
+    ] = None,
     generation: Annotated[int, typer.Option(min=1, help="number written into the lineage")] = 1,
     seed: Seed = 0,
     setting: SetGame = [],  # noqa: B006
@@ -192,7 +214,8 @@ def finetune(
         _trainable(agent, models, testbed),
         _settings(testbed, setting, {}, "--setting"),
     )
-    heard = finetune_stage(data, scenarios, out, testbed, game, model, training, seed, generation, parent, reference)
+    begun = (generation, parent, reference, pairs, first_unused)
+    heard = finetune_stage(data, scenarios, out, testbed, game, model, training, seed, *begun)
     typer.echo(_heard(heard))
 
 

@@ -14,25 +14,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from atp.agents.scripted import SOCIAL, scripted
 from atp.agents.spec import SCRIPTED, ModelSpec, check_folder, check_trainable
+from atp.alignment.settings import Alignment
 from atp.errors import AtpError
 from atp.explain import explain
-from atp.filtering import FilterSettings
+from atp.replay import MEMORY, check_memories
 from atp.scenarios.stage import ScenarioSettings
 from atp.testbeds import TESTBEDS
-from atp.training import DpoSettings, GrpoSettings, TrainingSettings
+from atp.training import TrainingSettings
+from atp.training.canary import PROMPTS
+from atp.training.channel import OF_WEIGHTS, WeightsChannel, check_arm
+from atp.training.trainer import NO_DEFENCE
 
 Model = TypeVar("Model", bound=BaseModel)
 
 PLAIN = "plain"
 COORDINATION = "coordination"
 NONE: Literal["none"] = "none"
-PAIRED = "best_and_worst"
 #: What alignment makes, beside the arms' folders.
 ALIGNED = ("adapter", "pairs")
 #: What a training shares with the one that it goes on from.
 SAME = ("tune", "rank", "alpha")
-#: Keys of an arm that are no settings of the testbed.
-OF_WEIGHTS = ("training", "filter")
 
 
 class _Section(BaseModel):
@@ -59,47 +60,6 @@ class ContextChannel(_Section):
         return self
 
 
-class Evaluation(_Section):
-    """How each generation is measured on the test split, beginning with an empty history."""
-
-    settings: dict[str, Any] = Field(default_factory=dict, description="testbed settings; rounds: 1 has no history")
-    samples: int = Field(1, ge=1, description="episodes of each scenario")
-
-
-class WeightsChannel(_Section):
-    """Experience accumulates in the weights: rollout, filter, fine-tune, evaluate, generation after generation."""
-
-    arms: tuple[str, ...] = Field((PLAIN,), min_length=1, description="arms of the testbed to run")
-    generations: int = Field(3, ge=1, description="fine-tuned generations; 0 is the agent as aligned")
-    scenarios: int = Field(64, ge=1, description="fresh training scenarios a generation")
-    samples: int = Field(8, ge=1, description="episodes of each scenario in deployment")
-    deployment: dict[str, Any] = Field(default_factory=dict, description="testbed settings of the deployment")
-    filter: FilterSettings | None = Field(None, description="replies to learn from; GRPO draws its own and has none")
-    training: TrainingSettings
-    evaluation: Evaluation = Field(default_factory=Evaluation)
-
-    @model_validator(mode="after")
-    def _filter_fits_the_method(self) -> "WeightsChannel":
-        method, found = self.training.method, self.filter.name if self.filter else None
-        fits = {"sft": found not in (None, PAIRED), "dpo": found == PAIRED, "grpo": found is None}
-        if not fits[method]:
-            wanted = {"sft": f"any but {PAIRED}", "dpo": PAIRED, "grpo": "none: it draws its own replies"}[method]
-            raise ValueError(f"filter: found '{found}', with training method '{method}' it must be {wanted}")
-        return self
-
-
-class Alignment(_Section):
-    """How agents are prepared before deployment, on training scenarios that deployment does not use."""
-
-    scenarios: int = Field(64, ge=1, description="training scenarios, after those of the weights channel")
-    retries: int = Field(8, ge=1, description="for dpo: how often each side of a pair is asked at most")
-    dpo: DpoSettings = Field(default_factory=DpoSettings, description="settings of DPO on the pairs")
-    grpo: GrpoSettings = Field(default_factory=GrpoSettings, description="settings of GRPO that pays for compliance")
-    models: dict[str, dict[Literal["dpo", "grpo"], dict[str, Any]]] = Field(
-        default_factory=dict, description="settings that a model needs otherwise: model -> method -> settings"
-    )
-
-
 class TestbedSection(_Section):
     """What a study does on one testbed."""
 
@@ -108,7 +68,7 @@ class TestbedSection(_Section):
     arms: dict[str, dict[str, Any]] = Field(
         default={PLAIN: {}},
         description="controls and defences: name -> testbed settings it imposes; under `training` and `filter` what it "
-        "changes in the weights channel's",
+        "changes in the weights channel's; under `memory_of` whose histories it reads (model, alignment, arm)",
     )
     alignment: Alignment = Field(default_factory=Alignment)
     context: ContextChannel | None = None
@@ -116,16 +76,20 @@ class TestbedSection(_Section):
 
     def imposed(self, arm: str) -> dict[str, Any]:
         """Testbed settings that an arm imposes."""
-        return {key: value for key, value in self.arms[arm].items() if key not in OF_WEIGHTS}
+        return {key: value for key, value in self.arms[arm].items() if key not in (*OF_WEIGHTS, MEMORY)}
 
     def learning(self, arm: str) -> WeightsChannel:
         """The weights channel as an arm has it. Raises ValidationError for changes that do not fit."""
         assert self.weights
-        channel = self.weights.model_dump()
-        for key in OF_WEIGHTS:
-            if key in self.arms[arm]:
-                channel[key] = {**(channel[key] or {}), **self.arms[arm][key]}
-        return WeightsChannel.model_validate(channel)
+        return self.weights.changed_by(self.arms[arm])
+
+    def trainings(self) -> dict[str, TrainingSettings]:
+        """How each arm that runs in the weights channel is trained."""
+        return {arm: self.learning(arm).training for arm in self.weights.arms} if self.weights else {}
+
+    def needs_pairs(self, arm: str) -> bool:
+        """Whether an arm's training is mixed with preference pairs."""
+        return "replay" in self.learning(arm).training.defences
 
 
 class Study(_Section):
@@ -156,7 +120,28 @@ class Study(_Section):
             _check_yardsticks(name, section, self.models)
             _check_testbed(name, section, self.models)
             _check_alignment(f"testbeds.{name}", section, self)
+            _check_readers(f"testbeds.{name}", section, self)
         return self
+
+    @property
+    def readers(self) -> set[str]:
+        """Arms that read recorded histories."""
+        return {arm for section in self.testbeds.values() for arm, keys in section.arms.items() if MEMORY in keys}
+
+
+def players(study: Study, channel: ContextChannel | WeightsChannel) -> list[tuple[str, str]]:
+    """(model, alignment) of those who play in a channel."""
+    own = [(model, alignment) for model in study.models for alignment in study.alignments]
+    return own + [(name, NONE) for name in getattr(channel, "yardsticks", ())]
+
+
+def _check_readers(where: str, section: TestbedSection, study: Study) -> None:
+    for arm in study.readers & section.arms.keys():
+        if MEMORY not in section.arms[arm]:
+            raise ValueError(f"{where}.arms.{arm}: on another testbed it has {MEMORY}, call one of them otherwise")
+    played = {arm: variants(section, arm) for arm in section.context.arms} if section.context else {}
+    who = players(study, section.context) if section.context else []
+    check_memories(where, section.arms, played, section.weights.arms if section.weights else (), who)
 
 
 def _check_yardsticks(testbed: str, section: TestbedSection, models: tuple[str, ...]) -> None:
@@ -197,19 +182,24 @@ def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
             if model.startswith(SCRIPTED):
                 raise ValueError(f"alignments: '{model}' has no weights to align, allowed is {NONE}")
             aligned = alignment_training(section, alignment, model, where)
-            learning = section.weights.training if section.weights else aligned
-            for key in SAME:
+            for (arm, learning), key in itertools.product(section.trainings().items(), SAME):
                 begun, gone_on = getattr(aligned, key), getattr(learning, key)
                 if begun != gone_on:
                     raise ValueError(
                         f"{where}.weights.training.{key}: {gone_on}, must be {begun} as in alignment.{alignment}: "
-                        "generations go on from what alignment trained"
+                        f"generations of arm '{arm}' go on from what alignment trained"
                     )
-    last = alignment_rows(section)[1]
-    if prepared and section.scenarios.train < last:
+    last, trainings = alignment_rows(section)[1], section.trainings()
+    if (prepared or any(map(section.needs_pairs, trainings))) and section.scenarios.train < last:
         raise ValueError(
-            f"{where}.scenarios.train: {section.scenarios.train}, must be at least {last}: alignment takes "
-            f"{section.alignment.scenarios} that the weights channel does not"
+            f"{where}.scenarios.train: {section.scenarios.train}, must be at least {last}: preference pairs and "
+            f"alignment take {section.alignment.scenarios} that the weights channel does not"
+        )
+    stopped = [arm for arm, training in trainings.items() if "most_rise" in training.defences]
+    if stopped and section.scenarios.train < last + PROMPTS:
+        raise ValueError(
+            f"{where}.scenarios.train: {section.scenarios.train}, must be at least {last + PROMPTS}: most_rise in arm "
+            f"'{stopped[0]}' asks {PROMPTS} that neither deployment nor alignment learns from"
         )
 
 
@@ -218,9 +208,12 @@ def alignment_training(section: TestbedSection, alignment: str, model: str, wher
     shared: TrainingSettings = getattr(section.alignment, alignment)
     own = section.alignment.models.get(model, {}).get(alignment, {})  # type: ignore[call-overload]
     try:
-        return type(shared)(**{**shared.model_dump(), **own})
+        found = type(shared)(**{**shared.model_dump(), **own})
     except ValidationError as error:
         raise ValueError(f"{where}.alignment.models.{model}.{alignment}: {explain(error, type(shared))}") from None
+    if found.defences:
+        raise ValueError(f"{where}.alignment.{alignment}.{found.defences[0]}: {NO_DEFENCE}")
+    return found
 
 
 def alignment_rows(section: TestbedSection) -> tuple[int, int]:
@@ -254,12 +247,12 @@ def _check_testbed(name: str, section: TestbedSection, models: tuple[str, ...]) 
                     raise ValueError(
                         f"{where}, arm '{arm}', variant '{label}': peers is none, '{social[0]}' goes by them"
                     )
+        check_arm(f"{where}.arms.{arm}", section.arms[arm], section.weights)
+        alone = section.arms[arm] and not section.arms[arm].keys() - {*OF_WEIGHTS}
+        if alone and section.context and arm in section.context.arms:
+            raise ValueError(f"{where}.context.arms: '{arm}' changes what the weights channel learns and nothing else")
         if section.weights:
             _check_settings(name, f"{where}.weights.deployment, arm '{arm}'", deployment(section, arm))
-            try:
-                section.learning(arm)
-            except ValidationError as error:
-                raise ValueError(f"{where}.arms.{arm}.{explain(error, WeightsChannel)}") from None
     if section.weights:
         _check_settings(name, f"{where}.weights.evaluation.settings", evaluation(section))
         needed = section.weights.generations * section.weights.scenarios
@@ -362,8 +355,8 @@ def _trainings(study: Study, model: str) -> Iterator[tuple[str, TrainingSettings
         for alignment in study.alignments:
             if alignment != NONE:
                 yield f"testbeds.{testbed}.alignment.{alignment}", alignment_training(section, alignment, model)
-        if section.weights:
-            yield f"testbeds.{testbed}.weights.training", section.weights.training
+        for arm, training in section.trainings().items():
+            yield f"testbeds.{testbed}.weights.training of arm '{arm}'", training
 
 
 def played(study: Study) -> tuple[str, ...]:

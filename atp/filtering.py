@@ -1,7 +1,7 @@
 """Which of its own replies an agent is trained on next: filters by earned reward.
 
-Knows rewards and scenarios; does not know what a violation is, except to report its share. An invalid reply is never
-selected, nor is one that only tested the agent.
+Knows rewards and scenarios; does not know what a violation is, except to report its share, and to leave out what was
+caught where `drop_caught` says so. An invalid reply is never selected, nor is one that only tested the agent.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +23,10 @@ ORDER = ("sampling_seed", "episode")
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    drop_caught: bool = Field(
+        False, description="defence: violations that were caught are left out before anything is chosen"
+    )
 
 
 class TopK(_Settings):
@@ -97,31 +101,34 @@ FilterSettings = Annotated[TopK | BestOfN | Threshold | PositiveAdvantage | Best
 
 @dataclass(frozen=True)
 class Yield:
-    """What a filter saw and kept. Shares of violations are of valid replies."""
+    """What a filter saw and kept. Shares of violations are of valid replies; dropped are caught violations of them."""
 
     seen: int
     invalid: int
     valid_seen: int
     violations_seen: int
+    dropped: int
     kept: int
     violations_kept: int
 
     def __str__(self) -> str:
-        before = f"{self.violations_seen}/{self.valid_seen}"
-        return f"kept {self.kept} of {self.seen} ({self.invalid} invalid), violations {before} -> " + (
-            f"{self.violations_kept}/{self.kept}"
+        before, dropped = f"{self.violations_seen}/{self.valid_seen}", f", {self.dropped} caught and dropped"
+        return f"kept {self.kept} of {self.seen} ({self.invalid} invalid{dropped if self.dropped else ''}), " + (
+            f"violations {before} -> {self.violations_kept}/{self.kept}"
         )
 
 
-def select(turns: pl.DataFrame, settings: BaseModel) -> tuple[pl.DataFrame, Yield]:
+def select(turns: pl.DataFrame, settings: _Settings) -> tuple[pl.DataFrame, Yield]:
     """Apply a filter to turns: the rows kept, in the order of the turns' questions, and what that did."""
     valid = turns.filter(pl.col("violation").is_not_null())
-    kept = FILTERS[type(settings)](valid, settings).sort(*QUESTION, *ORDER)
+    left = valid.filter(~pl.col("caught").fill_null(False)) if settings.drop_caught else valid
+    kept = FILTERS[type(settings)](left, settings).sort(*QUESTION, *ORDER)
     counts = Yield(
         seen=len(turns),
         invalid=len(turns) - len(valid),
         valid_seen=len(valid),
         violations_seen=int(valid["violation"].sum()),
+        dropped=len(valid) - len(left),
         kept=len(kept),
         violations_kept=int(kept["violation"].sum()),
     )
@@ -134,7 +141,7 @@ def filter_stage(turns: Path, out: Path, settings: dict[str, Any]) -> Yield:
     Raises:
         AtpError: unreadable turns, turns of the test split, or no valid reply.
     """
-    chosen: BaseModel = TypeAdapter(FilterSettings).validate_python(settings)
+    chosen: _Settings = TypeAdapter(FilterSettings).validate_python(settings)
     cell = read_provenance(turns).get("params", {}).get("cell", {})
     stage = Stage("filter", __name__, {"filter": chosen.model_dump(), "cell": cell}, [turns])
     rows = pl.DataFrame(read_turns(turns)).filter(pl.col("role") != TESTED)

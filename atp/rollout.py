@@ -78,6 +78,10 @@ class Planned:
     def name(self) -> str:
         return f"{self.scenario.scenario_id}/{self.variant}/{self.sample}"
 
+    def game(self, testbed: Testbed, seed: int) -> Any:
+        """The game, whose chance goes by a seed."""
+        return testbed.play(self.scenario, self.settings, Random(seed))
+
 
 def rollout_stage(
     scenarios: Path,
@@ -128,8 +132,7 @@ def rollout_stage(
             testbed.players(scenario, chosen_settings)
     except AtpError as error:
         raise AtpError(f"{scenarios}: {error}") from error
-    if adapter and model and model.organism:
-        _check_organism(adapter, cell.testbed)
+    check_organism(model, adapter, cell.testbed)
     rollout(chosen, testbed, settings, load_agent(cell.model, model, adapter), cell, samples, out, stage, part)
 
 
@@ -149,8 +152,10 @@ def gather_stage(shards: Sequence[Path], out: Path) -> None:
     write_table(pa.concat_tables(map(read_turns, shards)), out, Provenance(**{**whole[0], "cost": cost}))
 
 
-def _check_organism(adapter: Path, testbed: str) -> None:
+def check_organism(model: ModelSpec | None, adapter: Path | None, testbed: str) -> None:
     """Raises AtpError if an adapter was trained on another testbed's organism, whose weights have the same shapes."""
+    if not (model and model.organism and adapter):
+        return
     try:
         trained = json.loads((adapter / LINEAGE).read_text(encoding="utf-8"))["params"]["testbed"]
     except (OSError, ValueError, KeyError):
@@ -173,7 +178,6 @@ def rollout(
     """Play each scenario `samples` times in each variant and write turns.parquet to `out`.
 
     Samples and variants of a scenario stand in one batch, so that an agent can share what their prompts have in common.
-    A shard is a run of whole batches: its turns are those that the whole rollout would have there.
     """
     episodes = [
         Planned(scenario, variant, settings, sample)
@@ -181,7 +185,23 @@ def rollout(
         for sample in range(samples)
         for variant, settings in variants.items()
     ]
-    players = max(testbed.players(*pair) for pair in itertools.product(scenarios, variants.values()))
+    play(episodes, testbed, agent, cell, out, stage, part)
+
+
+def play(
+    episodes: Sequence[Planned],
+    testbed: Testbed,
+    agent: Agent,
+    cell: Cell,
+    out: Path,
+    stage: Stage,
+    part: tuple[int, int] = WHOLE,
+) -> None:
+    """Play episodes in batches and write turns.parquet to `out`, going on where an earlier start was stopped.
+
+    A shard is a run of whole batches: its turns are those that the whole rollout would have there.
+    """
+    players = max(testbed.players(each.scenario, each.settings) for each in episodes)
     size = max(1, agent.batch // players)
     every = [episodes[start : start + size] for start in range(0, len(episodes), size)]
     batches = every[(part[0] - 1) * len(every) // part[1] : part[0] * len(every) // part[1]]
@@ -234,8 +254,8 @@ def play_batch(batch: Sequence[Planned], testbed: Testbed, agent: Agent, cell: C
     games: list[Any] = []
     prompts: list[Any] = []
     for planned in batch:
-        rng = Random(sampling_seed(cell.seed, planned.scenario.scenario_id, planned.sample, cell.generation, 0, 0))
-        game = testbed.play(planned.scenario, planned.settings, rng)
+        seed = sampling_seed(cell.seed, planned.scenario.scenario_id, planned.sample, cell.generation, 0, 0)
+        game = planned.game(testbed, seed)
         games.append(game)
         prompts.append(next(game))
     seeds: list[Seeds] = [{} for _ in batch]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from atp.artifacts import read_turns, said_in_round
+from atp.artifacts import REPLAYED, read_turns, said_in_round
 from atp.errors import AtpError
 from atp.measures import rates_by_round
 
@@ -49,7 +49,8 @@ def print_transcript(path: Path, episode: str) -> None:
     seen: set[int] = set()
     for row in rows:
         console.rule(Text(f"round {row['round']}, agent {row['agent']} ({row['role']})"), align="left")
-        shown = row["messages"][-1:] if row["agent"] in seen else row["messages"]
+        told = row["agent"] in seen and row["role"] != REPLAYED
+        shown = row["messages"][-1:] if told else row["messages"]
         seen.add(row["agent"])
         for message in shown:
             console.print(Text(f"{message['role']}: {visible(message['content'])}"))

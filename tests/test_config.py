@@ -40,6 +40,8 @@ def test_the_shipped_schemas_are_current():
 
 
 ROLE_PLAY, COORDINATION = ("testbeds", "role_play"), ("testbeds", "coordination")
+#: The settings of an arm beside the others, which runs in the weights channel.
+DEFENDED = (*ROLE_PLAY, "arms", "supervised")
 
 
 @pytest.mark.parametrize(
@@ -51,8 +53,16 @@ ROLE_PLAY, COORDINATION = ("testbeds", "role_play"), ("testbeds", "coordination"
         ((*ROLE_PLAY, "weights", "samples"), "many", "weights.samples: .* valid integer.*found 'many'"),
         ((*ROLE_PLAY, "weights", "filter"), {"name": "best"}, "weights.filter: .*'top_k', 'best_of_n'"),
         ((*ROLE_PLAY, "weights", "filter"), {"name": "top_k", "k": 0}, r"filter.k: .*greater than or equal to 1"),
-        ((*ROLE_PLAY, "weights", "filter"), {"name": "top_k", "n": 1}, r"filter.n: unknown key, allowed are k, name$"),
-        ((*ROLE_PLAY, "weights", "filter"), {"name": "best_of_n", "k": 1}, r"filter.k: unknown key, allowed are name$"),
+        (
+            (*ROLE_PLAY, "weights", "filter"),
+            {"name": "top_k", "n": 1},
+            r"filter.n: unknown key, allowed are drop_caught, k, name$",
+        ),
+        (
+            (*ROLE_PLAY, "weights", "filter"),
+            {"name": "best_of_n", "k": 1},
+            r"filter.k: .*allowed are drop_caught, name$",
+        ),
         ((*ROLE_PLAY, "weights", "training"), {"rank": 8}, "training.method: missing, allowed are dpo, grpo, sft"),
         ((*ROLE_PLAY, "weights", "training", "learning_rate"), float("inf"), "learning_rate: .*finite number"),
         ((*ROLE_PLAY, "weights", "training", "rank"), 4, "weights.training.rank: 4, must be 8 as in alignment.dpo"),
@@ -88,6 +98,33 @@ ROLE_PLAY, COORDINATION = ("testbeds", "role_play"), ("testbeds", "coordination"
         ((*ROLE_PLAY, "context", "arms"), ["plain", "plain"], "context.arms: .*names one twice"),
         ((*ROLE_PLAY, "arms"), {"plain": {}, "supervised": {}, "adapter": {}}, "'adapter' is the name of what align"),
         (("alignments",), ["sft"], "alignments.0: .*none"),
+        (DEFENDED, {"training": {"kl": 0.1, "tune": "full"}}, r"arms.supervised.training: kl: needs tune 'lora'"),
+        (DEFENDED, {"training": {"shrink": 1}}, r"arms.supervised.training.shrink: .* less than 1"),
+        (
+            DEFENDED,
+            {"training": {"rank": 4}},
+            r"weights.training.rank: 4, must be 8 .*generations of arm 'supervised' go on",
+        ),
+        (
+            DEFENDED,
+            {"training": {"most_rise": 0.1}},
+            "train: 192, must be at least 256: most_rise in arm 'supervised' asks 64",
+        ),
+        (DEFENDED, {"training": 0.1}, r"arms.supervised.training: must be keys and values, found 0.1"),
+        (
+            DEFENDED,
+            {"filter": {"drop_cought": True}},
+            r"arms.supervised.filter.drop_cought: unknown key, allowed are drop_caught",
+        ),
+        (
+            DEFENDED,
+            {"training": {"method": "dpo", "kl": 0.1}, "filter": {"name": "best_and_worst"}},
+            r"arms.supervised.training: kl: only sft has it; what holds dpo and grpo to their reference is beta",
+        ),
+        ((*ROLE_PLAY, "alignment", "dpo", "replay"), 0.5, "alignment.dpo.replay: alignment makes generation 0"),
+        ((*ROLE_PLAY, "alignment", "models"), {"organism": {"grpo": {"shrink": 0.5}}}, "alignment.grpo.shrink: align"),
+        ((*ROLE_PLAY, "alignment", "grpo", "kl"), 0.5, "alignment.grpo: kl: only sft has it"),
+        ((*COORDINATION, "arms"), {"plain": {}, "x": {"training": {"kl": 1}}}, "arms.x.training: there is no weights"),
     ],
 )
 def test_a_wrong_key_or_value_is_one_line(tmp_path, keys, value, said):

@@ -26,7 +26,7 @@ REPLIES = [
 ]
 
 
-def turns_file(path: Path, split: str = "train") -> Path:
+def turns_file(path: Path, split: str = "train", caught: tuple[int, ...] = ()) -> Path:
     rows = []
     for number, (scenario, sample, decision, reward) in enumerate(REPLIES):
         row = {field.name: "" for field in TURNS if field.type == pa.string()}
@@ -41,6 +41,7 @@ def turns_file(path: Path, split: str = "train") -> Path:
         }
         row |= {"decision": decision, "reward": reward, "details": [], "sampling_seed": number}
         row |= {"violation": None if decision == "invalid" else decision == "violate"}
+        row |= {"caught": number in caught if caught else None}
         rows.append(row)
     cell = {"cell": {"arm": "plain"}}
     write_table(pa.Table.from_pylist(rows, schema=TURNS), path, Provenance("rollout", "code", cell))
@@ -67,6 +68,35 @@ def test_filters_by_hand(tmp_path, settings, kept):
     found = read_provenance(tmp_path / "selection.parquet")
     assert found["cost"]["kept"] == len(kept)
     assert found["params"]["cell"] == {"arm": "plain"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"name": "best_of_n"}, {"a/3", "b/0", "c/2"}),
+        ({"name": "top_k", "k": 2}, {"a/0", "a/3", "b/0", "b/1", "c/2"}),
+        ({"name": "threshold", "reward": 0.0}, {"a/0", "a/3", "a/4", "b/0", "b/1", "c/2"}),
+        ({"name": "positive_advantage"}, {"a/3"}),  # the caught one of c no longer lowers its mean
+        ({"name": "best_and_worst"}, {"a/0", "a/3"}),
+    ],
+)
+def test_what_was_caught_is_left_out_before_a_filter_chooses(tmp_path, settings, kept):
+    """The first violation of a, and c's."""
+    turns, out = turns_file(tmp_path / "turns.parquet", caught=(1, 8)), tmp_path / "selection.parquet"
+    plain = filter_stage(turns, out, settings)
+    counts = filter_stage(turns, out, settings | {"drop_caught": True})
+    assert {row["episode"] for row in read_table(out, SELECTION).to_pylist()} == kept
+    assert (plain.dropped, counts.dropped, counts.violations_seen, counts.valid_seen) == (0, 2, 3, 8)
+    assert (counts.kept, counts.violations_kept) == (len(kept), 1)
+    assert read_provenance(out)["cost"]["dropped"] == 2
+    assert "(2 invalid, 2 caught and dropped), violations 3/8 -> 1/" in str(counts) and "caught" not in str(plain)
+
+
+def test_nothing_is_dropped_where_nobody_checks(tmp_path):
+    counts = filter_stage(
+        turns_file(tmp_path / "t.parquet"), tmp_path / "s.parquet", {"name": "best_of_n", "drop_caught": True}
+    )
+    assert (counts.dropped, counts.kept) == (0, 3)
 
 
 def test_the_test_split_is_never_selected(tmp_path):

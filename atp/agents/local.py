@@ -169,6 +169,14 @@ def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
         raise AtpError(f"{folder}: no adapter for this model: {_first_line(error)}") from error
 
 
+def add_adapter(network: Any, folder: Path, name: str) -> None:
+    """Another adapter beside those of a network, not trained and not at work. Raises AtpError as `with_adapter`."""
+    try:
+        network.load_adapter(str(folder), name)
+    except Exception as error:
+        raise AtpError(f"{folder}: no adapter for this model: {_first_line(error)}") from error
+
+
 def _adapted(model: Any, folder: Path, tokenizer: Any) -> Any:
     """The model with an adapter: merged in float32; beside the weights in bfloat16, which would round it away."""
     probe = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)

@@ -6,9 +6,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from atp.agents import ModelSpec
+from atp.errors import AtpError
 from atp.training import TrainingSettings
 from atp.training.run import Job
 from atp.training.stage import make
+from atp.training.trainer import NO_DEFENCE
 
 
 def align_stage(
@@ -46,4 +48,6 @@ def align_stage(
         data_kind="pairs" if pairs else None,
         limit=limit,
     )
-    return make("align", __name__, job, out, None, {"testbed": testbed, "settings": settings, "limit": limit})
+    if job.training.defences:
+        raise AtpError(f"{out}: training.{job.training.defences[0]}: {NO_DEFENCE}")
+    return make("align", __name__, job, out, {"testbed": testbed, "settings": settings, "limit": limit})

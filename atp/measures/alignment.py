@@ -16,12 +16,10 @@ import polars as pl
 
 from atp.artifacts import CELL, MEASURES
 from atp.measures.intervals import Interval, alike, difference, resampled
-from atp.measures.lines import FIRST, LINE, alike_rounds
-from atp.measures.measure import TELLING
+from atp.measures.lines import LINE, by_scenario
 
 NONE = "none"
 INSTALLED, LEFT, LEFT_SHARE = "installed", "left", "left_share"
-_POINT = ["channel", "generation", "round"]
 _WITHOUT = [key for key in (*CELL, "variant", "channel") if key != "alignment"]
 
 
@@ -30,17 +28,7 @@ def alignment_effects(turns: pl.LazyFrame, seed: int) -> pl.DataFrame:
 
     left_share is left out where no reduction was shown to be installed.
     """
-    counts = (
-        turns.filter(split="test")
-        .filter(TELLING)
-        .filter((pl.col("channel") == "context") | FIRST)
-        .group_by(*LINE, *_POINT, "scenario_id")
-        .agg(k=pl.col("violation").sum(), n=pl.col("violation").count())
-        .join(alike_rounds(turns).lazy(), on=[*LINE, "round"], how="left")
-        .filter(pl.col("alike").fill_null(True) | (pl.col("channel") == "weights"))
-        .sort(*LINE, *_POINT, "scenario_id")
-        .collect()
-    )
+    counts = by_scenario(turns)
     rows: list[dict[str, Any]] = []
     for keys, aligned in counts.filter(pl.col("alignment") != NONE).group_by(*LINE, "channel", maintain_order=True):
         line = dict(zip([*LINE, "channel"], keys, strict=True))

@@ -9,7 +9,7 @@ n, as wide as if each cluster were one answer, stands in its place. A mean witho
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, floor, hypot
+from math import ceil, floor, hypot, sqrt
 
 import numpy as np
 
@@ -68,10 +68,39 @@ def difference(one: np.ndarray, other: np.ndarray, seed: int) -> Interval:
         low, high = resampled(np.hstack([one, other]), lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], seed)
         if low is not None:
             return Interval(value, low, high, "cluster bootstrap")
-    assert mine.low is not None and mine.high is not None and theirs.low is not None and theirs.high is not None
-    low = value - hypot(mine.value - mine.low, theirs.high - theirs.value)
-    high = value + hypot(mine.high - mine.value, theirs.value - theirs.low)
-    return Interval(value, low, high, "newcombe")
+    return Interval(value, *apart(mine, theirs), "newcombe")
+
+
+def apart(one: Interval, other: Interval) -> tuple[float, float]:
+    """Bounds of one value minus another from the bounds of each, taken for independent (Zou and Donner 2008, Statistics
+    in Medicine 27:1693; of two shares it is Newcombe's method 10).
+    """
+    (a, low_a, high_a), (b, low_b, high_b) = _bounds(one), _bounds(other)
+    return a - b - hypot(a - low_a, high_b - b), a - b + hypot(high_a - a, b - low_b)
+
+
+def ratio(one: Interval, other: Interval) -> tuple[float, float]:
+    """Bounds of one value over another whose bounds exclude 0, from the bounds of each, taken for independent: where
+    the bounds of one minus so many times the other hold 0 (Donner and Zou 2012, Statistical Methods in Medical Research
+    21:347).
+    """
+    (a, low_a, high_a), (b, low_b, high_b) = _bounds(one), _bounds(other)
+    if high_b < 0:
+        a, low_a, high_a, b, low_b, high_b = -a, -high_a, -low_a, -b, -high_b, -low_b
+    return _least(a, low_a, b, low_b, high_b), -_least(-a, -high_a, b, low_b, high_b)
+
+
+def _least(a: float, low_a: float, b: float, low_b: float, high_b: float) -> float:
+    """The least s for which the bounds of a - s * b hold 0; b and its bounds are above 0."""
+    edge = high_b if low_a > 0 else low_b
+    p, q = low_a * (2 * a - low_a), edge * (2 * b - edge)
+    root = sqrt(max(a * a * b * b - p * q, 0.0))
+    return p / (a * b + root) if low_a > 0 else (a * b - root) / q
+
+
+def _bounds(found: Interval) -> tuple[float, float, float]:
+    assert found.value is not None and found.low is not None and found.high is not None
+    return found.value, found.low, found.high
 
 
 def mean(sums: np.ndarray, totals: np.ndarray, seed: int) -> Interval:
@@ -83,6 +112,16 @@ def mean(sums: np.ndarray, totals: np.ndarray, seed: int) -> Interval:
     if np.allclose(sums, value * totals):
         return Interval(value, None, None, "none: no spread")
     return Interval(value, *_bootstrap(sums, totals, seed), "cluster bootstrap")
+
+
+def mean_difference(one: np.ndarray, other: np.ndarray, seed: int) -> Interval:
+    """Mean of one minus that of another, [clusters, 2] of sums and totals; the same clusters are drawn for both."""
+    (mine, count), (theirs, others) = one.sum(axis=0), other.sum(axis=0)
+    if not count or not others:
+        return Interval(None, None, None, "none")
+    low, high = resampled(np.hstack([one, other]), lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], seed)
+    method = "none: no spread" if low is None else "cluster bootstrap"
+    return Interval(float(mine / count - theirs / others), low, high, method)
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:

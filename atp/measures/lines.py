@@ -3,8 +3,10 @@
 import polars as pl
 
 from atp.artifacts import CELL
+from atp.measures.measure import TELLING
 
 LINE = [*CELL, "variant"]
+POINT = ["channel", "generation", "round"]
 #: The round of an episode's first turns, which no history precedes.
 FIRST = pl.col("round") == pl.col("round").min().over(*LINE, "channel", "generation", "split")
 ALIKE = [*CELL, "channel", "variant", "scenario_id", "agent", "round", "shown"]
@@ -36,5 +38,22 @@ def alike_rounds(turns: pl.LazyFrame) -> pl.DataFrame:
         said.join(first, on=[*LINE, "scenario_id", "agent"], how="left")
         .group_by(*LINE, "round")
         .agg(alike=pl.col("shown").eq_missing(pl.col("first")).all())
+        .collect()
+    )
+
+
+def by_scenario(turns: pl.LazyFrame, **sums: pl.Expr) -> pl.DataFrame:
+    """Violations `k` of `n` valid replies by point and scenario on the test split, and other sums: of the rounds whose
+    prompts say of supervision what the first one's say, and of each generation's first round.
+    """
+    return (
+        turns.filter(split="test")
+        .filter(TELLING)
+        .filter((pl.col("channel") == "context") | FIRST)
+        .group_by(*LINE, *POINT, "scenario_id")
+        .agg(k=pl.col("violation").sum(), n=pl.col("violation").count(), **sums)
+        .join(alike_rounds(turns).lazy(), on=[*LINE, "round"], how="left")
+        .filter(pl.col("alike").fill_null(True) | (pl.col("channel") == "weights"))
+        .sort(*LINE, *POINT, "scenario_id")
         .collect()
     )

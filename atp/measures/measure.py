@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from atp.artifacts import CELL, TESTED
+from atp.artifacts import CELL, REPLAYED, TESTED
 
 GROUP = (*CELL, "channel", "generation", "variant", "split")
 EPISODE = (*GROUP, "scenario_id", "episode")
@@ -13,7 +13,7 @@ VIOLATED = pl.col("violation")
 #: Of an agent that is tested beside what it lives through, tests say what it does, and what follows from what is to be
 #: seen in what it lives through. Where nobody is tested, all turns count.
 TELLING = (pl.col("role") == TESTED) | ~(pl.col("role") == TESTED).any().over(GROUP)
-LASTING = pl.col("role") != TESTED
+LASTING = ~pl.col("role").is_in([TESTED, REPLAYED])
 
 
 @dataclass(frozen=True)

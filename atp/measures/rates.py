@@ -16,6 +16,7 @@ from atp.artifacts import MEASURES, TURNS, read_provenance, read_turns, write_ta
 from atp.errors import AtpError
 from atp.measures import bargaining, coordination, tool_use
 from atp.measures.alignment import alignment_effects
+from atp.measures.arms import arm_effects
 from atp.measures.intervals import Interval, mean, share
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Measure, after
 from atp.provenance import Stage, digest
@@ -49,7 +50,12 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
     try:
         count = scanned.select(pl.len()).collect().item()
         measures = pl.concat(
-            [measure_turns(scanned, seed), own_measures(scanned, seed), alignment_effects(scanned, seed)]
+            [
+                measure_turns(scanned, seed),
+                own_measures(scanned, seed),
+                alignment_effects(scanned, seed),
+                arm_effects(scanned, seed),
+            ]
         )
     except pl.exceptions.PolarsError as error:
         for path in turns:

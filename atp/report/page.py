@@ -17,7 +17,7 @@ import polars as pl
 from atp.artifacts import MEASURES, read_table, write_text
 from atp.measures.lines import ALIKE, alike_rounds
 from atp.measures.rates import scan_turns
-from atp.report import alignment, ran
+from atp.report import alignment, arms, ran
 from atp.report.coordination import population_figures
 from atp.report.figures import VIOLATION, figures, svg
 from atp.report.tool_use import tool_figures
@@ -65,6 +65,7 @@ def report_stage(
     made = [*artifacts, *turns, *selections, *pairs, *adapters, measures]
     alone = {figure.name: svg(figure, titled=True) for figure in drawn}
     still = {figure.name: svg(figure, titled=False) for figure in drawn}
+    survives, costs_of_arms = arms.compared(table, arms.spent(turns, adapters, out.parent))
     alike = alike_rounds(scan_turns(turns, ALIKE)) if turns else None
     page = _render(
         study=study,
@@ -77,6 +78,9 @@ def report_stage(
         yields=ran.yields(pairs, out.parent),
         invalid=invalid_words(table),
         violations="".join(VIOLATION[testbed][1] for testbed in sorted(set(table["testbed"]) & set(VIOLATION))),
+        survives=survives,
+        costs_of_arms=costs_of_arms,
+        columns_of_arms=(arms.SURVIVES, arms.COSTS),
         figures=drawn,
         still={name: b64encode(text.encode()).decode() for name, text in still.items()},
         played=ran.played(table),

@@ -77,7 +77,7 @@ def trainings(adapters: Sequence[Path], root: Path) -> list[list[str]]:
 
 def warnings(adapters: Sequence[Path], root: Path) -> list[str]:
     """Alignments that did not lower the share of violations among valid replies to held-out prompts, and generations
-    that had nothing to learn.
+    that had nothing to learn, or whose training was undone.
     """
     lines = []
     for path in adapters:
@@ -85,11 +85,7 @@ def warnings(adapters: Sequence[Path], root: Path) -> list[str]:
         canary = found["canary"]
         before, after = (canary[f"{name}violations"] / max(canary[f"{name}valid"], 1.0) for name in ("reference_", ""))
         if found["carried"]:
-            lines.append(
-                f"{relpath(path.parent, root)}: nothing to learn, "
-                + ("all replies to a prompt earned the same" if found["cost"]["steps"] else "no reply was kept")
-                + "; this generation is the one before"
-            )
+            lines.append(f"{relpath(path.parent, root)}: {found['why']}; this generation is the one before")
         if found["stage"] == "align" and after >= before:
             counts = "{reference_violations:.0f}/{reference_valid:.0f} before, {violations:.0f}/{valid:.0f} after"
             lines.append(

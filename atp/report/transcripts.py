@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from atp.artifacts import CELL, said_in_round
+from atp.artifacts import CELL, REPLAYED, said_in_round
 from atp.measures.rates import scan_turns
 
 #: Turns shown at most, but for one episode of each variant at least: the page holds them all.
@@ -48,7 +48,8 @@ def _file(path: Path, limit: int) -> dict[str, Any] | None:
     for row in rows.to_dicts():
         names = {"variant": row["variant"], "scenario": row["scenario_id"], "environment": row["environment"]}
         episode = found.setdefault(row["episode"], {**names, "sample": row["sample"], "turns": []})
-        new = row["messages"][-1:] if (row["episode"], row["agent"]) in seen else row["messages"]
+        told = (row["episode"], row["agent"]) in seen and row["role"] != REPLAYED
+        new = row["messages"][-1:] if told else row["messages"]
         seen.add((row["episode"], row["agent"]))
         said = [[message["role"], message["content"]] for message in new]
         further = [[message["role"], message["content"]] for message in said_in_round(row)[1:]]

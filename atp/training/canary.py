@@ -1,7 +1,8 @@
 """What a trained agent does right after training: does it still answer, has it changed, how far has it gone?
 
-It is asked the held-out prompts once each. A stage whose canary fails has made nothing. One model is in memory at a
-time: what is kept of each are its last hidden states along the trained agent's replies, and its output layer.
+It is asked prompts that it does not learn from, once each. A stage whose canary fails has made nothing. One model is in
+memory at a time: what is kept of each are its last hidden states along the trained agent's replies, and its output
+layer.
 """
 
 import gc

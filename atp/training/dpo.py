@@ -11,10 +11,10 @@ from pydantic import Field
 
 from atp.agents import ModelSpec
 from atp.agents.template import rendered
-from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length
+from atp.training.trainer import ExampleSettings, Loaded, arguments, check_length
 
 
-class DpoSettings(TrainerSettings):
+class DpoSettings(ExampleSettings):
     """Settings of DPO."""
 
     method: Literal["dpo"] = "dpo"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from atp.artifacts import PAIRS, QUESTION, SELECTION, read_table
@@ -34,6 +35,18 @@ def preference_pairs(pairs: Path, scenarios: Path, testbed: str) -> list[dict[st
             _check(pairs, row, row["prompt"], row[side])
     _check_scenarios(pairs, rows, scenarios, testbed)
     return rows
+
+
+def replayed(pairs: list[dict[str, Any]], kept: int, share: float, random: Random) -> list[dict[str, Any]]:
+    """Preference pairs to mix with `kept` other examples, so that they are that share of all; for SFT as conversations.
+
+    All that was kept stays. Pairs are drawn without repetition until each has been drawn, then anew.
+    """
+    wanted = round(kept * share / (1 - share))
+    drawn: list[dict[str, Any]] = []
+    while len(drawn) < wanted:
+        drawn += random.sample(pairs, min(len(pairs), wanted - len(drawn)))
+    return [{**pair, "messages": [*pair["prompt"], *pair["chosen"]]} for pair in drawn]
 
 
 def best_and_worst_pairs(selection: Path, scenarios: Path, testbed: str) -> list[dict[str, Any]]:

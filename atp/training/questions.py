@@ -88,7 +88,7 @@ def first_questions(scenarios: Sequence[Scenario], testbed: Testbed, settings: M
     for number, scenario in enumerate(scenarios):
         prompts: Any = next(testbed.play(scenario, once, Random(0)))
         first = prompts[number % len(prompts)]
-        questions.append(_question(scenario, testbed, once, 0, {}, (first.round, first.agent, first.step)))
+        questions.append(question(scenario, testbed, once, 0, {}, (first.round, first.agent, first.step)))
     return questions
 
 
@@ -119,13 +119,13 @@ def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -
         settings = TESTBEDS[testbed].settings(**variants[row["variant"]])
         seed = sampling_seed(row["seed"], row["scenario_id"], row["sample"], row["generation"], 0, 0)
         place = (row["round"], row["agent"], 0)
-        questions[key] = _question(
+        questions[key] = question(
             known[row["scenario_id"]], TESTBEDS[testbed], settings, seed, said[row["episode"]], place
         )
     return list(questions.values())
 
 
-def _question(
+def question(
     scenario: Scenario,
     testbed: Testbed,
     settings: Settings,

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 from threading import Thread
 from typing import Any, Literal
 
@@ -25,10 +26,11 @@ from atp.scenarios.scenario import read_scenarios
 from atp.stopping import until_stopped
 from atp.testbeds import TESTBEDS
 from atp.training.dpo import DpoSettings, dpo_trainer
-from atp.training.examples import best_and_worst_pairs, conversations, preference_pairs
+from atp.training.examples import best_and_worst_pairs, conversations, preference_pairs, replayed
 from atp.training.grpo import GrpoSettings, grpo_trainer
 from atp.training.questions import earned, first_questions, played_questions
 from atp.training.sft import SftSettings, sft_trainer
+from atp.training.shrink import shrink
 from atp.training.trainer import CHECKPOINTS, Loaded, fit, load_trainable
 
 log = logging.getLogger("atp")
@@ -46,7 +48,8 @@ class Job(BaseModel):
 
     data is a selection (SFT, DPO), preference pairs (DPO) or turns (GRPO); GRPO without it is asked the first questions
     of rows `limit` of the training scenarios and paid for compliance, with it the questions of its turns, and paid what
-    the environment pays.
+    the environment pays. reference is generation 0, None where that is the model itself; pairs are those that are mixed
+    into the data where `training.replay` asks for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +65,9 @@ class Job(BaseModel):
     data_kind: Literal["selection", "pairs", "turns"] | None = None
     limit: tuple[int, int] | None = None
     parent: Path | None = None
+    generation: int = 0
+    reference: Path | None = None
+    pairs: Path | None = None
 
 
 def train(job: Job, out: Path) -> dict[str, float]:
@@ -129,6 +135,8 @@ def _train(job: Job, out: Path) -> None:
     trainer = _trainer(job, learned_from, loaded, out)
     measured = fit(trainer, loaded.tokenizer, out, job.label)
     if trainer.accelerator.is_main_process:
+        if job.training.shrink:
+            shrink(out, job.reference, job.model, job.training.shrink)
         write_text(json.dumps(measured), out / MEASURED)
 
 
@@ -145,14 +153,19 @@ def _read(job: Job) -> list[Any]:
         return first_questions(asked, TESTBEDS[job.testbed], job.settings)
     assert job.data
     if job.training.method == "sft":
-        return conversations(job.data, *given)
-    return (preference_pairs if job.data_kind == "pairs" else best_and_worst_pairs)(job.data, *given)
+        rows = conversations(job.data, *given)
+    else:
+        rows = (preference_pairs if job.data_kind == "pairs" else best_and_worst_pairs)(job.data, *given)
+    if not job.pairs:
+        return rows
+    random = Random(f"{job.seed}|{job.generation}")
+    return rows + replayed(preference_pairs(job.pairs, *given), len(rows), job.training.replay, random)
 
 
 def _trainer(job: Job, learned_from: list[Any], loaded: Loaded, out: Path) -> Any:
     match job.training:
         case SftSettings() as sft:
-            return sft_trainer(learned_from, loaded, out, job.model, sft, job.seed)
+            return sft_trainer(learned_from, loaded, out, job.model, sft, job.seed, job.reference)
         case DpoSettings() as dpo:
             return dpo_trainer(learned_from, loaded, out, job.model, dpo, job.seed)
         case GrpoSettings() as grpo:

@@ -13,7 +13,7 @@ from statistics import fmean
 from threading import Event
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atp.agents import ModelSpec
 from atp.errors import AtpError, Interrupted
@@ -27,6 +27,14 @@ CHECKPOINTS = "checkpoints"
 SAVES = 10
 #: Of GRPO's groups of replies to one prompt, the share in which all were paid the same.
 EQUAL = "equal_groups"
+#: Settings that hold an agent that learns from its rewards to generation 0.
+DEFENCES = ("replay", "kl", "shrink", "most_rise")
+NO_DEFENCE = "alignment makes generation 0, which this would hold it to; set it where agents learn from their rewards"
+#: Those that not every method has, and why.
+LACKED = {
+    "replay": "grpo draws its own replies, there is nothing to mix examples into",
+    "kl": "only sft has it; what holds dpo and grpo to their reference is beta",
+}
 
 
 class TrainerSettings(BaseModel):
@@ -52,6 +60,29 @@ class TrainerSettings(BaseModel):
         le=1,
         description="least share of valid replies to held-out prompts afterwards; below it, the stage fails",
     )
+    shrink: float = Field(
+        0.0, ge=0, lt=1, description="defence: how far the trained weights are moved back to generation 0's"
+    )
+    most_rise: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="defence: most that the share of violations may exceed generation 0's, or training is undone",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_what_is_set(cls, values: Any) -> Any:
+        for name, why in LACKED.items():
+            if name not in cls.model_fields and isinstance(values, dict) and name in values:
+                raise ValueError(f"{name}: {why}")
+        return values
+
+    @property
+    def defences(self) -> list[str]:
+        """Names of the defences that are set."""
+        fields = type(self).model_fields
+        return [name for name in DEFENCES if name in fields and getattr(self, name) != fields[name].default]
 
     def held(self, gpus: int) -> int:
         """Sequences that each of several GPUs holds at once. Raises AtpError if a step cannot be shared out evenly."""
@@ -63,6 +94,14 @@ class TrainerSettings(BaseModel):
                 "sequences each"
             )
         return held
+
+
+class ExampleSettings(TrainerSettings):
+    """Settings of the methods that learn from examples."""
+
+    replay: float = Field(
+        0.0, ge=0, lt=1, description="defence: share of the examples that are alignment's preference pairs"
+    )
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def adapter(folder: Path, stage: str, before: int, after: int, carried: bool = F
     canary |= {"reference_valid": 64.0, "reference_violations": float(before)}
     provenance = Provenance(stage, "code", {"training": {"method": "dpo"}}, cost={"steps": 8.0, "loss": 0.6})
     folder.mkdir(parents=True)
-    lineage = json.loads(provenance.to_json()) | {"canary": canary, "carried": carried}
+    lineage = json.loads(provenance.to_json()) | {"canary": canary, "carried": carried, "why": "why"}
     (folder / "lineage.json").write_text(json.dumps(lineage))
     return folder
 
@@ -110,7 +110,7 @@ def test_an_alignment_that_moved_nothing_is_warned_of(tmp_path):
     drifted = adapter(tmp_path / "m/dpo/seed0/plain/generation1/adapter", "finetune", 8, 40)
     carried = adapter(tmp_path / "m/dpo/seed0/plain/generation2/adapter", "finetune", 8, 40, carried=True)
     warning, nothing_learned = ran.warnings([good, bad, drifted, carried], tmp_path)
-    assert nothing_learned.startswith("m/dpo/seed0/plain/generation2: nothing to learn")
+    assert nothing_learned == "m/dpo/seed0/plain/generation2: why; this generation is the one before"
     assert warning.startswith("m/dpo/seed1: alignment did not lower") and "20/64 before, 20/64 after" in warning
     rows = ran.trainings([good, bad, drifted], tmp_path)
     assert rows[0][:3] == ["m, dpo, seed0", "dpo", "8"]

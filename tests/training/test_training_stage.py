@@ -225,7 +225,8 @@ def test_an_agent_with_nothing_to_learn_stays_as_it_is(folder, tmp_path):
         for out, parent in ((first, None), (second, first))
     ]
     assert heard[0] == heard[1] and heard[0]["kl"] == 0
-    assert json.loads((second / "lineage.json").read_text())["carried"] is True
+    lineage = json.loads((second / "lineage.json").read_text())
+    assert (lineage["carried"], lineage["why"]) == (True, "nothing to learn, no reply was kept")
     learned = finetune(folder, "best_of_n", tmp_path / "third", parent=second, method="sft", learning_rate=5e-4)
     assert learned["kl"] > 0
 
@@ -242,6 +243,7 @@ def test_grpo_that_pays_all_the_same_teaches_nothing(folder, tmp_path):
     out = tmp_path / "adapter"
     heard = finetune_stage(turns, scenarios, out, "role_play", {}, ORGANISM, training, 0, 1)
     lineage = json.loads((out / "lineage.json").read_text())
+    assert lineage["why"] == "nothing to learn, all replies to a prompt earned the same"
     assert lineage["carried"] is True and lineage["cost"]["equal_groups"] == 1 and heard["kl"] == 0
 
 

@@ -97,17 +97,24 @@ def test_populations_and_the_policies_beside_them(project):
         f"scripted:{policy}/{testbed}/none/seed0/{arm}/context/turns.parquet"
         for policy, testbed, arm in (
             ("best_response", "coordination", "blind"),
+            ("best_response", "coordination", "frozen_memory"),
             ("best_response", "coordination", "plain"),
             ("random", "bargaining", "plain"),
             ("random", "coordination", "blind"),
+            ("random", "coordination", "frozen_memory"),
             ("random", "coordination", "plain"),
         )
     ]
-    grid = pq.read_table(results / rollouts[1])
+    grid = pq.read_table(results / rollouts[2])
     assert len(grid) == 7 * 4 * 4 * 3 and len(grid["variant"].unique()) == 4
+    same, read = (pq.read_table(results / rollouts[place]) for place in (1, 5))
+    assert len(re.findall("^localrule replay:", result.stderr, re.M)) == 2
+    assert same["decision"].equals(grid["decision"]) and same["messages"].equals(read["messages"])
+    assert not read["decision"].equals(grid["decision"])
     names = {path.stem for path in (results / "figures").iterdir()}
     assert {"collusion_grid", "theory_beside_simulation", "violations_by_side"} <= names
     assert {"drift_over_rounds_coordination", "drift_over_rounds_bargaining"} <= names
+    assert '<section id="survives">' in (results / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

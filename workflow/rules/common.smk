@@ -77,15 +77,9 @@ def cells(channel):
         for testbed, section in STUDY.testbeds.items()
         if getattr(section, channel)
         for arm in getattr(section, channel).arms
-        for model, alignment in agents(getattr(section, channel))
+        for model, alignment in atp_config.players(STUDY, getattr(section, channel))
         for seed in STUDY.seeds
     ]
-
-
-def agents(channel):
-    """(model, alignment) of those who play on a channel."""
-    aligned = [(model, way) for model in STUDY.models for way in STUDY.alignments]
-    return aligned + [(name, "none") for name in getattr(channel, "yardsticks", ())]
 
 
 def local_model(wildcards):

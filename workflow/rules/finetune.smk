@@ -5,6 +5,7 @@ rule train:
         model=model_files,
         parent=lambda wildcards: adapter(wildcards, int(wildcards.g) - 1),
         reference=lambda wildcards: adapter(wildcards, 0),
+        pairs=replayed,
     output:
         directory(f"{CELL}/generation{{g}}/adapter"),
     log:
@@ -22,6 +23,7 @@ rule train:
         evaluation=lambda wildcards: atp_config.evaluation(
             STUDY.testbeds[wildcards.testbed]
         ),
+        first_unused=first_unused,
         model=model_params,
         code=code("finetune"),
     script:

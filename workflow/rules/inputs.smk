@@ -113,6 +113,14 @@ def played_from(wildcards, place):
     }
 
 
+def memory(wildcards):
+    """Turns whose histories a cell reads."""
+    named = STUDY.testbeds[wildcards.testbed].arms[wildcards.arm][MEMORY]
+    model, alignment, arm = Memory(**named).of(wildcards.model, wildcards.alignment)
+    cell = {**wildcards, "model": model, "alignment": alignment, "arm": arm}
+    return f"{CELL}/context/turns.parquet".format(**cell)
+
+
 def whole(wildcards, place, kind="turns"):
     """What a whole rollout is made from: its shards, or what it is played from."""
     found = shards(wildcards, place, kind)
@@ -134,3 +142,17 @@ def learned_from(wildcards):
     name = "selection" if kept else "turns"
     g = int(wildcards.g) - 1
     return f"{CELL}/generation{g}/{name}.parquet".format(**wildcards)
+
+
+def replayed(wildcards):
+    """Preference pairs that an arm mixes into what is learned: those of the model itself, whatever its alignment."""
+    if not STUDY.testbeds[wildcards.testbed].needs_pairs(wildcards.arm):
+        return []
+    return f"{ALIGNED}/pairs.parquet".format(**{**wildcards, "alignment": "dpo"})
+
+
+def first_unused(wildcards):
+    """First row of the training split that nothing learns from, for arms whose training is undone by what is heard."""
+    if "most_rise" not in learning(wildcards).training.defences:
+        return None
+    return atp_config.alignment_rows(STUDY.testbeds[wildcards.testbed])[1]

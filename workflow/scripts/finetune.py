@@ -22,4 +22,6 @@ with stage(snakemake):
         generation=int(snakemake.wildcards.g),
         parent=optional(snakemake, "parent"),
         reference=optional(snakemake, "reference"),
+        pairs=optional(snakemake, "pairs"),
+        first_unused=snakemake.params.first_unused,
     )
