@@ -12,14 +12,14 @@ import psutil
 
 
 def owners(folder: Path) -> list[int]:
-    """Processes of Snakemake that work in `folder`, and stages that a killed one left behind."""
+    """Processes of Snakemake that work in `folder`, and stages that a killed one left behind; the oldest first."""
     found = []
-    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+    for process in psutil.process_iter(["pid", "cmdline", "cwd", "create_time"]):
         command = process.info["cmdline"] or []
         ours = any(Path(word).name == "snakemake" or ".snakemake/scripts/" in word for word in command[:3])
         if ours and process.info["cwd"] == str(folder):
-            found.append(process.info["pid"])
-    return found
+            found.append((process.info["create_time"], process.info["pid"]))
+    return [pid for _, pid in sorted(found)]
 
 
 def queued(folder: Path) -> list[str]:
