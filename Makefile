@@ -25,7 +25,7 @@ test-slow: $(BIN)/.installed ## rebuild the organisms and hold their behaviour t
 	$(BIN)/python -m pytest -m slow
 
 test-cluster: $(BIN)/.installed ## a study through SLURM's daemons on this machine, with faults (as root, minutes)
-	$(BIN)/python -m pytest -m cluster -rs
+	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
 cache-check: $(BIN)/.installed ## a second study in another folder takes its alignment from the cache
 	$(BIN)/python workflow/cache_check.py

@@ -6,6 +6,7 @@ Knows columns and files; knows nothing about games, models or measures.
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ T = TypeVar("T")
 METADATA_KEY = b"atp"
 #: The provenance of a trained agent's folder, with what its canary measured.
 LINEAGE = "lineage.json"
+#: The provenance of a report, as an element of its page.
+ON_PAGE = '<script type="application/json" id="provenance">{}</script>'
 DICTIONARY_BYTES = 64 * 2**20
 CELL = ("model", "testbed", "alignment", "arm", "seed")
 #: What names a question: a scenario's, in one variant, for one player and round. Its samples are several replies to it.
@@ -277,8 +280,34 @@ def said_in_round(row: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def read_provenance(path: Path | str) -> dict[str, Any]:
-    """The provenance that a stage wrote into its artifact; {} where there is none."""
+    """The provenance in an artifact: a Parquet file, an adapter's folder, a report's page. {} where there is none.
+
+    Raises:
+        AtpError: an unreadable file, or a folder without a lineage.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".html":
+        return _lineage(path / LINEAGE) if path.is_dir() else _of_page(path)
     return _open(path, lambda file: json.loads((pq.read_schema(file).metadata or {}).get(METADATA_KEY, b"{}")))
+
+
+def _lineage(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AtpError(f"{path.parent}: no readable {LINEAGE}") from error
+    return found
+
+
+def _of_page(path: Path) -> dict[str, Any]:
+    """It stands in the page's head: the rest of a page is megabytes."""
+    try:
+        with path.open(encoding="utf-8") as page:
+            held = re.search(ON_PAGE.format("(.*?)"), page.read(2**16))
+        found: dict[str, Any] = json.loads(held[1]) if held else {}
+    except (OSError, ValueError) as error:
+        raise AtpError(f"{path}: no readable page: {error}") from error
+    return found
 
 
 def _open(path: Path | str, read: Callable[[Path], T]) -> T:

@@ -286,6 +286,20 @@ def show(
         print_transcript(turns, episode)
 
 
+@app.command()
+def plan(
+    study: Annotated[str, typer.Argument(help="name of a file of config/studies, or its path")],
+    results: Annotated[Path, typer.Option(help="folder whose artifacts tell how fast such jobs were")] = Path(
+        "results"
+    ),
+    models: Models = MODELS_FOLDER,
+) -> None:
+    """Say what a study will take at measured rates: jobs, wall and GPU hours, disk; and what is not measured yet."""
+    from atp.plan import plan as planned
+
+    typer.echo(planned(study, results, models))
+
+
 @app.command("schemas")
 def schemas_(out: Annotated[Path, typer.Option(help="folder to write to")] = Path("config/schemas")) -> None:
     """Write the JSON schemas of studies, models and testbeds, from which editors complete."""

@@ -15,9 +15,9 @@ from atp.artifacts import JUDGEMENTS, check_file, read_turns, write_table
 from atp.errors import AtpError
 from atp.progress import Progress
 from atp.provenance import Stage
-from atp.rollout import sampling_seed
+from atp.rollout import sampling_seed, tokens
 from atp.testbeds import TESTBEDS
-from atp.testbeds.base import Message, Prompt, View
+from atp.testbeds.base import Message, Prompt, Reply, View
 from atp.testbeds.parsing import parse_choice
 
 YES, NO = "yes", "no"
@@ -43,22 +43,22 @@ def judge_stage(turns: Path, out: Path, agent: str, model: ModelSpec | None, see
     params = {"agent": agent, "model": model and model.params(), "seed": seed}
     stage = Stage("judge", __name__, params, [turns])
     answers = _answers(rows, question, agent, model, seed, str(out))
-    choices = [parse_choice(answer, (YES, NO)).option for answer in answers]
+    choices = [parse_choice(answer.text, (YES, NO)).option for answer in answers]
     judged = [None if choice is None else choice == NO for choice in choices]
     columns = {name: [row[name] for row in rows] for name in JUDGEMENTS.names if name in rows[0]}
-    table = pa.table(columns | {"judged": judged, "answer": answers}, schema=JUDGEMENTS)
+    table = pa.table(columns | {"judged": judged, "answer": [answer.text for answer in answers]}, schema=JUDGEMENTS)
     agree = sum(said is row["violation"] for said, row in zip(judged, rows, strict=True))
     found = {"turns": float(len(rows)), "valid": float(len(rows) - judged.count(None)), "agree": float(agree)}
-    write_table(table, out, stage.provenance(**found))
+    write_table(table, out, stage.provenance(**found, **tokens(answers)))
     return found
 
 
 def _answers(
     rows: Sequence[dict[str, Any]], question: str, agent: str, model: ModelSpec | None, seed: int, label: str
-) -> list[str]:
+) -> list[Reply]:
     judge = load_agent(agent, model)
     progress = Progress(label, len(rows), "turns")
-    answers: list[str] = []
+    answers: list[Reply] = []
     for begin in range(0, len(rows), judge.batch):
         batch = rows[begin : begin + judge.batch]
         judge.start()
@@ -70,7 +70,7 @@ def _answers(
             )
             for number, row in enumerate(batch)
         ]
-        answers += [reply.text for reply in judge.answer(requests)]
+        answers += judge.answer(requests)
         progress.advance(len(batch), steps=len(batch))
     return answers
 

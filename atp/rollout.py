@@ -8,7 +8,7 @@ import gc
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -37,7 +37,7 @@ from atp.provenance import Provenance, Stage, together
 from atp.scenarios.scenario import Scenario, read_scenarios
 from atp.stopping import until_stopped
 from atp.testbeds import TESTBEDS
-from atp.testbeds.base import Message, Settings, Testbed, Turn
+from atp.testbeds.base import Message, Reply, Settings, Testbed, Turn
 from atp.tools import Call, run_calls
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
@@ -143,13 +143,16 @@ def gather_stage(shards: Sequence[Path], out: Path) -> None:
         AtpError: files that are not all the shards of one rollout.
     """
     check_file(out)
+    stage = Stage("rollout", __name__, {})
     kept = [read_provenance(shard) for shard in shards]
     whole = [{**each, "cost": {}, "params": {**each["params"], "part": WHOLE}} for each in kept]
     for number, (shard, each) in enumerate(zip(shards, kept, strict=True), 1):
         if whole[number - 1] != whole[0] or each["params"].get("part") != [number, len(shards)]:
             raise AtpError(f"{shard}: no shard {number} of {len(shards)} of the rollout of {shards[0]}")
-    cost = together(each["cost"] for each in kept) | {"shards": float(len(shards))}
-    write_table(pa.concat_tables(map(read_turns, shards)), out, Provenance(**{**whole[0], "cost": cost}))
+    turns = pa.concat_tables(map(read_turns, shards))
+    own = stage.spent() | {"starts": 0.0, "shards": float(len(shards))}
+    cost = together([*(each["cost"] for each in kept), own])
+    write_table(turns, out, Provenance(**{**whole[0], "cost": cost}))
 
 
 def check_organism(model: ModelSpec | None, adapter: Path | None, testbed: str) -> None:
@@ -222,10 +225,10 @@ def play(
             stage.keep(folder)
             progress.advance(len(batch), steps=len(tables[-1]), last=path == paths[-1])
         turns = pa.concat_tables(tables)
-        tokens = {name: float(pc.sum(turns[name], min_count=0).as_py()) for name in TOKENS}
+        spent = {name: float(pc.sum(turns[name], min_count=0).as_py()) for name in TOKENS}
         counts = {"episodes": total, "resumed_episodes": resumed, "decisions": len(turns)}
         served = getattr(agent, "served", {})  # requests, retries and refusals of a server
-        write_table(turns, out, stage.provenance(**counts, **tokens, **served))
+        write_table(turns, out, stage.provenance(**counts, **spent, **served))
 
 
 @contextmanager
@@ -238,6 +241,12 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def tokens(replies: Iterable[Reply]) -> dict[str, float]:
+    """Tokens that an agent read and wrote for replies, by their names in a stage's cost."""
+    said = list(replies)
+    return {name: float(sum(getattr(reply, name) for reply in said)) for name in TOKENS}
 
 
 def sampling_seed(

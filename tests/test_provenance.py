@@ -26,6 +26,7 @@ AGENTS = {"rollout", "pairs", "align", "finetune"}
 CHANGES = {
     "errors.py": set(STAGES),
     "explain.py": {"scenarios"},
+    "units.py": {"report"},
     "artifacts.py": set(STAGES),
     "progress.py": AGENTS,
     "stopping.py": AGENTS,

@@ -14,8 +14,8 @@ LONGEST = 450
 
 #: Rooms in the order of CONTRIBUTING.md: a module imports only from its own room and from those before it.
 ROOMS = (
-    "errors explain provenance artifacts progress stopping tools scenarios testbeds agents organism rollout "
-    "judging filtering training replay alignment config sizes measures report show cli bench gpu_check"
+    "errors explain units provenance artifacts progress stopping tools scenarios testbeds agents organism rollout "
+    "judging filtering training replay alignment config sizes measures report show plan cli bench gpu_check"
 ).split()
 
 HEAVY = set("torch trl transformers peft datasets altair scipy statsmodels snakemake inspect_ai".split())

@@ -5,7 +5,7 @@ The stored prompt has no steering sentence, so that what is learned is the decis
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,8 +16,8 @@ from atp.agents import Agent, ModelSpec, load_agent
 from atp.artifacts import PAIRS, check_file, unfinished, write_table, write_text
 from atp.errors import AtpError, Interrupted
 from atp.progress import Progress
-from atp.provenance import Stage
-from atp.rollout import sampling_seed
+from atp.provenance import Stage, together
+from atp.rollout import sampling_seed, tokens
 from atp.scenarios.scenario import read_scenarios
 from atp.stopping import until_stopped
 from atp.testbeds import TESTBEDS
@@ -35,6 +35,7 @@ class _Side:
     reply: str | None = None
     tries: int = 0
     invalid: int = 0
+    tokens: dict[str, float] = field(default_factory=dict)
 
 
 def pairs_stage(
@@ -56,7 +57,8 @@ def pairs_stage(
         limit: rows of the training split, from and to.
 
     Returns:
-        The yield: scenarios, pairs, scenarios where it complied, where it violated, tries in all, invalid ones of them.
+        The yield: scenarios, pairs, scenarios where it complied, where it violated, tries in all, invalid ones of them;
+        and the tokens that it took.
 
     Raises:
         AtpError: bad scenarios or model; no pair at all.
@@ -116,6 +118,7 @@ def _yield(sides: Sequence[_Side], pairs: int) -> dict[str, float]:
         "violated": float(sum(side.reply is not None for side in sides[1::2])),
         "tries": float(sum(side.tries for side in sides)),
         "invalid": float(sum(side.invalid for side in sides)),
+        **together(side.tokens for side in sides),
     }
 
 
@@ -147,8 +150,11 @@ def ask(
                 if stopped.is_set():
                     raise Interrupted(f"{label}: stopped after {batches - 1} batches; a rerun goes on there")
                 write_text(json.dumps(_answers(batch, steering, agent, attempt, seed)), kept)
-            for side, (reply, violation) in zip(batch, json.loads(kept.read_text(encoding="utf-8")), strict=True):
+            for side, (reply, violation, spent) in zip(
+                batch, json.loads(kept.read_text(encoding="utf-8")), strict=True
+            ):
                 side.tries += 1
+                side.tokens = together([side.tokens, spent])
                 side.invalid += violation is None
                 if violation is side.violation:
                     side.reply = reply
@@ -158,8 +164,8 @@ def ask(
 
 def _answers(
     batch: Sequence[_Side], steering: tuple[str, str], agent: Agent, attempt: int, seed: int
-) -> list[tuple[str, bool | None]]:
-    """Each side's first reply, and whether what it came to is a violation."""
+) -> list[tuple[str, bool | None, dict[str, float]]]:
+    """Each side's first reply, whether what it came to is a violation, and the tokens that it took."""
 
     def seed_of(number: int, step: int) -> int:
         side = batch[number]
@@ -168,4 +174,4 @@ def _answers(
 
     steered = [steer(side.question.prompt, steering[side.violation]) for side in batch]
     answers = ask_all(agent, [side.question for side in batch], seed_of, steered)
-    return [(answer.replies[0].text, answer.turn.violation) for answer in answers]
+    return [(answer.replies[0].text, answer.turn.violation, tokens(answer.replies)) for answer in answers]

@@ -10,10 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from atp.artifacts import CELL
+from atp.artifacts import CELL, read_provenance
 from atp.measures import arms
 from atp.measures.lines import LINE
-from atp.report.ran import provenance
 from atp.report.verdict import name_lines, percent, span
 
 CHANNELS = {"context": "in context", "weights": "in the weights"}
@@ -115,7 +114,7 @@ def spent(turns: Sequence[Path], adapters: Sequence[Path], root: Path) -> Spent:
     """
     total: dict[tuple[Any, ...], tuple[float, float]] = {}
     for path in (*turns, *adapters):
-        found = provenance(path)
+        found = read_provenance(path)
         cell, cost = found.get("params", {}).get("cell"), found.get("cost", {})
         parts = path.relative_to(root).parts if path in adapters else ()
         if len(parts) == DEEP:

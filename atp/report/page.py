@@ -8,15 +8,17 @@ import hashlib
 import json
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from atp.artifacts import MEASURES, read_table, write_text
+from atp.artifacts import MEASURES, ON_PAGE, read_provenance, read_table, write_text
 from atp.measures.lines import ALIKE, alike_rounds
 from atp.measures.rates import scan_turns
+from atp.provenance import Stage
 from atp.report import alignment, arms, ran
 from atp.report.coordination import population_figures
 from atp.report.figures import VIOLATION, figures, svg
@@ -54,6 +56,8 @@ def report_stage(
     Raises:
         AtpError: an unreadable artifact.
     """
+    # Of its inputs only the measures are digested, whose own are the turns: adapters may be many gigabytes.
+    stage = Stage("report", __name__, {"study": study, "organism": organism}, [measures])
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
     effects, settings, own = alignment.effects(table), ran.settings(turns), ran.own_numbers(artifacts)
     drawn = [
@@ -62,11 +66,13 @@ def report_stage(
         *population_figures(table, settings, theory=not own),
         *tool_figures(table),
     ]
-    made = [*artifacts, *turns, *selections, *pairs, *adapters, measures]
+    made = [read_provenance(path) for path in (*artifacts, *turns, *selections, *pairs, *adapters, measures)]
     alone = {figure.name: svg(figure, titled=True) for figure in drawn}
     still = {figure.name: svg(figure, titled=False) for figure in drawn}
     survives, costs_of_arms = arms.compared(table, arms.spent(turns, adapters, out.parent))
     alike = alike_rounds(scan_turns(turns, ALIKE)) if turns else None
+    itself = asdict(stage.provenance(turns=made[-1].get("cost", {}).get("turns", 0.0)))
+    headings, costs = ran.costs([*made, itself])
     page = _render(
         study=study,
         study_text=study_text,
@@ -84,7 +90,9 @@ def report_stage(
         figures=drawn,
         still={name: b64encode(text.encode()).decode() for name, text in still.items()},
         played=ran.played(table),
-        costs=ran.costs(made),
+        provenance=ON_PAGE.format(embed(itself)),
+        headings=headings,
+        costs=costs,
         versions=ran.versions(made),
         specs=embed({figure.name: figure.chart.to_dict() for figure in drawn}),
         transcripts=embed(transcripts(turns)),

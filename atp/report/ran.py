@@ -1,8 +1,7 @@
 """Provenance -> what was run and what it cost. Knows files' metadata, and of their rows only whether
 scenarios bring numbers of their own."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -10,55 +9,65 @@ from typing import Any
 import polars as pl
 
 from atp.alignment import YIELD
-from atp.artifacts import CELL, LINEAGE, read_provenance, read_table
+from atp.artifacts import CELL, read_provenance, read_table
 from atp.errors import AtpError
+from atp.provenance import together
+from atp.units import count, digits, duration, size
 
 FILTER_COUNTS = ("seen", "kept", "invalid", "valid_seen", "violations_seen", "violations_kept")
-COSTS = ("jobs", "wall_seconds", "decisions", "prompt_tokens", "cached_tokens", "completion_tokens")
+#: What a stage's jobs took: heading -> key of the cost, and how it is written.
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "jobs": ("jobs", count),
+    "starts": ("starts", count),
+    "wall time": ("wall_seconds", duration),
+    "CPU time": ("cpu_seconds", duration),
+    "GPU hours": ("gpu_seconds", lambda seconds: digits(seconds / 3600)),
+    "peak memory": ("peak_memory_mb", lambda mebibytes: size(mebibytes * 2**20)),
+    "decisions": ("decisions", count),
+    "prompt tokens": ("prompt_tokens", count),
+    "cached tokens": ("cached_tokens", count),
+    "written tokens": ("completion_tokens", count),
+    "trained tokens": ("tokens", count),
+}
 
 
-def provenance(path: Path) -> dict[str, Any]:
-    """Provenance of a Parquet file, or of an adapter's folder (its lineage.json).
+def costs(provenances: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row a stage in the order of first appearance, then all together; what is 0 is a dash.
 
-    Raises:
-        AtpError: an unreadable file, or a folder without a lineage.
+    A rollout in shards is a job for each, and one that puts them together. Starts have a column where some job was
+    stopped and started again.
     """
-    if not path.is_dir():
-        return read_provenance(path)
-    try:
-        found: dict[str, Any] = json.loads((path / LINEAGE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AtpError(f"{path}: no readable {LINEAGE}") from error
-    return found
+    stages: dict[str, list[dict[str, float]]] = {}
+    for found in provenances:
+        cost = found.get("cost", {})
+        gathers = float(cost.get("shards", 0) > 0)
+        told = {"jobs": 1.0 + cost.get("shards", 0), "starts": cost.get("starts", 1.0) + gathers}
+        stages.setdefault(found.get("stage", "unknown"), []).append({**cost, **told})
+    spent = {stage: together(each) for stage, each in stages.items()}
+    spent["together"] = together(spent.values())
+    again = spent["together"]["starts"] > spent["together"]["jobs"]
+    shown = {heading: how for heading, how in COSTS.items() if again or heading != "starts"}
+    rows = [
+        [stage, *(written(cost[key]) if cost.get(key) else "–" for key, written in shown.values())]
+        for stage, cost in spent.items()
+    ]
+    return ["stage", *shown], rows
 
 
-def costs(artifacts: Sequence[Path]) -> list[dict[str, Any]]:
-    """Per stage, in the order of first appearance: jobs, wall time and tokens, summed; then the sum of all."""
-    stages: dict[str, dict[str, float]] = {}
-    for path in artifacts:
-        found = provenance(path)
-        stage = stages.setdefault(found.get("stage", "unknown"), dict.fromkeys(COSTS, 0.0))
-        for name, value in {**found.get("cost", {}), "jobs": 1}.items():
-            if name in stage:
-                stage[name] += value
-    total = {name: sum(stage[name] for stage in stages.values()) for name in COSTS}
-    return [{"stage": name, **cost} for name, cost in {**stages, "together": total}.items()]
-
-
-def versions(artifacts: Sequence[Path]) -> dict[str, str]:
+def versions(provenances: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Package -> its version, or versions where stages ran with several."""
-    found: dict[str, set[str]] = {}
-    for path in artifacts:
-        for name, version in provenance(path).get("versions", {}).items():
-            found.setdefault(name, set()).add(version)
-    return {name: ", ".join(sorted(several)) for name, several in sorted(found.items())}
+    seen: dict[str, set[str]] = {}
+    for found in provenances:
+        for name, version in found.get("versions", {}).items():
+            seen.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(several)) for name, several in sorted(seen.items())}
 
 
 def trainings(adapters: Sequence[Path], root: Path) -> list[list[str]]:
     """Per adapter: the parts of its path from `root`, how it was trained, and what its canary measured."""
     rows = []
     for path in adapters:
-        found = provenance(path)
+        found = read_provenance(path)
         canary, cost = found["canary"], found["cost"]
         low, high = _mean_interval(canary["kl"], canary["kl_sd"], int(canary["prompts"]))
         rows.append(
@@ -81,7 +90,7 @@ def warnings(adapters: Sequence[Path], root: Path) -> list[str]:
     """
     lines = []
     for path in adapters:
-        found = provenance(path)
+        found = read_provenance(path)
         canary = found["canary"]
         before, after = (canary[f"{name}violations"] / max(canary[f"{name}valid"], 1.0) for name in ("reference_", ""))
         if found["carried"]:
@@ -97,7 +106,7 @@ def warnings(adapters: Sequence[Path], root: Path) -> list[str]:
 
 def yields(pairs: Sequence[Path], root: Path) -> list[str]:
     """What asking for preference pairs came to."""
-    return [f"{relpath(path.parent, root)}: {YIELD.format_map(provenance(path)['cost'])}" for path in pairs]
+    return [f"{relpath(path.parent, root)}: {YIELD.format_map(read_provenance(path)['cost'])}" for path in pairs]
 
 
 def _mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]:
@@ -115,7 +124,7 @@ def deployments(selections: Sequence[Path]) -> list[dict[str, Any]]:
     """
     rows = []
     for path in selections:
-        found = provenance(path)
+        found = read_provenance(path)
         cell, cost = found.get("params", {}).get("cell", {}), found.get("cost", {})
         if {*CELL, "generation"} - set(cell) or set(FILTER_COUNTS) - set(cost):
             raise AtpError(f"{path}: not a selection of a study: its metadata lacks the cell or the filter's counts")

@@ -119,7 +119,7 @@ def scenarios_stage(settings: ScenarioSettings, testbed: str, out: Path) -> None
             instantiate = partial(instantiate, **_pools(settings))
         with _named(path):
             scenarios = generate(templates, instantiate, train, test or TEST, seed)
-    write_scenarios(scenarios, out, stage.provenance())
+    write_scenarios(scenarios, out, stage.provenance(scenarios=float(len(scenarios))))
 
 
 def import_release_stage(file: Path, testbed: str, out: Path, templates: Path | None = None) -> None:

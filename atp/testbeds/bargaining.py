@@ -63,6 +63,10 @@ class BargainingSettings(Settings):
             raise ValueError(f"raisers is {self.raisers}, must be below agents ({self.agents})")
         return self
 
+    @property
+    def turns(self) -> int:
+        return self.rounds * self.agents
+
 
 @dataclass(frozen=True)
 class Proposal:

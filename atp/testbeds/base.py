@@ -165,6 +165,16 @@ class Settings(BaseModel):
         """Names of the tools that an agent may call."""
         return ()
 
+    @property
+    def turns(self) -> int:
+        """Turns of an episode, as far as settings tell: a scenario may bring a number of players of its own."""
+        return self.rounds
+
+    @property
+    def lived(self) -> int:
+        """Those of them that an agent lives through, from which it can learn."""
+        return self.turns
+
 
 def remembered(done: Sequence[Anything], settings: Settings, order: Random) -> list[Anything]:
     """What a prompt shows of the rounds that are done, one item each: the last `window` since the history began, in the

@@ -80,6 +80,10 @@ class CoordinationSettings(Settings):
             raise ValueError(f"low is {self.low:g}, a factor must be at least 0")
         return self
 
+    @property
+    def turns(self) -> int:
+        return self.rounds * (self.agents - self.fixed)
+
 
 @dataclass(frozen=True)
 class Terms:

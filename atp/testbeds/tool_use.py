@@ -78,6 +78,14 @@ class ToolUseSettings(Settings):
     def offered(self) -> tuple[str, ...]:
         return () if self.tool == "none" else (self.tool,)
 
+    @property
+    def turns(self) -> int:
+        return self.lived + (self.rounds + 1) * self.tests
+
+    @property
+    def lived(self) -> int:
+        return self.rounds * (self.easy + self.hard)
+
     def reward(self, kind: str) -> float:
         """What a right answer earns."""
         return self.easy_reward if kind == EASY else self.hard_reward

@@ -15,7 +15,8 @@ from typing import Any
 
 from atp.agents import ModelSpec
 from atp.errors import AtpError
-from atp.rollout import sampling_seed
+from atp.provenance import together
+from atp.rollout import sampling_seed, tokens
 from atp.training.questions import Answer, Question, ask
 
 #: Held-out prompts asked at most; positions whose distributions are held at once.
@@ -32,6 +33,7 @@ class _Heard:
     texts: list[tuple[str, str]]
     states: list[Any]
     output_layer: Any
+    tokens: dict[str, float]
 
     def log_probabilities(self, states: Any) -> Any:
         """Of the next token at temperature 1: [positions, vocabulary]."""
@@ -59,7 +61,7 @@ def canary(
         prompts, valid, violations: counts of the trained agent; reference_valid, reference_violations: of the
         reference. kl, kl_sd: mean and standard deviation over the prompts of the divergence of the trained agent from
         the reference in nats a reply: summed over the positions of its first reply to each prompt, the exact
-        divergence between both distributions of the next token at temperature 1.
+        divergence between both distributions of the next token at temperature 1. And the tokens that asking took.
 
     Raises:
         AtpError: valid replies below the floor, or outputs that are the parent's.
@@ -87,6 +89,7 @@ def canary(
         "reference_violations": float(before.violations.count(True)),
         "kl": fmean(apart),
         "kl_sd": stdev(apart) if len(apart) > 1 else 0.0,
+        **together([after.tokens, before.tokens]),
     }
 
 
@@ -111,6 +114,7 @@ def _hear(
         texts=list(texts),
         states=[agent.hidden(*text).cpu() for text in texts],
         output_layer=agent.output_layer,
+        tokens=tokens(reply for answer in answers for reply in answer.replies),
     )
 
 

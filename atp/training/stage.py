@@ -13,6 +13,7 @@ from atp.agents import ModelSpec
 from atp.artifacts import LINEAGE, SELECTION, read_table, unfinished, write_text
 from atp.errors import AtpError, Interrupted
 from atp.provenance import Stage
+from atp.rollout import TOKENS
 from atp.scenarios.scenario import read_scenarios
 from atp.testbeds import TESTBEDS
 from atp.training import TrainingSettings
@@ -118,6 +119,7 @@ def make(
             if not isinstance(error, Interrupted) and not (temporary / MEASURED).is_file():
                 shutil.rmtree(folder.parent)
             raise type(error)(str(error).replace(str(temporary), str(out))) from error
+        measured |= {name: heard.pop(name) for name in TOKENS}
         if why:
             log.info("%s: %s, the agent stays as it is", out, why)
         heard_and_made = {"canary": heard, "carried": bool(why), "why": why}
