@@ -15,6 +15,7 @@
 #   results/organism/{testbed}/                                              the organism, built anew on demand
 #
 # A study is a file of config/studies: snakemake --cores all --config study=demo
+import os
 import re
 import sys
 from pathlib import Path

@@ -102,7 +102,7 @@ class Study(_Section):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32, strict=True)], ...] = Field(
         (0,), min_length=1, description="one line of evidence each"
     )
-    shards: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = Field(
+    shards: Annotated[int, Field(ge=1, le=10_000, strict=True)] | Literal["auto"] = Field(
         "auto", description="jobs that a rollout is split into; auto: by its size, where the model needs a GPU"
     )
     testbeds: dict[str, TestbedSection] = Field(min_length=1)

@@ -22,6 +22,8 @@ from atp.scenarios.stage import TEST
 from atp.units import count, digits, duration, size
 
 STUDIES = Path("config/studies")
+#: A job whose work is a smaller part of the planned one's has not measured its rate.
+SMALLEST = 0.1
 #: The study that `make run` runs, in minutes.
 DEFAULT = "demo"
 
@@ -220,7 +222,8 @@ def alike(training: Mapping[str, Any]) -> str:
 
 
 def rates(rows: Sequence[Row], specs: Mapping[str, ModelSpec | None], results: Path) -> dict[Kind, Rate]:
-    """The measured rate of each kind that has one, from the artifacts of any study under `results`.
+    """The measured rate of each kind that has one, from the artifacts of any study under `results`. Much smaller ones
+    say little of it: what they took was their start.
 
     Raises:
         AtpError: an artifact that cannot be read.
@@ -228,6 +231,7 @@ def rates(rows: Sequence[Row], specs: Mapping[str, ModelSpec | None], results: P
     made: dict[Kind, list[_Made]] = {}
     for kind in dict.fromkeys(replace(row.kind, how="") for row in rows if row.work or row.kept):
         spec = specs.get(kind.model)
+        sizes = [row.work / row.jobs for row in rows if row.jobs and replace(row.kind, how="") == kind]
         fields = {"model": escape(kind.model), "testbed": kind.testbed}
         others = dict.fromkeys(("study", "alignment", "seed", "arm", "g"), "*")
         for path in sorted(results.glob(RULES[kind.rule].path.format(**fields, **others))):
@@ -237,7 +241,7 @@ def rates(rows: Sequence[Row], specs: Mapping[str, ModelSpec | None], results: P
                 how = alike(training) if training else ""
             except (AttributeError, KeyError, TypeError) as error:
                 raise AtpError(f"{path}: its metadata is of no stage's making ({error!r})") from error
-            if one is not None:
+            if one is not None and one.work >= SMALLEST * max(sizes):
                 made.setdefault(replace(kind, how=how), []).append(one)
     return {kind: _rate(each) for kind, each in made.items()}
 

@@ -43,7 +43,7 @@ class Provenance:
 class Stage:
     """Clock and label of a running stage; `provenance()` sums it up when the artifact is written.
 
-    gpus is how many GPUs it holds.
+    gpus is how many GPUs it holds; counts is what else this start has counted, which starts add up.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Stage:
         self.params, self.inputs = dict(params), [Path(path) for path in inputs]
         self.wall, self.cpu = time.monotonic(), _cpu_seconds()
         self.before: dict[str, float] = {}
+        self.counts: dict[str, float] = {}
 
     @property
     def digest(self) -> str:
@@ -84,7 +85,7 @@ class Stage:
             "gpu_seconds": round(wall * self.gpus, 3),
             "peak_memory_mb": round(max(usage.ru_maxrss for usage in _usages()) / 1024, 1),
         }
-        return together([self.before, now])
+        return together([self.before, now, self.counts])
 
     def provenance(self, **cost: float) -> Provenance:
         return Provenance(

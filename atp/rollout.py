@@ -222,13 +222,13 @@ def play(
                 raise Interrupted(f"{out}: stopped after {progress.done} of {total} episodes; a rerun goes on there")
             tables.append(play_batch(batch, testbed, agent, cell))
             write_table(tables[-1], path, stage.provenance())
+            stage.counts = dict(getattr(agent, "served", {}))  # requests, retries and refusals of a server
             stage.keep(folder)
             progress.advance(len(batch), steps=len(tables[-1]), last=path == paths[-1])
         turns = pa.concat_tables(tables)
         spent = {name: float(pc.sum(turns[name], min_count=0).as_py()) for name in TOKENS}
         counts = {"episodes": total, "resumed_episodes": resumed, "decisions": len(turns)}
-        served = getattr(agent, "served", {})  # requests, retries and refusals of a server
-        write_table(turns, out, stage.provenance(**counts, **spent, **served))
+        write_table(turns, out, stage.provenance(**counts, **spent))
 
 
 @contextmanager

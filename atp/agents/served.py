@@ -48,6 +48,8 @@ log = logging.getLogger("atp")
 # A line for each request is no progress.
 for chatty in ("httpx", "httpx2", "openai"):
     logging.getLogger(chatty).setLevel(logging.WARNING)
+# It quotes what a server says, and a server may say a key.
+logging.getLogger("inspect_ai").setLevel(logging.CRITICAL)
 
 #: Providers of servers that render a chat template, and take its arguments and `top_k` beside what OpenAI's API has.
 TEMPLATED = ("openai-api", "vllm", "sglang")
@@ -70,6 +72,8 @@ _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 SHORTEST_SECRET = 8
 #: Seconds after which Inspect's HTTP clients give a request up, if they are not told otherwise.
 LONGEST_REQUEST = 600
+#: A server may count as it likes; a reply's steps are summed in 32 bits.
+MOST_TOKENS = 2**24
 #: Longest quote of what a server says, in characters.
 QUOTED = 300
 
@@ -181,11 +185,14 @@ class ServedAgent:
         self.served["empty"] += not text and not refused
         usage = output.usage
         cached = usage.input_tokens_cache_read or 0 if usage else 0
+        prompt = usage.input_tokens + cached + (usage.input_tokens_cache_write or 0) if usage else 0
+        written = usage.output_tokens if usage else 0
+        prompt, cached, written = (min(max(0, tokens), MOST_TOKENS) for tokens in (prompt, cached, written))
         return Reply(
             text=text,
-            prompt_tokens=usage.input_tokens + cached + (usage.input_tokens_cache_write or 0) if usage else 0,
+            prompt_tokens=prompt,
             cached_tokens=cached,
-            completion_tokens=usage.output_tokens if usage else 0,
+            completion_tokens=written,
             finish_reason="stop" if output.empty else FINISHED.get(output.stop_reason, "stop"),
         )
 

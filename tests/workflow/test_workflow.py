@@ -178,7 +178,7 @@ ROWS = {
         "      evaluation: {settings: {window: 1}}\n      filter:",
         {"train", "evaluate_generation"},
     ),
-    "memory, time or GPUs of a model": ("config/models/organism.yaml", "mem_mb: 1500", "mem_mb: 9000", set()),
+    "memory or time limit of a model": ("config/models/organism.yaml", "mem_mb: 1500", "mem_mb: 9000", set()),
     "one more seed": (
         STUDY,
         "alignments:",

@@ -60,6 +60,14 @@ wildcard_constraints:
 SHARED = "omit-software" if workflow.workflow_settings.cache is not None else False
 
 
+if SHARED and not Path(os.environ.get("SNAKEMAKE_OUTPUT_CACHE", "")).is_dir():
+    print(
+        "atp: --cache: SNAKEMAKE_OUTPUT_CACHE must name a folder that is there",
+        file=sys.stderr,
+    )
+    sys.exit(1)
+
+
 def code(stage):
     """Digest of the sources that a stage's script imports: a change there, and nowhere else, runs the stage again."""
     return code_digest(str(SCRIPTS / f"{stage}.py"))
@@ -104,7 +112,7 @@ def model_files(wildcards):
 def model_params(wildcards):
     """A model's settings without its machine's needs, and without its folder, which is an input."""
     spec = MODELS[wildcards.model]
-    machine = {"mem_mb", "minutes", "gpus"} | (
+    machine = {"mem_mb", "minutes", "gpus", "base_url", "timeout"} | (
         {"path"} if local_model(wildcards) else set()
     )
     return spec and spec.model_dump(mode="json", exclude=machine)

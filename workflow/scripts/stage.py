@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if sys.prefix == os.environ.get("CONDA_PREFIX"):
     sys.path[:] = [path for path in sys.path if "site-packages" not in path or path.startswith(sys.prefix)]
 
+import yaml
+
 from atp.agents import ModelSpec
 from atp.agents.gpus import claim_gpus
 from atp.errors import AtpError
@@ -64,6 +66,10 @@ def model(snakemake: Any) -> ModelSpec | None:
         first = Path(given if isinstance(given, str) else given[0])
         folder = {"path": str(first if first.is_dir() else first.parent)}
     spec = ModelSpec(**dict(snakemake.params.model), **folder, gpus=snakemake.resources.get("gpu", 0))
+    if spec.kind == "inspect":  # where it is, and how long it is waited for, decides no reply
+        file = Path(__file__).parents[2] / f"config/models/{snakemake.wildcards.model}.yaml"
+        now = ModelSpec(**yaml.safe_load(file.read_text(encoding="utf-8")))
+        spec = spec.model_copy(update={"base_url": now.base_url, "timeout": now.timeout})
     claim_gpus(spec.gpus, spec.path)
     return spec
 

@@ -24,11 +24,13 @@ def owners(folder: Path) -> list[int]:
 
 def queued(folder: Path) -> list[str]:
     """SLURM's jobs of `folder` that wait or run, wherever."""
+    if not (folder / ".snakemake" / "slurm_logs").exists():
+        return []  # no run of this folder was a cluster's
     command = ["squeue", "--me", "--noheader", "--format=%i %Z"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return []  # no cluster
+        listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        sys.exit(f"atp: whether a killed run left jobs in SLURM's queue cannot be told, squeue fails: {error}")
     jobs = [line.split(maxsplit=1) for line in listed.splitlines()]
     return [number for number, where in jobs if where == str(folder)]
 
