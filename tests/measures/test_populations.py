@@ -1,0 +1,79 @@
+"""Bimodality of games: by hand, and on populations whose answer is known."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atp.artifacts import MEASURES, TURNS
+from atp.measures.populations import bimodality, population_measures
+
+EMPTY = {"string": "", "int32": 0, "int64": 0, "double": 0.0, "bool": None}
+
+
+def of(violators: list[int], players: int = 8) -> Any:
+    games = np.array(violators)
+    return bimodality(games, np.full_like(games, players), np.arange(len(games)), 0)
+
+
+def test_by_hand():
+    """Games of 2 with 0, 0, 2 and 1 violators: m = 3/8; squares between (2 * (9/64 * 2 + 25/64 + 1/64)) / 3 = 11/24,
+    within (3 - 5/2) / 4 = 1/8, so r = (11/24 - 3/24) / (11/24 + 3/24) = 4/7, and M = 5/8.
+    """
+    assert of([0, 0, 2, 1], 2).value == pytest.approx(4 / 7 * (13 / 8) / (5 / 8))
+
+
+def test_all_or_none_is_two_peaks_and_alike_is_none():
+    assert of([0] * 7 + [8] * 7).value == pytest.approx(3)
+    assert of([8] * 12 + [0] * 2).low > 1
+    assert of([4] * 14).value < 0
+    assert of([0] * 10 + [1] * 4).high < 0.5  # which Hartigan's dip (p = 0.008) and Sarle's coefficient (0.76) call two
+
+
+def test_no_value_where_there_is_nothing_to_tell_by():
+    assert of([]).value is None
+    assert of([3]).value is None
+    assert of([8] * 5).value is None
+    assert of([1, 0, 1], 1).value is None
+
+
+def test_known_populations():
+    rng = np.random.default_rng(0)
+    apart, together = [], []
+    for _ in range(100):
+        apart.append(of(rng.binomial(8, 0.4, size=28)).low > 1)
+        together.append(of(rng.binomial(8, rng.beta(0.2, 0.2, size=28))).low > 1)
+    assert sum(apart) == 0
+    assert sum(together) >= 90
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3)), max_size=9))
+def test_whatever_was_played(games):
+    violators, players, scenarios = np.array([(min(k, n), n, at) for k, n, at in games], dtype=int).reshape(-1, 3).T
+    found = bimodality(violators, players, scenarios, 0)
+    if found.low is not None:
+        assert found.low <= found.value <= found.high
+        assert np.isfinite([found.low, found.high]).all()
+
+
+def test_rows_are_of_rounds_of_populations():
+    rows = []
+    for testbed, game, round, agent, violation in [
+        ("coordination", game, round, agent, None if (game, agent) == (2, 0) else round == 2 and game == 1)
+        for game in range(3)
+        for round in (1, 2)
+        for agent in range(3)
+    ]:
+        blank = {field.name: EMPTY.get(str(field.type), []) for field in TURNS}
+        place = {"scenario_id": str(game), "episode": str(game), "round": round, "agent": agent}
+        rows.append(blank | place | {"testbed": testbed, "violation": violation, "shown": ""})
+    turns = pl.DataFrame(pa.Table.from_pylist(rows, schema=TURNS)).lazy()
+    found = population_measures(turns, 0)
+    assert found.columns == MEASURES.names
+    assert found.select("round", "n", "method").rows()[0] == (1, 3, "none: no spread")
+    assert found["value"][1] > 1
+    assert len(population_measures(turns.with_columns(testbed=pl.lit("role_play")), 0)) == 0

@@ -1,0 +1,353 @@
+"""Tipping measures: arithmetic by hand, lines whose answer is known, and what must hold whatever the counts."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import isotonic_regression, minimize
+from scipy.special import expit, logit
+
+from atp.errors import AtpError
+from atp.measures.power import LADDER, false_alarms, needed, power_table, print_power
+from atp.measures.shapes import Counts, count, flipped, likelihood, redrawn, rising, step, trend
+from atp.measures.simulate import TRUTHS, Design, rates_of, simulate
+from atp.measures.tipping import (
+    DRIFT,
+    FLAT,
+    RECOVERY,
+    TIPPING,
+    UNDECIDED,
+    VERDICTS,
+    change,
+    change_point,
+    drift_slope,
+    sharpness,
+    time_to_half_change,
+    time_to_half_rate,
+    verdict,
+)
+from atp.measures.tipping_lines import line_measures
+
+#: Hits of 12 clusters, 4 replies each, at rounds 1 to 5.
+HITS = np.array(
+    [
+        [0, 1, 1, 2, 3],
+        [1, 0, 2, 2, 4],
+        [0, 0, 0, 1, 1],
+        [2, 1, 3, 4, 4],
+        [0, 1, 2, 1, 3],
+        [1, 1, 1, 3, 2],
+        [0, 0, 1, 0, 2],
+        [0, 2, 2, 3, 4],
+        [1, 0, 0, 2, 3],
+        [0, 0, 1, 1, 0],
+        [3, 2, 4, 3, 4],
+        [0, 1, 0, 2, 2],
+    ]
+)
+
+
+def of(hits: np.ndarray, each: int = 4) -> Counts:
+    return count(hits, np.full_like(hits, each), np.arange(1, hits.shape[1] + 1))
+
+
+def line(*rates: float, clusters: int = 40, each: int = 10) -> Counts:
+    """Clusters that differ by one hit up or down, with these rates in all."""
+    level = np.round(np.array(rates) * each)
+    apart = np.where(np.arange(clusters)[:, None] % 2, 1, -1) * ((level > 0) & (level < each))
+    return of(level + apart, each)
+
+
+def simulated(truth: str, seed: int, clusters: int = 64, **settings: float) -> Counts:
+    design = Design(**settings)
+    return simulate(rates_of(truth, design), clusters, design, np.random.default_rng(seed))
+
+
+def test_counts_leave_out_what_has_none():
+    counts = count([[1, 0, 0], [0, 0, 0], [2, 0, 1]], [[2, 0, 2], [0, 0, 0], [2, 0, 2]], [1, 2, 5])
+    assert counts.shape == (2, 2)
+    assert counts.positions.tolist() == [1, 5]
+    assert counts.rates.tolist() == [0.75, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("hits", "totals", "positions"),
+    [([[2]], [[1]], [1]), ([[-1]], [[1]], [1]), ([[1]], [[1, 1]], [1]), ([[1, 1]], [[1, 1]], [2, 1])],
+)
+def test_counts_that_cannot_be(hits, totals, positions):
+    with pytest.raises(ValueError, match="hits"):
+        count(hits, totals, positions)
+
+
+def test_drift_slope_is_that_of_statsmodels():
+    """statsmodels 0.15.0, GLM(Binomial).fit(cov_type="cluster") on these replies one by one: slope 0.62071052, standard
+    error 0.09036289 with its factor (N - 1) / (N - 2) of N = 240 replies, which is left out here; t of 11 degrees.
+    """
+    found = drift_slope(of(HITS))
+    assert (found.value, found.low, found.high) == pytest.approx((1.86024932, 1.52537406, 2.26864193), rel=1e-6)
+
+
+def test_a_step_by_hand():
+    fitted, first = step(np.array([0.2, 0.4, 0.7, 0.9]), np.array([10.0, 10, 10, 30]))
+    assert first == 2
+    assert fitted == pytest.approx([0.3, 0.3, (7 + 27) / 40, (7 + 27) / 40])
+
+
+def test_a_trend_of_two_points_goes_through_both():
+    fitted, slope = trend(np.array([0.2, 0.7]), np.array([10.0, 30]), np.array([1.0, 3]))
+    assert fitted == pytest.approx([0.2, 0.7])
+    assert slope == pytest.approx((logit(0.7) - logit(0.2)) / 2)
+
+
+def test_trends_are_of_the_largest_likelihood():
+    rng = np.random.default_rng(0)
+    rates, weights = rng.beta(0.5, 0.5, size=(30, 5)), rng.integers(1, 99, size=5).astype(float)
+    positions = np.array([0.0, 1, 2, 4, 7])
+    found = likelihood(rates, trend(rates, weights, positions)[0], weights)
+    for row, reached in zip(rates, found, strict=True):
+
+        def loss(line, row=row):
+            return -likelihood(row, np.clip(expit(line[0] + line[1] * positions), 1e-12, 1 - 1e-12), weights)
+
+        assert reached >= -minimize(loss, [0, 0], method="Nelder-Mead").fun - 1e-3
+
+
+def test_rising_is_isotonic_regression():
+    rng = np.random.default_rng(0)
+    rates, weights = rng.random((50, 6)), rng.integers(1, 9, size=6).astype(float)
+    for row, found in zip(rates, rising(rates, weights), strict=True):
+        assert found == pytest.approx(isotonic_regression(row, weights=weights).x)
+
+
+def test_flips_and_draws_keep_clusters_whole():
+    """Rounds that always agree in a cluster agree in every resample."""
+    counts = of(np.repeat(np.arange(5)[:, None], 3, axis=1))
+    for rates in (redrawn(counts, 0, 99), flipped(counts, counts.rates, 0, 99)):
+        assert (rates == rates[:, :1]).all()
+        assert np.ptp(rates) > 0
+
+
+def test_by_hand():
+    counts = line(0.1, 0.2, 0.6, 0.7)
+    assert counts.rates == pytest.approx([0.1, 0.2, 0.6, 0.7])
+    assert change(counts, 0).value == pytest.approx(0.6)
+    assert sharpness(counts, 0).share.value == pytest.approx(0.4 / 0.6)
+    assert time_to_half_change(counts, 0).value == pytest.approx(2.5)  # 0.4 is half-way from 0.2 to 0.6
+    assert time_to_half_rate(counts, 0).value == pytest.approx(2.75)
+    point = change_point(counts, 0)
+    assert point is not None
+    # Two rounds of 400 replies each side, 0.25 from the mean 0.4: 1600 * 0.25^2 / (0.4 * 0.6).
+    assert (point.at.value, point.over_flat) == (3, pytest.approx(1600 * 0.0625 / 0.24))
+
+
+def test_a_line_that_falls_has_the_same_times():
+    counts = line(0.9, 0.8, 0.4, 0.3)
+    assert sharpness(counts, 0).share.value == pytest.approx(0.4 / 0.6)
+    assert time_to_half_change(counts, 0).value == pytest.approx(2.5)
+    assert time_to_half_rate(counts, 0).value == 1  # it begins above 50 %
+
+
+def test_six_clusters_that_all_rise():
+    """Of the 64 ways to flip six, one has all of them rise."""
+    found = verdict(of(np.tile([0, 0, 1, 1], (6, 1)), 1), 0)
+    assert found.p_rise == pytest.approx(1 / 64, abs=0.008)
+    assert found.p_fall == pytest.approx(1, abs=1e-9)
+    assert found.word == TIPPING
+
+
+def test_replies_of_a_cluster_count_less_than_independent_ones():
+    """Samples that all do the same are one: BIC and p-values are as if there were one of each."""
+    alone = of((HITS > 1).astype(int), 1)
+    same = of((HITS > 1).astype(int) * 4, 4)
+    assert sharpness(same, 0).bic == pytest.approx(sharpness(alone, 0).bic)
+    one, four = verdict(alone, 0), verdict(same, 0)
+    assert (one.p_rise, one.p_fall, one.word) == (four.p_rise, four.p_fall, four.word)
+
+
+@pytest.mark.parametrize(
+    ("rates", "word"),
+    [
+        ((0.3, 0.3, 0.3, 0.3), FLAT),
+        ((0.0, 0.0, 0.0), FLAT),
+        ((0.1, 0.2, 0.3, 0.5, 0.7, 0.8), DRIFT),
+        ((0.8, 0.7, 0.5, 0.3, 0.2, 0.1), DRIFT),
+        ((0.2, 0.2, 0.2, 0.7, 0.7, 0.7), TIPPING),
+        ((0.7, 0.7, 0.2, 0.2), TIPPING),
+        ((0.0, 0.0, 0.0, 1.0, 1.0), TIPPING),  # of which a trend, steep enough, is as likely
+        ((0.2, 0.2, 0.7, 0.7, 0.3, 0.2), RECOVERY),
+        ((0.7, 0.2, 0.2, 0.7), UNDECIDED),  # falls, and rises again
+        ((0.1, 0.9, 0.7, 0.7), UNDECIDED),  # does not fall back
+        ((0.2, 0.7), UNDECIDED),  # two rounds have no shape
+        ((0.5,), UNDECIDED),
+    ],
+)
+def test_plain_lines(rates, word):
+    assert verdict(line(*rates), 0).word == word
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+@pytest.mark.parametrize("first, last", [(0.2, 0.6), (0.6, 0.2), (0.05, 0.35)])
+def test_lines_with_a_known_answer(truth, first, last):
+    words = [
+        verdict(simulated(truth, seed, 256, first=first, last=last), seed, resamples=299).word for seed in range(20)
+    ]
+    if truth == RECOVERY and first > last:
+        assert words.count(UNDECIDED) == 20
+    else:
+        assert words.count(truth) >= 17
+
+
+def test_flat_lines_raise_few_alarms():
+    """Of 300 lines of 16 scenarios whose samples are much alike, at most 5 %, give or take, are said to change."""
+    words = [
+        verdict(simulated(FLAT, seed, 16, alike=0.7, lasting=0.7), seed, resamples=199).word for seed in range(300)
+    ]
+    assert 300 - words.count(FLAT) - words.count(UNDECIDED) <= 23
+
+
+def test_intervals_cover_as_often_as_they_say():
+    design = Design()
+    ratio = np.exp((logit(design.last) - logit(design.first)) / 5)
+    covered = {"slope": 0, "break": 0, "time": 0, "sharpness": 0}
+    for seed in range(60):
+        drift, tip = simulated(DRIFT, seed), simulated(TIPPING, seed)
+        rates = rates_of(DRIFT, design)
+        truths = {"slope": ratio, "break": 4, "time": np.interp(0.5, rates, range(1, 7)), "sharpness": 1}
+        found = {
+            "slope": drift_slope(drift),
+            "break": change_point(tip, seed, 299).at,
+            "time": time_to_half_rate(drift, seed, 299),
+            "sharpness": sharpness(tip, seed, 299).share,
+        }
+        for name, interval in found.items():
+            covered[name] += interval.low <= truths[name] <= (interval.high or 9)
+    assert all(times >= 52 for times in covered.values()), covered
+
+
+def test_what_cannot_be_said_has_a_reason():
+    assert drift_slope(line(0.3)).method == "none: too few rounds"
+    assert drift_slope(line(0.0, 0.0)).method == "none: no spread"
+    assert drift_slope(line(0.0, 1.0)).method == "none: no trend is steep enough"
+    assert drift_slope(of(np.array([[1, 2]]))).method == "none: too few clusters"
+    flat = line(0.3, 0.3, 0.3)
+    assert (sharpness(flat, 0).share.method, sharpness(flat, 0).share.value) == ("none: no change shown", None)
+    assert time_to_half_change(flat, 0).method == "none: no change shown"
+    assert time_to_half_rate(flat, 0).method == "none: 50 % not reached"
+    assert change_point(flat, 0).at.method == "none: no change shown"
+    assert change_point(line(0.3), 0) is None
+    assert (change_point(line(0.2, 0.7), 0).p_step, sharpness(line(0.2, 0.7), 0).bic) == (None, None)
+
+
+def test_a_line_that_nearly_comes_to_half_has_one_bound():
+    found = time_to_half_rate(of(HITS[:, :4]), 0)
+    assert found.low is not None and found.high is None
+
+
+POINTS = st.integers(0, 6)
+
+
+@st.composite
+def counted(draw) -> Counts:
+    shape = draw(st.tuples(st.integers(0, 9), st.integers(1, 5)))
+    totals = draw(arrays(int, shape, elements=st.integers(0, 4)))
+    hits = np.minimum(totals, draw(arrays(int, shape, elements=st.integers(0, 4))))
+    gaps = draw(arrays(int, shape[1], elements=st.integers(1, 3)))
+    return count(hits, totals, np.cumsum(gaps))
+
+
+@settings(max_examples=60, deadline=None)
+@given(counted())
+def test_whatever_was_counted(counts):
+    found = verdict(counts, 0, resamples=49)
+    assert found.word in VERDICTS
+    assert found.p_rise is None or 0 < found.p_rise <= 1
+    if counts.shape[1] > 1:
+        for name, value in line_measures(counts, 0).items():
+            for bound in (value.value, value.low, value.high):
+                assert bound is None or np.isfinite(bound), name
+            if None not in (value.value, value.low, value.high):
+                assert value.low <= value.value <= value.high, name
+
+
+@settings(max_examples=15, deadline=None)
+@given(counted(), st.randoms())
+def test_the_order_of_clusters_does_not_matter(counts, random):
+    order = random.sample(range(counts.shape[0]), counts.shape[0])
+    other = count(counts.hits[order], counts.totals[order], counts.positions)
+    assert verdict(counts, 0, resamples=99) == verdict(other, 0, resamples=99)
+    assert drift_slope(counts) == drift_slope(other)
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+def test_what_changes_nothing(truth):
+    counts = simulated(truth, 1, 24)
+    said = verdict(counts, 0, resamples=299)
+    doubled = count(2 * counts.hits, 2 * counts.totals, counts.positions)
+    assert verdict(doubled, 0, resamples=299).word == said.word
+    assert drift_slope(doubled).high == pytest.approx(drift_slope(counts).high)
+    later = count(counts.hits, counts.totals, 3 * counts.positions + 5)
+    assert verdict(later, 0, resamples=299) == said
+    assert drift_slope(later).value ** 3 == pytest.approx(drift_slope(counts).value)
+    turned = count(counts.totals - counts.hits, counts.totals, counts.positions)
+    assert drift_slope(turned).value == pytest.approx(1 / drift_slope(counts).value)
+    if truth != RECOVERY:
+        assert verdict(turned, 0, resamples=299).word == said.word
+
+
+def test_simulated_rates_are_those_asked_for_and_samples_are_alike():
+    design = Design(rounds=4, samples=2, alike=0.6, lasting=0.9)
+    rates = rates_of(DRIFT, design)
+    counts = simulate(rates, 20_000, design, np.random.default_rng(0))
+    assert counts.rates == pytest.approx(rates, abs=0.01)
+    both = (counts.hits == 2).mean(axis=0)
+    assert (both > rates**2 + 0.04).all()
+    first, second = (counts.hits[:, at] - counts.hits[:, at].mean() for at in (0, 1))
+    assert (first * second).mean() > 0.1
+
+
+def test_shapes_that_are_simulated():
+    design = Design(0.2, 0.8)
+    assert rates_of(TIPPING, Design(0.2, 0.8, at=2)) == pytest.approx([0.2, 0.8, 0.8, 0.8, 0.8, 0.8])
+    assert rates_of(RECOVERY, design) == pytest.approx([0.2, 0.2, 0.8, 0.8, 0.2, 0.2])
+    assert np.diff(logit(rates_of(DRIFT, design)), 2) == pytest.approx(0)
+    assert np.ptp(rates_of(FLAT, design)) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"first": 0}, {"last": 1}, {"rounds": 2}, {"at": 1}, {"samples": 0}, {"alike": 1.5}, {"lasting": -1}]
+)
+def test_designs_that_cannot_be(wrong):
+    with pytest.raises(AtpError):
+        Design(**wrong)
+
+
+def test_power_is_counted_and_reproducible():
+    design = Design(samples=2)
+    table = power_table(design, (16, 64), replicates=8)
+    assert table.equals(power_table(design, (16, 64), replicates=8))
+    assert table.height == 8
+    for row in table.to_dicts():
+        assert sum(row[word] for word in VERDICTS) == row["n"] == 8
+        assert row["k"] == row[row["truth"]]
+        assert row["low"] <= row["k"] / 8 <= row["high"]
+        assert false_alarms(row) <= 8 - row["k"]
+
+
+def test_the_number_needed_is_enough_and_less_is_not():
+    design = Design(samples=2)
+    found = needed(TIPPING, 0.8, design, replicates=10)
+    assert found["k"][0] >= 8
+    below = LADDER[LADDER.index(found["scenarios"][0]) - 1]
+    assert power_table(design, (below,), replicates=10).filter(truth=TIPPING)["k"][0] < 8
+    assert len(needed(FLAT, 0.5, Design(first=0.5, last=0.6, samples=1), replicates=2, bound=0.001)) == 0
+
+
+def test_power_on_a_terminal(capsys):
+    print_power(Design(samples=2), (16,), replicates=4)
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in (*VERDICTS, "4 simulated lines", "alarms"))
+    with pytest.raises(AtpError, match="power"):
+        print_power(Design(), (16,), power=1.5)
+    with pytest.raises(AtpError, match="scenarios"):
+        print_power(Design(), (1,))
