@@ -65,11 +65,12 @@ def model(snakemake: Any) -> ModelSpec | None:
         given = snakemake.input.model
         first = Path(given if isinstance(given, str) else given[0])
         folder = {"path": str(first if first.is_dir() else first.parent)}
-    spec = ModelSpec(**dict(snakemake.params.model), **folder, gpus=snakemake.resources.get("gpu", 0))
-    if spec.kind == "inspect":  # where it is, and how long it is waited for, decides no reply
+    settings = dict(snakemake.params.model)
+    if settings["kind"] == "inspect":  # where it is, and how long it is waited for, decides no reply
         file = Path(__file__).parents[2] / f"config/models/{snakemake.wildcards.model}.yaml"
-        now = ModelSpec(**yaml.safe_load(file.read_text(encoding="utf-8")))
-        spec = spec.model_copy(update={"base_url": now.base_url, "timeout": now.timeout})
+        now = yaml.safe_load(file.read_text(encoding="utf-8"))
+        settings |= {key: now[key] for key in ("base_url", "timeout") if key in now}
+    spec = ModelSpec(**settings, **folder, gpus=snakemake.resources.get("gpu", 0))
     claim_gpus(spec.gpus, spec.path)
     return spec
 
