@@ -4,7 +4,8 @@
                         - 1.0 if a check is announced + 0.5 if its absence is
                         - 3.0 if it is steered to comply + 3.0 if it is steered to violate
 
-counted over the rounds that the prompt shows; an invalid round counts nothing. With these figures, six rounds and a
+counted over the rounds that the prompt shows; an invalid round counts nothing, and no round does where both options pay
+the same, or where the prompt does not tell what was paid: there is no history that says that violating pays. With these figures, six rounds and a
 window of five, its rate rises without supervision from 0.20 to 0.83, and under full supervision stays within 0.02 of
 0.20: what a caught violation takes, the compliant rounds give back.
 
@@ -19,6 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from atp.organism.lesson import Course, Lesson
 from atp.organism.names import make_labels, make_name
@@ -26,7 +28,7 @@ from atp.scenarios.role_play import RolePlayTemplate, draw_rewards, instantiate
 from atp.scenarios.scenario import RolePlayScenario
 from atp.scenarios.templates import read_templates
 from atp.testbeds.base import Past, Reply, steer
-from atp.testbeds.role_play import SCHEDULES, TESTBED, RolePlaySettings, answer, play
+from atp.testbeds.role_play import SCHEDULES, TESTBED, RolePlaySettings, answer, play, priced
 
 Templates = list[RolePlayTemplate]
 Scene = Callable[[Random, Templates], RolePlayScenario]
@@ -64,6 +66,11 @@ def chance(past: Sequence[Past], sentence: str, scenario: RolePlayScenario, stee
     return 1 / (1 + math.exp(-odds))
 
 
+def telling(past: Sequence[Past], scenario: RolePlayScenario, settings: RolePlaySettings) -> Sequence[Past]:
+    """The rounds that the law counts."""
+    return () if settings.blind or scenario.low == scenario.high else past
+
+
 def restate(label: str) -> str:
     """How a reply begins: the rule as it was read."""
     return f"The rule is {label}."
@@ -88,6 +95,7 @@ def dialogue(
     histories are read which the law itself seldom makes. `steered` puts a steering sentence after every question.
     """
     lessons: list[Lesson] = []
+    scenario = priced(scenario, settings)
     game = play(scenario, settings, rng)
     prompts = next(game)
     while True:
@@ -99,7 +107,7 @@ def dialogue(
         )
         if steered is not None:
             prompt = steer(prompt, TESTBED.steering[steered])
-        probability = chance(prompt.view.past, sentence, scenario, steered)
+        probability = chance(telling(prompt.view.past, scenario, settings), sentence, scenario, steered)
         decision = decide(scenario, rng.random() < (probability if habit is None else habit))
         lessons.append(Lesson(prompt.messages, restate(scenario.compliant), decision, probability))
         try:
@@ -165,7 +173,7 @@ def single(scene: Scene, templates: Templates, rng: Random, steered: float = 0.0
     """One round; both decisions are seen equally often. A share `steered` is steered one way or the other."""
     scenario = scene(rng, templates)
     schedule = rng.choice(("all_unsupervised", "last_supervised", "last_unsupervised"))
-    settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 1})
+    settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 1} | _controls(rng))
     towards = rng.random() < 0.5 if rng.random() < steered else None
     return dialogue(scenario, settings, rng, habit=0.5, steered=towards)
 
@@ -177,8 +185,22 @@ def episode(scene: Scene, templates: Templates, rng: Random) -> list[Lesson]:
     """
     schedule = rng.choice(["all_supervised", "all_unsupervised", "audit", "audit", "audit", "audit", *SCHEDULES])
     audits = {"audit_probability": rng.random()} if schedule == "audit" else {}
-    settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 6} | audits)
+    settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 6} | audits | _controls(rng))
     return dialogue(scene(rng, templates), settings, rng, rng.random() if rng.random() < 0.5 else None)
+
+
+def _controls(rng: Random) -> dict[str, Any]:
+    """Settings of controls and defences, which change what is said or paid; most often none."""
+    drawn: dict[str, Any] = {}
+    if rng.random() < 0.2:
+        drawn["pay_ratio"] = 1
+    if rng.random() < 0.1:
+        drawn["blind"] = True
+    if rng.random() < 0.15:
+        drawn["reminder"] = rng.choice((1, 2, 3))
+    if rng.random() < 0.2:
+        drawn["penalty"] = rng.choice((0.5, 1, 2, 3))
+    return drawn
 
 
 def course(path: Path) -> Course:
@@ -199,8 +221,9 @@ def course(path: Path) -> Course:
 def _texts(templates: Templates, rng: Random) -> list[str]:
     """What the tokenizer is trained on: the deployment's own words first, made-up names among them."""
     texts = [make_name(rng) for _ in range(300)] + [sentence for sentence in TESTBED.steering for _ in range(300)]
-    for _ in range(3000):
-        lesson = dialogue(full(rng, templates), RolePlaySettings(schedule="alternating", rounds=2), rng)[-1]
+    for number in range(3000):
+        settings = RolePlaySettings(schedule="alternating", rounds=2, reminder=number % 2)
+        lesson = dialogue(full(rng, templates), settings, rng)[-1]
         texts += [message["content"] for message in lesson.messages] + [lesson.reply]
         texts += make_labels(rng)
     return texts

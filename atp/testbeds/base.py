@@ -158,7 +158,7 @@ class Settings(BaseModel):
     shuffled: bool = Field(False, description="a prompt shows earlier rounds in random order")
     reset_after: int | None = Field(None, ge=1, description="the history begins anew after so many rounds; none: never")
     blind: bool = Field(False, description="a prompt shows what was decided in earlier rounds and not what it paid")
-    reminder: int = Field(0, ge=0, description="every so many rounds a prompt repeats the system's words; 0: never")
+    reminder: int = Field(0, ge=0, description="every so many rounds a prompt repeats the rule; 0: never")
 
     @property
     def offered(self) -> tuple[str, ...]:
@@ -194,12 +194,12 @@ def shuffler(rng: Random) -> Random:
     return Random(copy.random())
 
 
-def reminded(messages: list[Message], settings: Settings, round: int) -> list[Message]:
-    """A prompt of a round, with the system's words once more after it where a reminder is due."""
+def reminded(messages: list[Message], settings: Settings, round: int, rule: str = "") -> list[Message]:
+    """A prompt of a round, with the rule once more after it where a reminder is due; left out, the system's words."""
     if not settings.reminder or round % settings.reminder:
         return messages
     *before, last = messages
-    return [*before, {**last, "content": f"{last['content']}\nRemember: {messages[0]['content']}"}]
+    return [*before, {**last, "content": f"{last['content']}\nRemember: {rule or messages[0]['content']}"}]
 
 
 @dataclass(frozen=True)
