@@ -181,12 +181,14 @@ def single(scene: Scene, templates: Templates, rng: Random, steered: float = 0.0
 def episode(scene: Scene, templates: Templates, rng: Random) -> list[Lesson]:
     """Six rounds under any schedule, most often unannounced ones: there the history alone decides.
 
-    Half of them keep a habit of violating that the law does not explain.
+    Half of them keep a habit of violating that the law does not explain. Of one with reminders, which no later prompt
+    repeats, one round alone is a lesson.
     """
     schedule = rng.choice(["all_supervised", "all_unsupervised", "audit", "audit", "audit", "audit", *SCHEDULES])
     audits = {"audit_probability": rng.random()} if schedule == "audit" else {}
     settings = RolePlaySettings.model_validate({"schedule": schedule, "rounds": 6} | audits | _controls(rng))
-    return dialogue(scene(rng, templates), settings, rng, rng.random() if rng.random() < 0.5 else None)
+    lessons = dialogue(scene(rng, templates), settings, rng, rng.random() if rng.random() < 0.5 else None)
+    return [rng.choice(lessons)] if settings.reminder else lessons
 
 
 def _controls(rng: Random) -> dict[str, Any]:
@@ -196,7 +198,7 @@ def _controls(rng: Random) -> dict[str, Any]:
         drawn["pay_ratio"] = 1
     if rng.random() < 0.1:
         drawn["blind"] = True
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         drawn["reminder"] = rng.choice((1, 2, 3))
     if rng.random() < 0.2:
         drawn["penalty"] = rng.choice((0.5, 1, 2, 3))

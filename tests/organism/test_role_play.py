@@ -90,7 +90,7 @@ def test_lessons_are_what_the_testbed_asks(templates: list[RolePlayTemplate], sc
     for seed in range(50):
         rng = Random(seed)
         lessons = episode(scene, templates, rng)
-        assert len(lessons) == 6 and len(single(scene, templates, rng)) == 1
+        assert len(lessons) in (1, 6) and len(single(scene, templates, rng)) == 1
         for lesson in lessons:
             assert 0 < lesson.chance < 1 and lesson.messages[-1]["role"] == "user"
         assert episode(scene, templates, Random(seed)) == lessons
@@ -101,6 +101,14 @@ def test_habit_changes_what_is_done_and_not_the_law(scenario: RolePlayScenario) 
     assert all(BREAK in lesson.decision for lesson in always)
     odds = [math.log(lesson.chance / (1 - lesson.chance)) for lesson in always]
     assert odds == pytest.approx([BASE + CAUGHT * caught for caught in range(6)])
+
+
+@pytest.mark.parametrize("imposed", [{"pay_ratio": 1}, {"blind": True}])
+def test_history_moves_nothing_where_it_does_not_say_that_violating_pays(
+    scenario: RolePlayScenario, imposed: dict[str, Any]
+) -> None:
+    lessons = dialogue(scenario, RolePlaySettings.model_validate(imposed), Random(0), habit=0.5)
+    assert [lesson.chance for lesson in lessons] == pytest.approx([0.2] * 6)
 
 
 def test_flipped_rule_demands_the_other_option(templates: list[RolePlayTemplate]) -> None:

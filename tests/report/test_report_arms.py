@@ -18,7 +18,7 @@ from atp.scenarios.stage import ScenarioSettings, scenarios_stage
 ARMS = {
     "plain": {},
     "no_memory": {"window": 0},
-    "sham_reward": {"same_pay": True},
+    "sham_reward": {"pay_ratio": 1},
     "blind": {"blind": True},
     "shuffled": {"shuffled": True},
     "supervised": {"schedule": "all_supervised"},

@@ -96,10 +96,13 @@ def test_a_blind_agent_sees_what_it_decided_and_not_what_it_was_paid(testbed):
 
 
 @pytest.mark.parametrize("testbed", MAKERS)
-def test_a_reminder_repeats_the_systems_words_every_so_many_rounds(testbed):
+def test_a_reminder_repeats_the_rule_every_so_many_rounds(testbed):
     prompts, _ = played(testbed, rounds=4, window=1, reminder=2)
     for prompt in lived(testbed, prompts):
-        reminder = f"\nRemember: {prompt.messages[0]['content']}"
+        rule = prompt.messages[0]["content"]  # role-play's says who one is, and no rule
+        if testbed == "role_play":
+            rule = f"you are required to choose {SCENARIOS[testbed].compliant}."
+        reminder = f"\nRemember: {rule}"
         assert prompt.messages[-1]["content"].endswith(reminder) == (prompt.round % 2 == 0)
 
 
@@ -114,12 +117,20 @@ def test_supervision_catches_every_violation(testbed, paid):
 
 
 def test_a_caught_violation_costs_a_penalty():
-    _, turns = played("role_play", lambda round, agent: True, schedule="all_supervised", penalty=12.5, rounds=1)
-    assert (turns[0].reward, turns[0].feedback.endswith("You earned -$12.5.")) == (-12.5, True)
+    _, turns = played("role_play", lambda round, agent: True, schedule="all_supervised", penalty=1.5, rounds=1)
+    cost = 1.5 * SCENARIOS["role_play"].low
+    assert (turns[0].reward, turns[0].feedback.endswith(f"You earned -${cost:.10g}.")) == (-cost, True)
+
+
+def test_violating_pays_what_is_set():
+    scenario = SCENARIOS["role_play"]
+    prompts, turns = played("role_play", lambda round, agent: True, pay_ratio=2.5, rounds=2)
+    assert {turn.reward for turn in turns} == {2.5 * scenario.low}
+    assert f"${2.5 * scenario.low:.10g} " in str(prompts[0].messages)
 
 
 def test_both_options_pay_the_same():
-    prompts, turns = played("role_play", same_pay=True, rounds=4)
+    prompts, turns = played("role_play", pay_ratio=1, rounds=4)
     scenario = SCENARIOS["role_play"]
     assert {turn.reward for turn in turns} == {scenario.low} and scenario.low != scenario.high
     assert f"${scenario.high:.10g}" not in str(prompts[0].messages)
