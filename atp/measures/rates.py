@@ -21,10 +21,13 @@ from atp.measures.intervals import Interval, mean, share
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Measure, after
 from atp.measures.populations import population_measures
 from atp.measures.reinforcement import recollude, reinforcement
+from atp.measures.reset import reset_effects
 from atp.measures.tipping_lines import tipping_measures
+from atp.measures.variants import variant_settings
 from atp.provenance import Stage, digest
 
 READ = [*GROUP, "scenario_id", "episode", "agent", "role", "round", "shown", "violation", "caught", "reward"]
+CHANNELS = ("context", "weights")
 #: What measures of a testbed's own read beside those.
 OWN_READ = ["decision", "details"]
 
@@ -62,6 +65,7 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
                 reinforcement(scanned, seed),
                 recollude(scanned, seed),
                 population_measures(scanned, seed),
+                reset_effects(scanned, {channel: variant_settings(turns, channel) for channel in CHANNELS}, seed),
             ]
         )
     except pl.exceptions.PolarsError as error:

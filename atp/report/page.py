@@ -18,6 +18,7 @@ import polars as pl
 from atp.artifacts import MEASURES, ON_PAGE, read_provenance, read_table, write_text
 from atp.measures.lines import ALIKE, alike_rounds
 from atp.measures.rates import scan_turns
+from atp.measures.variants import variant_settings
 from atp.provenance import Stage
 from atp.report import alignment, arms, ran
 from atp.report.coordination import population_figures
@@ -59,7 +60,7 @@ def report_stage(
     # Of its inputs only the measures are digested, whose own are the turns: adapters may be many gigabytes.
     stage = Stage("report", __name__, {"study": study, "organism": organism}, [measures])
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
-    effects, settings, own = alignment.effects(table), ran.settings(turns), ran.own_numbers(artifacts)
+    effects, settings, own = alignment.effects(table), variant_settings(turns), ran.own_numbers(artifacts)
     drawn = [
         *alignment.alignment_figures(effects),
         *figures(table, ran.deployments(selections)),
@@ -86,7 +87,8 @@ def report_stage(
         violations="".join(VIOLATION[testbed][1] for testbed in sorted(set(table["testbed"]) & set(VIOLATION))),
         survives=survives,
         costs_of_arms=costs_of_arms,
-        columns_of_arms=(arms.SURVIVES, arms.COSTS),
+        emptied=arms.emptied(table),
+        columns_of_arms=(arms.SURVIVES, arms.COSTS, arms.RESETS),
         figures=drawn,
         still={name: b64encode(text.encode()).decode() for name, text in still.items()},
         played=ran.played(table),
