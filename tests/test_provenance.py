@@ -48,6 +48,8 @@ CHANGES = {
     "alignment/pairs.py": {"pairs"},
     "measures/intervals.py": {"measure", "report"},
     "report/page.py": {"report"},
+    "report/paper.csv": {"report"},
+    "report/replication.py": {"report"},
     "cli.py": set(),
     "config.py": set(),
     "organism/train.py": set(),

@@ -20,7 +20,7 @@ from atp.measures.lines import ALIKE, alike_rounds
 from atp.measures.rates import scan_turns
 from atp.measures.variants import variant_settings
 from atp.provenance import Stage
-from atp.report import alignment, arms, ran
+from atp.report import alignment, arms, ran, replication
 from atp.report.coordination import population_figures
 from atp.report.figures import VIOLATION, figures, svg
 from atp.report.tool_use import tool_figures
@@ -80,7 +80,7 @@ def report_stage(
         organism=organism,
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
         warnings=ran.warnings(adapters, out.parent),
-        paper=alignment.beside_the_paper(table, {} if own else settings),
+        replication=replication.replication(table, settings, own),
         trainings=ran.trainings(adapters, out.parent),
         yields=ran.yields(pairs, out.parent),
         invalid=invalid_words(table),
@@ -89,6 +89,7 @@ def report_stage(
         costs_of_arms=costs_of_arms,
         emptied=arms.emptied(table),
         columns_of_arms=(arms.SURVIVES, arms.COSTS, arms.RESETS),
+        columns_of_replication=replication.COLUMNS,
         figures=drawn,
         still={name: b64encode(text.encode()).decode() for name, text in still.items()},
         played=ran.played(table),
