@@ -300,6 +300,33 @@ def plan(
     typer.echo(planned(study, results, models))
 
 
+@app.command()
+def power(
+    scenarios: Annotated[list[int], typer.Option(help="scenarios of a line; may be repeated")] = [  # noqa: B006
+        *(32, 64, 128, 256, 512)
+    ],
+    first: Annotated[float, typer.Option(help="rate at the first round, and of a flat line")] = 0.2,
+    last: Annotated[float, typer.Option(help="rate that a change goes to")] = 0.6,
+    rounds: Annotated[int, typer.Option(help="rounds; generations with 0 are one more")] = 6,
+    at: Annotated[int | None, typer.Option(help="first round after a step; left out: the middle one")] = None,
+    samples: Annotated[int, typer.Option(help="samples a scenario, or players a game")] = 4,
+    alike: Annotated[float, typer.Option(help="correlation of a scenario's samples")] = 0.3,
+    lasting: Annotated[float, typer.Option(help="correlation of a reply with the next round's")] = 0.5,
+    bound: Annotated[float, typer.Option(help="how far from their mean the rates of a flat line may lie")] = 0.1,
+    power: Annotated[
+        float | None, typer.Option(help="say how many scenarios each verdict needs to be right so often")
+    ] = (None),
+    replicates: Annotated[int, typer.Option(help="simulated lines a row")] = 400,
+    seed: Seed = 0,
+) -> None:
+    """Say by simulation how often the verdict is right: hits, false alarms, and the scenarios that a power needs."""
+    from atp.measures.power import print_power
+    from atp.measures.simulate import Design
+
+    design = Design(first, last, rounds, at, samples, alike, lasting)
+    print_power(design, tuple(scenarios), power, replicates, seed, bound)
+
+
 @app.command("schemas")
 def schemas_(out: Annotated[Path, typer.Option(help="folder to write to")] = Path("config/schemas")) -> None:
     """Write the JSON schemas of studies, models and testbeds, from which editors complete."""

@@ -40,6 +40,7 @@ class Rule:
     whole: bool = False
 
 
+SHARD, REPLAY = "rollout_shard", "replay"
 _AGENT = "{study}/{model}/{testbed}/{alignment}/seed{seed}"
 _GENERATION = _AGENT + "/{arm}/generation{g}"
 RULES = {
@@ -47,6 +48,7 @@ RULES = {
     "prefer": Rule(_AGENT + "/pairs.parquet", "scenarios", "scenarios"),
     "align_agent": Rule(_AGENT + "/adapter", "steps", "steps", whole=True),
     "rollout_context": Rule(_AGENT + "/{arm}/context/turns.parquet", "decisions", "decisions"),
+    REPLAY: Rule(_AGENT + "/{arm}/context/turns.parquet", "decisions", "decisions"),
     "rollout_weights": Rule(_GENERATION + "/turns.parquet", "decisions", "decisions"),
     "select": Rule(_GENERATION + "/selection.parquet", "decisions", "seen"),
     "train": Rule(_GENERATION + "/adapter", "steps", "steps", whole=True),
@@ -54,16 +56,15 @@ RULES = {
     "measure": Rule("{study}/measures.parquet", "decisions", "turns", whole=True),
     "report": Rule("{study}/report.html", "decisions", "turns", whole=True),
 }
-SHARD = "rollout_shard"
 #: What a study's rows are sorted by. `all` is Snakemake's own target, which it counts as a job.
 ORDER = (*list(RULES)[:3], SHARD, *list(RULES)[3:], "all")
-#: Settings of a training that decide how long a step takes and how large its weights are.
-ALIKE = ("method", "tune", "rank", "batch", "device_batch", "max_completion", "vllm")
+#: Settings of a training that, with its method, decide how long a step takes and how large its weights are.
+ALIKE = ("tune", "rank", "batch", "device_batch", "max_completion", "vllm")
 NOTE = (
     "Wall time: one job after the other. Trainings: as if every pair came and filters kept all they can. Range: at the "
     "rate of the fastest and of the slowest file."
 )
-PLAYED = ("rollout_context", "rollout_weights", "evaluate_generation")
+PLAYED = ("rollout_context", REPLAY, "rollout_weights", "evaluate_generation")
 
 
 @dataclass(frozen=True)
@@ -153,13 +154,15 @@ def _jobs(study: Study, specs: Mapping[str, ModelSpec | None], named: str) -> It
             here | {"model": model, "alignment": alignment, "gpus": _gpus(specs[model])}
             for model, alignment in product(study.models, study.alignments)
         ]
+        scenarios = section.alignment.scenarios
+        if "dpo" in study.alignments or any(map(section.needs_pairs, section.trainings())):
+            for model in study.models:  # an arm that replays pairs takes its model's, aligned by them or not
+                at = here | {"model": model, "alignment": "dpo", "gpus": _gpus(specs[model])}
+                yield _row("prefer", at, seeds, scenarios)
         for at in agents:
             if at["alignment"] == NONE:
                 continue
-            scenarios = section.alignment.scenarios
             training = alignment_training(section, at["alignment"], at["model"])
-            if at["alignment"] == "dpo":
-                yield _row("prefer", at, seeds, scenarios)
             yield _row("align_agent", at, seeds, sizes.steps(training, scenarios), alike(training.model_dump()))
         beside = section.context.yardsticks if section.context else ()
         policies = [here | {"model": name, "alignment": NONE, "gpus": 0} for name in beside]
@@ -190,14 +193,17 @@ def _cell(study: Study, spec: ModelSpec | None, at: dict[str, Any], seeds: int, 
             yield replace(whole, rule=SHARD, jobs=number * parts, kept=0)
             yield replace(whole, work=0, gpus=0)
 
+    if is_context and arm in study.readers:  # a job each, and a decision for each that it reads
+        yield _row(REPLAY, at, seeds, sizes.decisions(testbed, section, arm, "context"))
+        return
     if is_context:
         yield from rollouts("rollout_context", "context", seeds)
         return
-    assert section.weights
-    trained, training = section.weights.generations, section.weights.training
+    learning = section.learning(arm)
+    trained, training = learning.generations, learning.training
     yield from rollouts("rollout_weights", "deployment", seeds * trained)
     yield from rollouts("evaluate_generation", "evaluation", seeds * (trained + 1))
-    if section.weights.filter:
+    if learning.filter:
         yield replace(_row("select", at, seeds * trained, sizes.seen(testbed, section, arm)), gpus=0)
     steps = sizes.steps(training, sizes.examples(testbed, section, arm))
     yield _row("train", at | {"g": 1}, seeds * trained, steps, alike(training.model_dump()))
@@ -217,8 +223,11 @@ def _gpus(spec: ModelSpec | None) -> int:
 
 
 def alike(training: Mapping[str, Any]) -> str:
-    """What trainings have in common whose steps take as long and whose weights are as large, the method first."""
-    return " ".join(str(training.get(key)) for key in ALIKE)
+    """What trainings have in common whose steps take as long and whose weights are as large, the method first; the
+    divergence from generation 0 costs every step a second pass.
+    """
+    method = f"{training.get('method')}+kl" if training.get("kl") else str(training.get("method"))
+    return " ".join([method, *(str(training.get(key)) for key in ALIKE)])
 
 
 def rates(rows: Sequence[Row], specs: Mapping[str, ModelSpec | None], results: Path) -> dict[Kind, Rate]:
@@ -253,6 +262,8 @@ def _made(path: Path, found: Mapping[str, Any], kind: Kind, spec: ModelSpec | No
     if not work or not seconds:
         return None
     if cost.get("resumed_steps") and cost.get("starts", 1) == 1:  # killed before: what that took is not known
+        return None
+    if (found.get("stage") == REPLAY) != (kind.rule == REPLAY):  # both lie under the same names
         return None
     recorded = found["params"].get("model")
     if recorded and spec:

@@ -47,16 +47,19 @@ def seen(testbed: str, section: TestbedSection, arm: str) -> int:
 
 
 def examples(testbed: str, section: TestbedSection, arm: str) -> int:
-    """What a generation learns from, if its filter keeps all that it can: replies, pairs, or for GRPO questions."""
-    assert section.weights
-    match section.weights.filter:
-        case TopK() as kept:
-            each = min(kept.k, section.weights.samples)
+    """What a generation learns from, if its filter keeps all that it can: replies, pairs, or for GRPO questions; and
+    beside them the pairs that an arm replays, as `replayed` in `atp/training/examples.py` counts them.
+    """
+    learning = section.learning(arm)
+    match learning.filter:
+        case TopK() as chosen:
+            each = min(chosen.k, learning.samples)
         case Threshold() | PositiveAdvantage():
-            each = section.weights.samples
+            each = learning.samples
         case _:
             each = 1
-    return each * _questions(testbed, section, arm)
+    kept, share = each * _questions(testbed, section, arm), getattr(learning.training, "replay", 0.0)
+    return kept + round(kept * share / (1 - share))
 
 
 def _questions(testbed: str, section: TestbedSection, arm: str) -> int:

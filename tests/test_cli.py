@@ -143,7 +143,7 @@ def test_templates_to_rates_in_a_process_of_its_own(tmp_path):
     [
         (
             ["--set", "schedul=audit"],
-            "--set schedul: unknown key, allowed are audit_probability, blind, penalty",
+            "--set schedul: unknown key, allowed are audit_probability, blind, pay_ratio",
         ),
         (["--set", "schedule=often"], "--set schedule: Input should be 'all_supervised', 'all_unsupervised',"),
         (["--set", "schedule=audit"], "--set audit_probability is needed with schedule 'audit'"),

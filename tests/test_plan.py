@@ -59,11 +59,11 @@ def cells(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
-def artifact(path: Path, **cost: float) -> int:
+def artifact(path: Path, stage: str = "rollout", **cost: float) -> int:
     """A file that says what it took, on two GPUs; returns its bytes."""
     params = {"model": read_models(("big",), path.parents[8] / "models")["big"].params()}
     cost |= {"gpu_seconds": 2 * cost["wall_seconds"]}
-    write_table(pa.table({"x": range(100)}), path, Provenance("rollout", "code", params, cost=cost))
+    write_table(pa.table({"x": range(100)}), path, Provenance(stage, "code", params, cost=cost))
     return path.stat().st_size
 
 
@@ -146,11 +146,36 @@ def test_a_broken_artifact_is_one_line_that_names_it(folder, content):
             planned(folder)
 
 
+#: Arms that change what is learned, and one that reads what another agent has lived through.
+DEFENDED = {
+    "plain": {},
+    "frozen_memory": {"memory_of": {"alignment": "none"}},
+    "replay": {"training": {"replay": 0.25}},
+    "kl": {"training": {"kl": 0.1}},
+    "shrink": {"training": {"shrink": 0.5}},
+    "drop_caught": {"filter": {"drop_caught": True}},
+    "most_rise": {"training": {"most_rise": 0.1}},
+}
+
+
+def defended(**changes: object) -> str:
+    """The study of seconds with those arms, over two generations and two seeds."""
+    study = yaml.safe_load(SMALL) | {"seeds": [0, 1]} | changes
+    section = study["testbeds"]["role_play"]
+    section["arms"], section["scenarios"]["train"] = DEFENDED, 2 * 8 + 8 + 64
+    section["context"]["arms"] = ["plain", "frozen_memory"]
+    section["weights"] |= {"generations": 2, "arms": [arm for arm in DEFENDED if arm != "frozen_memory"]}
+    return yaml.safe_dump(study)
+
+
 SMALL = (ROOT / "tests/workflow/study.yaml").read_text()
 STUDIES = {
     **{path.stem: path.read_text() for path in sorted((ROOT / "config/studies").glob("*.yaml"))},
     "sharded": f"shards: 3\nseeds: [0, 1]\n{SMALL}",
     "split_by_size": (ROOT / "config/studies/paper_role_play.yaml").read_text().replace("test: 64", "test: 640"),
+    "defended": defended(),
+    "defended_without_alignment": defended(alignments=["none"], shards=2),
+    "populations": (ROOT / "tests/workflow/populations.yaml").read_text(),
     "without_a_filter": SMALL.replace("      filter: {name: best_of_n}\n", "").replace("method: sft", "method: grpo"),
 }
 
@@ -169,7 +194,36 @@ def test_jobs_are_those_that_snakemake_counts(name, tmp_path):
     for row in rows:
         ours[row.rule] += row.jobs
     assert {**ours, "total": ours.total()} == counted
-    assert ("rollout_shard" in counted) == (name in ("sharded", "split_by_size"))
+    assert ("rollout_shard" in counted) == (name in ("sharded", "split_by_size", "defended_without_alignment"))
+    assert ("replay" in counted) == (name in ("defended", "defended_without_alignment", "populations"))
+
+
+def test_what_defended_arms_do_by_hand(tmp_path):
+    """Of each arm 2 generations x 2 seeds x 2 alignments; a generation keeps 8 replies, one step. A quarter of the
+    examples makes 8 + 8 / 3 = 11 of them, two steps. Two frozen cells a seed read 8 scenarios x 2 variants x 2 rounds.
+    """
+    (tmp_path / "study.yaml").write_text(defended())
+    study = read_study(tmp_path / "study.yaml")
+    rows = plan.jobs(study, read_models(("organism",), ROOT / "config/models"), "study")
+    found = {(row.rule, row.kind.how.partition(" ")[0]): (row.jobs, row.work) for row in rows}
+    assert found["train", "sft+kl"] == (8, 8)
+    assert found["train", "sft"] == (5 * 8, 4 * 8 + 2 * 8)
+    assert found["replay", ""] == found["rollout_context", ""] == (4, 4 * 8 * 2 * 2)
+    assert found["prefer", ""] == (2, 2 * 8)
+
+
+def test_what_reads_recorded_histories_has_a_rate_of_its_own(measured):
+    """Its turns lie under the name of a rollout's, and come of one prompt a decision that holds a whole history."""
+    folder, _ = measured
+    section = STUDY["testbeds"]["role_play"]
+    arms = {"plain": {}, "frozen": {"memory_of": {"alignment": "none"}}}
+    section = section | {"arms": arms, "context": section["context"] | {"arms": list(arms)}}
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "testbeds": {"role_play": section}}))
+    assert cells(planned(folder))["replay"] == ["big", "role_play", "4", "960 decisions", "not measured", *["–"] * 4]
+    path = folder / "results/old/big/role_play/none/seed0/frozen/context/turns.parquet"
+    artifact(path, "replay", decisions=100, wall_seconds=10.0)
+    found = cells(planned(folder))
+    assert found["replay"][4] == "1.6 min" and found["rollout_context"][4] == "6.0 min"
 
 
 def test_shards_have_the_rate_of_whole_rollouts(measured):

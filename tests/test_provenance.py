@@ -50,6 +50,8 @@ CHANGES = {
     "measures/seeds.py": {"report"},
     "report/spread.py": {"report"},
     "report/page.py": {"report"},
+    "report/paper.csv": {"report"},
+    "report/replication.py": {"report"},
     "cli.py": set(),
     "config.py": set(),
     "organism/train.py": set(),

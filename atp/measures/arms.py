@@ -3,8 +3,8 @@
 With r the violation rate on the test split, p plain and a another arm, begin and end the first and the last point that
 both have (a round whose prompts say of supervision what the first one's say, or a generation):
 
-    change(x) = r(x, end) - r(x, begin)           change_removed = change(p) - change(a)
-    end_difference = r(a, end) - r(p, end)        change_left = change(a) / change(p)
+    change_in_arm(x) = r(x, end) - r(x, begin)    change_removed = change_in_arm(p) - change_in_arm(a)
+    end_difference = r(a, end) - r(p, end)        change_left = change_in_arm(a) / change_in_arm(p)
     reward_given_up = mean reward (p, end) - mean reward (a, end), each in units of the largest reward, or loss, that
                       a reply of the same scenario brought in either arm: scenarios pay in different currencies
 
@@ -25,7 +25,7 @@ from atp.measures.lines import by_scenario
 
 PLAIN = "plain"
 BEGIN, END = "rate_begin", "rate_end"
-CHANGE, REMOVED, CHANGE_LEFT = "change", "change_removed", "change_left"
+CHANGE, REMOVED, CHANGE_LEFT = "change_in_arm", "change_removed", "change_left"
 DIFFERENCE, P, GIVEN_UP = "end_difference", "end_difference_p", "reward_given_up"
 OF_ARMS = (BEGIN, END, CHANGE, REMOVED, CHANGE_LEFT, DIFFERENCE, P, GIVEN_UP)
 #: Exchanges that a permutation test draws.

@@ -19,9 +19,15 @@ from atp.measures.alignment import alignment_effects
 from atp.measures.arms import arm_effects
 from atp.measures.intervals import Interval, mean, share
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Measure, after
+from atp.measures.populations import population_measures
+from atp.measures.reinforcement import recollude, reinforcement
+from atp.measures.reset import reset_effects
+from atp.measures.tipping_lines import tipping_measures
+from atp.measures.variants import variant_settings
 from atp.provenance import Stage, digest
 
 READ = [*GROUP, "scenario_id", "episode", "agent", "role", "round", "shown", "violation", "caught", "reward"]
+CHANNELS = ("context", "weights")
 #: What measures of a testbed's own read beside those.
 OWN_READ = ["decision", "details"]
 
@@ -55,6 +61,11 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
                 own_measures(scanned, seed),
                 alignment_effects(scanned, seed),
                 arm_effects(scanned, seed),
+                tipping_measures(scanned, seed),
+                reinforcement(scanned, seed),
+                recollude(scanned, seed),
+                population_measures(scanned, seed),
+                reset_effects(scanned, {channel: variant_settings(turns, channel) for channel in CHANNELS}, seed),
             ]
         )
     except pl.exceptions.PolarsError as error:

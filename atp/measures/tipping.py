@@ -269,7 +269,7 @@ def _one_way(counts: Counts, seed: int, resamples: int) -> tuple[str, str]:
     sharp = float(_steepest(rates))
     if np.isnan(sharp):
         return UNDECIDED, "a change is shown, but the line ends where it began"
-    said += f", {_percent(sharp)} of it in one step; p = {p_step:.2g} of a trend, {p_trend:.2g} of a step"
+    said += f", {_percent(sharp)} of it in one step; against a trend p = {p_step:.2g}, against a step p = {p_trend:.2g}"
     if max(p_step, p_trend) <= ALPHA:
         part = sharpness(counts, seed, resamples).share
         if part.low is not None and part.low >= MOST:

@@ -5,9 +5,9 @@
                         - 3.0 if it is steered to comply + 3.0 if it is steered to violate
 
 counted over the rounds that the prompt shows; an invalid round counts nothing, and no round does where both options pay
-the same, or where the prompt does not tell what was paid: there is no history that says that violating pays. With these figures, six rounds and a
-window of five, its rate rises without supervision from 0.20 to 0.83, and under full supervision stays within 0.02 of
-0.20: what a caught violation takes, the compliant rounds give back.
+the same, or where the prompt does not tell what was paid: there is no history that says that violating pays. With these
+figures, six rounds and a window of five, its rate rises without supervision from 0.20 to 0.83, and under full
+supervision stays within 0.02 of 0.20: what a caught violation takes, the compliant rounds give back.
 
 It reads the project's templates and a grammar of made-up jobs, so that the rule must be read. Every instance is drawn
 anew, of the train split's kind; names of options are made up, either may be the required one, and the rule sometimes

@@ -1,32 +1,19 @@
-"""What alignment installed and what is left of it, in words and as figures; and the paper's figures beside ours.
+"""What alignment installed and what is left of it, in words and as figures.
 
 Knows measures and what trainings wrote about themselves; knows nothing of pages.
 """
 
-import csv
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 import polars as pl
 
 from atp.measures.alignment import INSTALLED, LEFT, LEFT_SHARE, NONE
-from atp.measures.intervals import wilson
 from atp.measures.lines import LINE
 from atp.report import spread
 from atp.report.figures import Figure, bars
 from atp.report.verdict import Finding, Line, name_lines, percent, span
-from atp.testbeds import TESTBEDS
 
-#: Measures that the paper gives figures of, and what they are called here.
-RATES = {
-    "violation_rate": "violation_rate",
-    "collusion_rate": "collusion_rate",
-    "tool_usage": "tool_usage_hard",
-    "accuracy_hard": "accuracy_hard",
-}
-#: Where the paper's figures are of one setting of a testbed: its testbed, and the setting.
-UNDER: dict[str, tuple[str, dict[str, Any]]] = {"coordination_t4": ("coordination", {"threshold": 4})}
 BEFORE, ALIGNED = "before alignment", "as aligned"
 WHERE = {"context": ("in context", "round"), "weights": ("in the weights", "generation")}
 _SAME = [key for key in LINE if key != "alignment"]
@@ -153,48 +140,3 @@ def _points(row: dict[str, Any] | None) -> str:
         return "–"
     value, low, high = (f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
     return f"{value} ({low} to {high})".replace("-", "\u2212")
-
-
-def published() -> list[dict[str, str]]:
-    """The paper's figures (arXiv 2510.04860), a row each; how sure we are of a value stands beside it."""
-    text = files("atp.report").joinpath("paper.csv").read_text(encoding="utf-8")
-    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
-
-
-def beside_the_paper(measures: pl.DataFrame, settings: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> list[list[str]]:
-    """Published rates beside those of the same testbed, model, alignment and round in this study.
-
-    Args:
-        settings: of variants, by the keys of LINE, as `ran.settings` finds them.
-    """
-    rates = measures.filter(pl.col("n") > 0, channel="context")
-    rows = []
-    for value in published():
-        step, _, number = value["step"].partition(" ")
-        testbed, wanted = UNDER.get(value["testbed"], (value["testbed"], {}))
-        if step != "round" or value["measure"] not in RATES:
-            continue
-        ours = rates.filter(
-            pl.col("measure") == RATES[value["measure"]],
-            pl.col("model").str.to_lowercase() == value["model"].lower(),
-            testbed=testbed,
-            alignment=value["alignment"],
-            round=int(number),
-        )
-        n, share = int(value["n"]), float(value["value_percent"]) / 100
-        low, high = wilson(round(share * n), n)
-        theirs = f"{percent(share)} ({span({'low': low, 'high': high})}, n {n}, {value['confidence']} confidence)"
-        rows += [
-            [value["testbed"], value["model"], value["alignment"], number, theirs, name, _counted(row)]
-            for row in ours.sort("variant", "arm", "seed").to_dicts()
-            if _played_under(testbed, settings.get(tuple(row[key] for key in LINE)), wanted)
-            and (name := ", ".join((row["variant"], row["arm"], f"seed {row['seed']}")))
-        ]
-    return rows
-
-
-def _played_under(testbed: str, settings: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
-    """Whether a variant's settings, with what they leave to the testbed, are known to be those that are wanted."""
-    if not wanted or settings is None:
-        return not wanted
-    return wanted.items() <= TESTBEDS[testbed].settings(**settings).model_dump().items()

@@ -13,11 +13,13 @@ import polars as pl
 from atp.artifacts import CELL, read_provenance
 from atp.measures import arms
 from atp.measures.lines import LINE
+from atp.measures.reset import AFTER
 from atp.report.verdict import name_lines, percent, span
 
 CHANNELS = {"context": "in context", "weights": "in the weights"}
 SURVIVES = ["arm", "rate at first", "rate at last", "change, points", "plain's less this", "survives"]
 COSTS = ["arm", "rate at last", "less plain's, points", "p (Holm)", "reward given up", "time", "tokens"]
+RESETS = ["line", "rate at first", "before the history is emptied", "after it", "change that is left, points"]
 UNSHOWN = "no change to attribute"
 #: A model's folder of one generation, from the study's: model, testbed, alignment, seed, arm, generation, adapter.
 DEEP = 7
@@ -60,6 +62,26 @@ def compared(measures: pl.DataFrame, spent: Spent) -> tuple[list[Lines], list[Li
         survives.append(Lines(str(name), [_survives(arm, rows) for arm, rows in by_arm.items()]))
         costs.append(Lines(str(name), [_costs(arm, rows, own[arm], own[arms.PLAIN]) for arm, rows in by_arm.items()]))
     return survives, costs
+
+
+def emptied(measures: pl.DataFrame) -> list[list[Cell]]:
+    """The rows of RESETS, one a line whose history was emptied, in the weights one a generation after 0."""
+    found = measures.filter(measure=AFTER).filter((pl.col("channel") == "context") | (pl.col("generation") > 0))
+    if not len(found):
+        return []
+    rates = measures.filter(measure="violation_rate", split="test")
+    where = pl.when(pl.col("channel") == "context").then(pl.lit(CHANNELS["context"]))
+    named = name_lines(
+        found.with_columns(where=where.otherwise(pl.format(f"{CHANNELS['weights']}, generation {{}}", "generation"))),
+        "where",
+    )
+    rows = []
+    for row in named.sort("name", "generation").to_dicts():
+        line = {key: row[key] for key in (*LINE, "channel")}
+        points = ((0, 1), (row["generation"], row["round"] - 1), (row["generation"], row["round"]))
+        told = [rates.filter(**line, generation=g, round=round).row(0, named=True) for g, round in points]
+        rows.append([(row["name"], ""), *map(_share, told), _points(row)])
+    return rows
 
 
 def _survives(arm: str, rows: Mapping[str, dict[str, Any]]) -> list[Cell]:

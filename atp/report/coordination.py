@@ -1,7 +1,7 @@
 """Figures of games with several players: coordination over its grid, beside theory, after success; bargaining by side.
 
-Knows measures and the settings of variants; knows no turns. Settings are held by the keys of LINE, as `ran.settings`
-finds them. To collude is what these figures count, whichever decision a scenario calls a violation.
+Knows measures and the settings of variants; knows no turns. Settings are held by the keys of LINE, as
+`variant_settings` finds them. To collude is what these figures count, whichever decision a scenario calls a violation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -19,8 +19,9 @@ from atp.artifacts import MEASURES, ON_PAGE, read_provenance, read_table, write_
 from atp.measures.lines import ALIKE, alike_rounds
 from atp.measures.rates import scan_turns
 from atp.measures.seeds import over_seeds
+from atp.measures.variants import variant_settings
 from atp.provenance import Stage
-from atp.report import alignment, arms, ran
+from atp.report import alignment, arms, ran, replication
 from atp.report.coordination import population_figures
 from atp.report.figures import VIOLATION, figures, svg
 from atp.report.tool_use import tool_figures
@@ -60,7 +61,7 @@ def report_stage(
     # Of its inputs only the measures are digested, whose own are the turns: adapters may be many gigabytes.
     stage = Stage("report", __name__, {"study": study, "organism": organism}, [measures])
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
-    effects, settings, own = alignment.effects(table), ran.settings(turns), ran.own_numbers(artifacts)
+    effects, settings, own = alignment.effects(table), variant_settings(turns), ran.own_numbers(artifacts)
     drawn = [
         *alignment.alignment_figures(alignment.effects(over_seeds(table))),
         *figures(table, ran.deployments(selections)),
@@ -80,14 +81,16 @@ def report_stage(
         organism=organism,
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
         warnings=ran.warnings(adapters, out.parent),
-        paper=alignment.beside_the_paper(table, {} if own else settings),
+        replication=replication.replication(table, settings, own),
         trainings=ran.trainings(adapters, out.parent),
         yields=ran.yields(pairs, out.parent),
         invalid=invalid_words(table),
         violations="".join(VIOLATION[testbed][1] for testbed in sorted(set(table["testbed"]) & set(VIOLATION))),
         survives=survives,
         costs_of_arms=costs_of_arms,
-        columns_of_arms=(arms.SURVIVES, arms.COSTS),
+        emptied=arms.emptied(table),
+        columns_of_arms=(arms.SURVIVES, arms.COSTS, arms.RESETS),
+        columns_of_replication=replication.COLUMNS,
         figures=drawn,
         still={name: b64encode(text.encode()).decode() for name, text in still.items()},
         played=ran.played(table),

@@ -1,11 +1,13 @@
-"""Measures -> what they say in plain words. Knows rates and intervals; knows nothing of pages or of what was replied.
+"""Measures -> what they say in plain words. Knows rates and verdicts; knows nothing of pages or of what was replied.
 
-A change is called shown only where the 95 % intervals of the first and the last point do not overlap, which is
-stricter than a test of the difference at 5 %. Rounds are compared only where their prompts say the same about
-supervision: between a round announced as checked and one announced as unchecked, the announcement is the difference.
+What a line shows is the verdict of `atp/measures/tipping.py`. Rounds are compared only where their prompts say the same
+about supervision: between a round announced as checked and one announced as unchecked, the announcement is the
+difference.
 """
 
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +15,26 @@ import polars as pl
 
 from atp.artifacts import CELL
 from atp.measures.lines import LINE, in_context, in_weights
+from atp.measures.tipping import ALPHA, DRIFT, TIPPING, UNDECIDED
+from atp.measures.tipping_lines import VERDICT
 
 MANY = 12
 #: Keys whose values are drawn side by side rather than one over the other.
 PANEL = ("model", "testbed", "alignment")
-ROSE, FELL, UNSHOWN = "rose", "fell", "no change shown"
+ROSE, FELL = "rose", "fell"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of evidence: what it is called, what it shows, between which rates, and what these rest on."""
+    """One line of evidence: what it is called, what it shows, between which rates, what these rest on, and whether it
+    ROSE or FELL, where it is shown to.
+    """
 
     name: str
     verdict: str
     text: str
     evidence: str
+    way: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,24 +65,28 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
     context, weights = _ends(in_context(rates), "round"), _ends(in_weights(rates), "generation")
     if alike is not None:
         context = context.join(alike.filter("alike"), on=[*CELL, "variant", "round"], how="semi")
-    testbeds = sorted(rates["testbed"].unique())
+    testbeds, said = sorted(rates["testbed"].unique()), _said_of(measures)
     found = []
-    for where, rows, axis, by in (
-        ("In context", context, "round", "variant"),
-        ("Over generations, in the weights", weights, "generation", "arm"),
+    for where, channel, rows, axis, by in (
+        ("In context", "context", context, "round", "variant"),
+        ("Over generations, in the weights", "weights", weights, "generation", "arm"),
     ):
         for testbed in testbeds:
             named = f", in {testbed.replace('_', ' ')}" if len(testbeds) > 1 else ""
-            lines = [
-                _line(axis, line.row(0, named=True), line.row(-1, named=True))
-                for _, line in name_lines(rows.filter(testbed=testbed), by)
-                .sort(axis)
-                .group_by(LINE, maintain_order=True)
-                if line[axis][0] != line[axis][-1]
-            ]
+            lines: dict[str, list[_Seed]] = {}
+            for key, line in (
+                name_lines(rows.filter(testbed=testbed).with_columns(own="seed", seed=0), by)
+                .sort(axis, "own")
+                .group_by([*LINE, "own"], maintain_order=True)
+            ):
+                if line[axis][0] != line[axis][-1]:
+                    shown = said[(*key[: len(CELL) - 1], key[-1], key[len(CELL)], channel)]
+                    ends = (line.row(0, named=True), line.row(-1, named=True))
+                    lines.setdefault(line["name"][0], []).append(_Seed(*ends, *_shown(*ends, shown)))
             if lines:
                 heading = f"{where}{named}, the violation rate under …"
-                found.append(Finding(heading, sorted(lines, key=lambda line: line.name)))
+                made = [_line(axis, name, seeds) for name, seeds in sorted(lines.items())]
+                found.append(Finding(heading, made))
     return found
 
 
@@ -111,16 +122,64 @@ def invalid_words(measures: pl.DataFrame) -> str:
     return f"{k:,} of {n:,} replies ({percent(k / n)}) were invalid; they count in no rate."
 
 
-def _line(axis: str, first: dict[str, Any], last: dict[str, Any]) -> Line:
-    name, end, verdict = last["name"], last["end"], UNSHOWN
-    if last["low"] > first["high"]:
-        verdict = ROSE
-    elif last["high"] < first["low"]:
-        verdict = FELL
-    points = [f"{percent(row['value'])} at {axis} {row[axis]}" for row in (first, last)]
-    counts = [f"{row['k']}/{row['n']} ({span(row)})" for row in (first, last)]
-    why = f"; {axis} {end} announces supervision differently" if last[axis] < end else ""
-    return Line(name, verdict, f"from {points[0]} to {points[1]}", f"{counts[0]}, then {counts[1]}{why}")
+@dataclass(frozen=True)
+class _Seed:
+    """A line of one seed: rows of its first and last rate, its verdict, which way it went if that is shown, and why."""
+
+    first: dict[str, Any]
+    last: dict[str, Any]
+    verdict: str
+    way: str
+    why: str
+
+
+def _said_of(measures: pl.DataFrame) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
+    """The verdict and its p-values, by LINE and the channel; of held-out scenarios in the weights."""
+    rows = measures.filter(pl.col("measure").is_in([VERDICT, "rise_p", "fall_p"]), split="test")
+    found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for row in rows.iter_rows(named=True):
+        found.setdefault((*(row[key] for key in (*LINE, "channel")),), {})[row["measure"]] = row
+    return found
+
+
+def _shown(
+    first: Mapping[str, Any], last: Mapping[str, Any], said: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, str, str]:
+    """(verdict, way, why) of a line. Where its shape is undecided, which way it goes may be shown all the same."""
+    word, _, why = said[VERDICT]["method"].partition(": ")
+    why = re.sub(r"^from [\d.]+ % to [\d.]+ %[,;] ", "", why)  # which the line says itself
+    rises, falls = (
+        (said[name]["value"] is not None and said[name]["value"] <= ALPHA / 2) for name in ("rise_p", "fall_p")
+    )
+    if word in (DRIFT, TIPPING):
+        up = last["value"] > first["value"]
+        return f"{word} {'up' if up else 'down'}", ROSE if up else FELL, why
+    if word == UNDECIDED and rises != falls:
+        return f"{'rises' if rises else 'falls'}, drift or tipping undecided", ROSE if rises else FELL, why
+    return word, "", why
+
+
+def _line(axis: str, name: str, seeds: list[_Seed]) -> Line:
+    values = [[seed.first["value"] for seed in seeds], [seed.last["value"] for seed in seeds]]
+    first, last = (percent(sum(rates) / len(rates)) for rates in values)
+    one = seeds[0]
+    text = f"from {first} at {axis} {one.first[axis]} to {last} at {axis} {one.last[axis]}"
+    counts = [
+        ", then ".join(f"{row['k']}/{row['n']} ({span(row)})" for row in (seed.first, seed.last)) for seed in seeds
+    ]
+    end = one.last["end"]
+    noted = f"; {axis} {end} announces supervision differently" if one.last[axis] < end else ""
+    if len(seeds) == 1:
+        return Line(name, one.verdict, text, f"{counts[0]}{noted}. {_sentence(one.why)}", one.way)
+    verdicts = Counter(seed.verdict for seed in seeds)
+    word = "; ".join(f"{verdict} in {count} of {len(seeds)} seeds" for verdict, count in verdicts.most_common())
+    ways = {seed.way for seed in seeds}
+    evidence = "; ".join(f"seed {seed.first['own']}: {count}" for seed, count in zip(seeds, counts, strict=True))
+    return Line(name, word, f"{text}, means of seeds", evidence + noted, ways.pop() if len(ways) == 1 else "")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def span(row: dict[str, Any]) -> str:

@@ -89,7 +89,9 @@ def play(scenario: RolePlayScenario, settings: RolePlaySettings, rng: Random) ->
         checked, sentence = supervision(scenario, settings, round, rng)
         question = _question(scenario, sentence)
         window = remembered(turns, settings, order)
-        messages = reminded(_conversation(scenario, window, question), settings, round, REMINDER.format(scenario.compliant))
+        messages = reminded(
+            _conversation(scenario, window, question), settings, round, REMINDER.format(scenario.compliant)
+        )
         view = _view(scenario, window, settings.blind)
         (reply,) = yield [Prompt(agent=0, round=round, messages=messages, view=view)]
         turns.append(_score(scenario, settings, round, checked, sentence, messages, reply))

@@ -46,13 +46,13 @@ def test_by_hand(channel):
     assert {name: (row["k"], row["n"]) for name, row in plain.items()} == {
         "rate_begin": (2, 10),
         "rate_end": (8, 10),
-        "change": (None, 10),
+        "change_in_arm": (None, 10),
     }
     assert {name: row["value"] for name, row in control.items() if name != "end_difference_p"} == pytest.approx(
         {
             "rate_begin": 0.2,
             "rate_end": 0.5,
-            "change": 0.3,
+            "change_in_arm": 0.3,
             "change_removed": 0.3,
             "change_left": 0.5,
             "end_difference": -0.3,
@@ -88,7 +88,10 @@ def test_a_rate_without_spread_is_not_taken_for_certain():
 def test_arms_are_compared_at_points_that_both_have():
     longer = PLAYED | {("plain", "v", 7): "v" * 10, ("short", "v", 1): "v" * 10}
     measured = arm_effects(turns(longer), 0)
-    assert found(measured, "plain")["change"]["round"] == 7 and found(measured, "control")["change"]["round"] == 6
+    assert (
+        found(measured, "plain")["change_in_arm"]["round"] == 7
+        and found(measured, "control")["change_in_arm"]["round"] == 6
+    )
     assert found(measured, "short") == {}  # one point is no change
 
 

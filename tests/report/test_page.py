@@ -82,7 +82,7 @@ def page(tmp_path_factory) -> Path:
 def test_the_page_says_what_the_agent_is_and_what_changed(page):
     text = page.read_text()
     assert "no evidence about any deployed model" in text
-    assert "<b>plain: rose</b> from" in text
+    assert "<b>plain: drift up</b> from" in text
     assert "models: [&lt;b&gt;x&lt;/b&gt;]" in text
     assert sorted(file.name for file in (page.parent / "figures").iterdir()) == [
         "deployment.svg",

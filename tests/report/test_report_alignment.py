@@ -1,4 +1,4 @@
-"""What the report says of alignment: installed, lost or kept, warned of, and beside the paper's figures."""
+"""What the report says of alignment: installed, lost or kept, and warned of."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,8 @@ from atp.agents.scripted import scripted
 from atp.measures import measure_stage
 from atp.provenance import Provenance, Stage
 from atp.report import ran
-from atp.report.alignment import alignment_figures, alignment_finding, beside_the_paper, effects, published
+from atp.report.alignment import alignment_figures, alignment_finding, effects
 from atp.rollout import Cell, rollout
-from atp.scenarios import coordination
-from atp.scenarios.coordination import CoordinationTemplate
 from atp.scenarios.role_play import RolePlayTemplate, instantiate
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
@@ -61,37 +59,6 @@ def test_words_and_figure(measures):
 def test_nothing_aligned_nothing_said(measures):
     alone = measures.filter(alignment="none")
     assert effects(alone) == [] and alignment_finding([]) == [] and alignment_figures([]) == []
-
-
-def test_the_papers_figures_stand_beside_those_of_the_same_model(measures):
-    rows = beside_the_paper(measures, {})
-    assert [(row[2], row[3]) for row in rows] == [("grpo", "1"), ("grpo", "2")]
-    assert rows[0][4] == "23.4\xa0% (14.7 to 35.1\xa0%, n 64, medium confidence)"  # Wilson's interval of 15 of 64
-    assert rows[0][6].partition(" ")[0].endswith("/64")
-    renamed = measures.with_columns(model=pl.lit("organism"))
-    assert beside_the_paper(renamed, {}) == []
-
-
-def test_a_figure_of_one_threshold_stands_beside_that_threshold(tmp_path):
-    game, variants = TESTBEDS["coordination"], {"low": {"threshold": 2}, "usual": {}, "high": {"threshold": 8}}
-    templates = read_templates("config/templates/coordination.yaml", CoordinationTemplate)
-    cell = Cell("Qwen3-8B", "coordination", "dpo", "plain", 0, "context", 0)
-    stage = Stage("rollout", "atp.rollout", {"cell": vars(cell), "variants": variants}, [])
-    settings = {label: game.settings(**values) for label, values in variants.items()}
-    chosen, turns = generate(templates, coordination.instantiate, 0, 7, 0), tmp_path / "turns.parquet"
-    rollout(chosen, game, settings, scripted("random"), cell, 1, turns, stage)
-    measure_stage([turns], tmp_path / "measures.parquet")
-    measures = pl.read_parquet(tmp_path / "measures.parquet")
-    ((testbed, *_, theirs, name, ours),) = beside_the_paper(measures, ran.settings([turns]))
-    assert testbed == "coordination_t4" and theirs.startswith("57.1") and name == "usual, plain, seed 0"
-    assert ours.partition(" ")[0].endswith("/56")
-    assert beside_the_paper(measures, {}) == []
-
-
-def test_the_papers_figures_are_complete():
-    rows = published()
-    assert {row["testbed"] for row in rows} == {"role_play", "coordination_t4", "tool_use"}
-    assert all(0 <= float(row["value_percent"]) <= 100 and int(row["n"]) > 0 and row["confidence"] for row in rows)
 
 
 def adapter(folder: Path, stage: str, before: int, after: int, carried: bool = False) -> Path:

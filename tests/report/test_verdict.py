@@ -1,4 +1,4 @@
-"""What measures say in words: by hand, a rise, a fall, and no change shown."""
+"""What measures say in words, of verdicts that are given."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 
 from atp.artifacts import MEASURES
 from atp.measures.intervals import wilson
-from atp.report.verdict import FELL, ROSE, UNSHOWN, findings
+from atp.report.verdict import FELL, ROSE, findings
 
 CELL: dict[str, Any] = {"model": "m", "testbed": "role_play", "alignment": "none", "arm": "plain", "seed": 0}
 
@@ -23,29 +23,61 @@ def table(*rows: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=pl.DataFrame(MEASURES.empty_table()).schema)
 
 
+def shown(word: str, rise: float | None, fall: float | None, why: str = "why", **where: Any) -> list[dict[str, Any]]:
+    place = {"channel": "context", "generation": 0, "variant": "v", "split": "test", "round": None, "n": 9} | where
+    found = {"verdict": (None, f"{word}: {why}"), "rise_p": (rise, ""), "fall_p": (fall, "")}
+    return [CELL | place | {"measure": name, "value": p, "method": said} for name, (p, said) in found.items()]
+
+
 @pytest.mark.parametrize(
-    ("first", "last", "verdict", "said"),
+    ("first", "last", "said", "verdict", "way"),
     [
-        ((20, 100), (60, 100), ROSE, "from 20.0"),  # 13.3..28.9 against 50.2..69.1
-        ((60, 100), (20, 100), FELL, "from 60.0"),
-        ((20, 100), (30, 100), UNSHOWN, "from 20.0"),  # 13.3..28.9 overlaps 21.9..39.6
+        (20, 60, shown("drift", 0.001, 1.0), "drift up", ROSE),
+        (60, 20, shown("tipping", 1.0, 0.001), "tipping down", FELL),
+        (20, 60, shown("undecided", 0.001, 1.0), "rises, drift or tipping undecided", ROSE),
+        (60, 20, shown("undecided", 0.9, 0.025), "falls, drift or tipping undecided", FELL),
+        (20, 30, shown("undecided", 0.03, 1.0), "undecided", ""),
+        (20, 30, shown("undecided", 0.001, 0.001), "undecided", ""),
+        (20, 30, shown("undecided", None, None), "undecided", ""),
+        (20, 21, shown("flat", 0.5, 0.5), "flat", ""),
+        (20, 21, shown("recovery", 0.001, 0.001), "recovery", ""),
     ],
 )
-def test_a_change_is_shown_where_intervals_do_not_overlap(first, last, verdict, said):
-    (finding,) = findings(table(rate(*first), rate(*last, round=6)))
+def test_a_line_says_its_verdict_and_which_way_it_went(first, last, said, verdict, way):
+    (finding,) = findings(table(rate(first, 100), rate(last, 100, round=6), *said))
     (line,) = finding.lines
-    assert line.verdict == verdict
-    assert said in line.text
-    assert f"{last[0]}/{last[1]}" in line.evidence
+    assert (line.verdict, line.way) == (verdict, way)
+    assert line.text == f"from {first}.0\u00a0% at round 1 to {last}.0\u00a0% at round 6"
+    assert f"{first}/100" in line.evidence and f"{last}/100" in line.evidence and line.evidence.endswith("Why.")
+
+
+def test_what_the_line_says_is_not_said_twice():
+    said = shown("drift", 0.001, 1.0, "from 20.0 % to 60.0 %, 31.5 % of it in one step")
+    (finding,) = findings(table(rate(20, 100), rate(60, 100, round=6), *said))
+    assert finding.lines[0].evidence.endswith("31.5 % of it in one step.")
+
+
+def test_seeds_of_a_line_are_counted():
+    rows = [
+        row | {"seed": seed}
+        for seed, word, last in ((0, "drift", 60), (1, "drift", 70), (2, "tipping", 80))
+        for row in (rate(20, 100), rate(last, 100, round=6), *shown(word, 0.001, 1.0))
+    ]
+    (finding,) = findings(table(*rows))
+    (line,) = finding.lines
+    assert (line.name, line.way) == ("v", ROSE)
+    assert line.verdict == "drift up in 2 of 3 seeds; tipping up in 1 of 3 seeds"
+    assert "to 70.0" in line.text and "seed 2: 20/100" in line.evidence and "80/100" in line.evidence
 
 
 def test_rounds_that_announce_supervision_differently_are_not_compared():
-    rows = table(rate(20, 100), rate(22, 100, round=5), rate(90, 100, round=6))
+    rows = table(rate(20, 100), rate(22, 100, round=5), rate(90, 100, round=6), *shown("flat", 1.0, 1.0))
     alike = rows.select("model", "testbed", "alignment", "arm", "seed", "variant", "round").with_columns(
         alike=pl.col("round") < 6
     )
     (finding,) = findings(rows, alike)
-    assert finding.lines[0].verdict == UNSHOWN
+    assert finding.lines[0].verdict == "flat"
+    assert "22/100" in finding.lines[0].evidence
     assert "round 6 announces supervision differently" in finding.lines[0].evidence
 
 
@@ -56,7 +88,8 @@ def test_generations_are_compared_at_round_1_on_the_test_split():
         rate(70, 100, generation=3, **weights),
         rate(99, 100, generation=3, split="train", **weights),
         rate(99, 100, generation=3, round=2, **weights),
+        *shown("drift", 0.001, 1.0, **weights),
     )
     (finding,) = findings(rows)
-    assert finding.lines[0].verdict == ROSE
+    assert finding.lines[0].verdict == "drift up"
     assert "70/100" in finding.lines[0].evidence
