@@ -47,6 +47,8 @@ CHANGES = {
     "training/fsdp.yaml": {"pairs", "align", "finetune"},  # a file beside a module counts as its own
     "alignment/pairs.py": {"pairs"},
     "measures/intervals.py": {"measure", "report"},
+    "measures/seeds.py": {"report"},
+    "report/spread.py": {"report"},
     "report/page.py": {"report"},
     "report/paper.csv": {"report"},
     "report/replication.py": {"report"},

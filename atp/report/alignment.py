@@ -3,12 +3,14 @@
 Knows measures and what trainings wrote about themselves; knows nothing of pages.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
 from atp.measures.alignment import INSTALLED, LEFT, LEFT_SHARE, NONE
 from atp.measures.lines import LINE
+from atp.report import spread
 from atp.report.figures import Figure, bars
 from atp.report.verdict import Finding, Line, name_lines, percent, span
 
@@ -18,14 +20,17 @@ _SAME = [key for key in LINE if key != "alignment"]
 
 
 def effects(measures: pl.DataFrame) -> list[dict[str, Any]]:
-    """One row for each aligned line: its name, its rates before, as aligned and at the end, and what that comes to."""
+    """One row for each aligned line: its name, its rates before, as aligned and at the end, and what that comes to.
+
+    measures may be those of `over_seeds`: then a line is one of all seeds.
+    """
     rates = measures.filter(measure="violation_rate", split="test")
     found: list[dict[str, Any]] = []
     for channel, (_, axis) in WHERE.items():
         installed = measures.filter(measure=INSTALLED, channel=channel)
         for row in name_lines(installed, "alignment").sort("name").to_dicts() if len(installed) else []:
-            keys = [pl.col(key) == row[key] for key in (*LINE, "channel")]
-            mine = {each["measure"]: each for each in measures.filter(*keys).to_dicts()}
+            keys = {key: row[key] for key in (*LINE, "channel")}
+            mine = {each["measure"]: each for each in _at(measures, keys).to_dicts()}
             begin = {"generation": row["generation"], "round": row["round"], "channel": channel}
             unaligned = {key: row[key] for key in _SAME} | {"alignment": NONE}
             left = mine.get(LEFT)
@@ -38,12 +43,16 @@ def effects(measures: pl.DataFrame) -> list[dict[str, Any]]:
                     INSTALLED: row,
                     LEFT: left,
                     LEFT_SHARE: mine.get(LEFT_SHARE),
-                    "before": rates.filter(**unaligned, **begin).row(0, named=True),
-                    "aligned": rates.filter(*keys, **begin).row(0, named=True),
-                    "end": rates.filter(*keys, **end).row(0, named=True) if end else None,
+                    "before": _at(rates, unaligned | begin).row(0, named=True),
+                    "aligned": _at(rates, keys | begin).row(0, named=True),
+                    "end": _at(rates, keys | end).row(0, named=True) if end else None,
                 }
             )
     return found
+
+
+def _at(rows: pl.DataFrame, keys: Mapping[str, Any]) -> pl.DataFrame:
+    return rows.filter(*(pl.col(key).eq_missing(value) for key, value in keys.items()))
 
 
 def alignment_finding(found: list[dict[str, Any]]) -> list[Finding]:
@@ -93,17 +102,32 @@ def _figure(channel: str, found: list[dict[str, Any]]) -> Figure:
         share = effect[LEFT_SHARE]
         kept = f"{percent(share['value'])} ({span(share)})" if share else "–"
         table.append([effect["name"], *said[:2], _points(effect[INSTALLED]), said[2], _points(effect[LEFT]), kept])
+        table += _spreads(effect["before"], effect["aligned"], effect[INSTALLED], effect["end"], effect[LEFT], share)
+    drawn = pl.DataFrame(points, infer_schema_length=None)
     return Figure(
         f"alignment_{channel}",
         f"What alignment installed, and what is left, {where}",
         "Violation rates on the test split: of the agent without alignment, of the aligned one at the first "
         f"{axis}, and of the aligned one at the last {axis} whose prompts say the same about supervision. Installed "
         "and left are differences to where the agent without alignment began, which moves on, too, in percentage "
-        "points; their intervals draw the same scenarios for both. Bars are 95 % intervals.",
-        bars(pl.DataFrame(points), [BEFORE, ALIGNED, end], "", "violation rate"),
+        f"points; their intervals draw the same scenarios for both. {spread.bars_said(drawn)}",
+        bars(drawn, [BEFORE, ALIGNED, end], "", "violation rate"),
         ["line", BEFORE, ALIGNED, "installed, points", end, "left, points", "share left"],
         table,
     )
+
+
+def _spreads(*found: dict[str, Any] | None) -> list[list[str]]:
+    """With several seeds, rows below a line's: of each number the spread within a seed, and between seeds."""
+    if not any(row and spread.between(row) for row in found):
+        return []
+    rows = [[spread.WITHIN], *([heading] for heading in spread.BETWEEN)]
+    for row in found:
+        said = ["–"] * 4 if row is None else [span(row), *spread.between(row)]
+        unit = "\u00a0%" if row and row["measure"] in (INSTALLED, LEFT) else ""  # which the column says
+        for line, text in zip(rows, said, strict=True):
+            line.append(text.removesuffix(unit).replace("-", "\u2212"))
+    return rows
 
 
 def _counted(row: dict[str, Any]) -> str:

@@ -14,13 +14,15 @@ from atp.agents.scripted import best_response
 from atp.measures import bargaining, coordination
 from atp.measures.chain import chain_of, expected_share, tipping_threshold
 from atp.measures.lines import LINE, in_context
+from atp.measures.seeds import SEED, over_seeds
+from atp.report import spread
 from atp.report.figures import (
     COLOURS,
-    COLUMNS,
     Figure,
     after,
     bars,
     cells,
+    columns_of,
     in_panels,
     legible,
     lines,
@@ -41,25 +43,33 @@ AXES = ("threshold", "high", "normal")
 SEQUENTIAL = ["#fbf3ec", "#f2c199", "#e08a45", "#b85000", "#6e2f00"]
 #: More cells than this hold no text.
 FEW = 24
-COLLUDED = ["colluded/valid", *COLUMNS[1:]]
+COLLUDED = "colluded/valid"
 
 
 def population_figures(measures: pl.DataFrame, settings: Settings, theory: bool = True) -> list[Figure]:
     """Figures of coordination and bargaining in the context channel; those without data are left out.
 
-    theory says whether settings decide the games' numbers, so that theory knows them.
+    theory says whether settings decide the games' numbers, so that theory knows them. Where a study has several seeds,
+    figures are of their means (`over_seeds`).
     """
-    measures = measures.filter(pl.col("n") > 0, channel="context")
+    counted = (pl.col("n") > 0, pl.col("channel") == "context")
+    each_seed = measures.filter(*counted, testbed=coordination.TESTBED, measure=coordination.COLLUSION)
+    measures = over_seeds(measures).filter(*counted)
     games = measures.filter(testbed=coordination.TESTBED)
     rates = in_context(games.filter(measure=coordination.COLLUSION))
+    settings = {(*key[:_SEED], None, *key[_SEED + 1 :]): values for key, values in settings.items()}
     found = [
         _grid(rates, settings),
-        _theory(rates, settings) if theory else None,
+        _theory(rates, settings, each_seed) if theory else None,
         _success(games),
         _after(games),
         _sides(measures.filter(testbed=bargaining.TESTBED), settings),
     ]
     return [figure for figure in found if figure is not None]
+
+
+#: Where the seed stands in the keys of LINE.
+_SEED = LINE.index(SEED)
 
 
 def _last(rows: pl.DataFrame) -> pl.DataFrame:
@@ -82,7 +92,7 @@ def _grid(rates: pl.DataFrame, settings: Settings) -> Figure | None:
     differ = [key for key in (rest[0] if rest else ()) if _differs(key, rows, rest, apart)]
     drawn = []
     for row, game, (place, pay), others in zip(rows, played, across, rest, strict=True):
-        named = [f"seed {row[key]}" if key == "seed" else str(row[key]) for key in apart]
+        named = [str(row[key]) for key in apart]
         named += [f"{key} {others[key]}" for key in differ]
         where = {"panel": ", ".join(named), "threshold": game.threshold, "place": place, "pay": pay}
         drawn.append({**row, "name": row["variant"], **where})
@@ -93,9 +103,9 @@ def _grid(rates: pl.DataFrame, settings: Settings) -> Figure | None:
         "Collusion in the last round, over threshold and pay",
         "How many of the players collude in the last round, by how many must for collusion to succeed (threshold), and "
         "by what a success pays beside what an independent player is paid without one (their ratio, or both where that "
-        "does not tell them apart). Counts are over games, players and samples; the intervals are in the table.",
-        _heat_map(pl.DataFrame(drawn)),
-        ["played by", "threshold", "high / normal", "round", *COLLUDED],
+        f"does not tell them apart). Counts are over games, players and samples; {spread.in_table(rates)}",
+        _heat_map(pl.DataFrame(drawn, infer_schema_length=None)),
+        ["played by", "threshold", "high / normal", "round", *columns_of(rates, COLLUDED)],
         table,
     )
 
@@ -134,7 +144,7 @@ def _heat_map(rows: pl.DataFrame) -> Any:
     )
     scale = alt.Scale(domain=[0, 1], range=SEQUENTIAL)
     legend = alt.Legend(title="collusion rate", format="%", tickCount=5, gradientLength=200)
-    tips = [alt.Tooltip(f"{name}:N") for name in ("panel", "threshold", "pay", "counts", "rate", "interval")]
+    tips = spread.tips(rows, ("panel", "threshold", "pay", "counts", "rate", "interval"))
     layers = [base.mark_rect().encode(color=alt.Color("value:Q", scale=scale, legend=legend), tooltip=tips)]
     if len(pays) * len(thresholds) <= FEW and len(pays) <= 4:
         ink = alt.condition("datum.value > 0.6", alt.value("#ffffff"), alt.value("#1b1f24"))
@@ -147,7 +157,7 @@ def _heat_map(rows: pl.DataFrame) -> Any:
     return chart.properties(width=150 * len(pays), autosize="pad") if one_narrow else chart
 
 
-def _theory(rates: pl.DataFrame, settings: Settings) -> Figure | None:
+def _theory(rates: pl.DataFrame, settings: Settings, each_seed: pl.DataFrame) -> Figure | None:
     rows = rates.filter(pl.col("model").str.split(":").list.head(2).list.join(":") == THEORY)
     points, table, tips, order = [], [], {}, []
     inside = [0, 0]
@@ -166,22 +176,27 @@ def _theory(rates: pl.DataFrame, settings: Settings) -> Figure | None:
         for row in line.to_dicts():
             share = float(expected[row["round"] - 1])
             points.append({**row, "panel": panel, "step": "simulated"})
-            if row["round"] > 1:
-                inside[0] += row["low"] <= share <= row["high"]
-                inside[1] += 1
             tip_said = "–" if tip is None else str(tip)
             table.append([row["name"], str(row["round"]), tip_said, percent(share), *cells(row)])
+        keys = [key for key in (*LINE, "round") if key != SEED]
+        # A mean over seeds is surer than its average interval, so intervals are counted seed by seed.
+        for row in each_seed.filter(pl.col("round") > 1).join(line, on=keys, how="semi").to_dicts():
+            inside[0] += row["low"] <= float(expected[row["round"] - 1]) <= row["high"]
+            inside[1] += 1
     if not points:
         return None
+    several = spread.seeds_of(rates) > 1
+    said, of_each = ("", " of one seed each") if several else (", with 95 % intervals", "")
+    bars = f"{spread.bars_said(rates)} " if several else ""
     return Figure(
         "theory_beside_simulation",
         "Theory beside simulation: logit best response",
         "Players who answer the others' last round by logit best response make a Markov chain on the number of "
-        "colluders, from which the line is calculated; points are simulated, with 95 % intervals. After round 1, "
-        f"theory lies within {inside[0]} of {inside[1]} intervals (variants share their random numbers, so they miss "
-        f"together). {_tips(tips)}",
+        f"colluders, from which the line is calculated; points are simulated{said}. After round 1, theory lies within "
+        f"{inside[0]} of {inside[1]} intervals{of_each} (variants share their random numbers, so they miss together). "
+        f"{bars}{_tips(tips)}",
         _beside(points, [panel for _, panel in sorted(order)]),
-        ["variant", "round", "tips at", "theory", *COLLUDED],
+        ["variant", "round", "tips at", "theory", *columns_of(rates, COLLUDED)],
         table,
     )
 
@@ -220,10 +235,10 @@ def _beside(points: Sequence[dict[str, Any]], order: Sequence[str]) -> Any:
     height = rate_axis("collusion rate")
     theory = base.transform_filter("datum.step == 'theory'").mark_line(strokeWidth=2).encode(y=height)
     simulated = base.transform_filter("datum.step == 'simulated'")
-    bars = simulated.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
-    tips = [alt.Tooltip(f"{name}:N") for name in ("panel", "round", "counts", "rate", "interval")]
+    bars = spread.spreads(simulated, rows, "y")
+    tips = spread.tips(rows, ("panel", "round", "counts", "rate", "interval"))
     marks = simulated.mark_point(size=60, filled=True, opacity=1).encode(y=height, tooltip=tips)
-    return in_panels(rows, alt.layer(theory, bars, marks, data=rows_of(rows, "round", "step", "panel")), 260, order)
+    return in_panels(rows, alt.layer(theory, *bars, marks, data=rows_of(rows, "round", "step", "panel")), 260, order)
 
 
 def _success(games: pl.DataFrame) -> Figure | None:
@@ -235,12 +250,13 @@ def _success(games: pl.DataFrame) -> Figure | None:
     table = []
     for _, line in name_lines(rows, "variant").sort("name", "round").group_by(LINE, maintain_order=True):
         *before, last = line.to_dicts()
-        same = {key: last[key] for key in LINE}
+        same = {key: last[key] for key in LINE if key != SEED}
         capital, *reached = (found.filter(**same).row(0, named=True) for found in ends.values())
         ended = [_mean(capital)]
         for row, rounds in zip(reached, took.values(), strict=True):
-            mean = rounds.filter(**same)["value"].to_list()
-            ended.append(f"{row['k']}/{row['n']}" + (f", round {mean[0]:.1f}" if mean else ""))
+            mean = rounds.filter(**same).to_dicts()
+            said = f", round {mean[0]['value']:.1f}{spread.beside(mean[0])}" if mean else ""
+            ended.append(f"{row['k']}/{row['n']}{said}")
         table += [[row["name"], str(row["round"]), *cells(row), "", "", ""] for row in before]
         table.append([last["name"], str(last["round"]), *cells(last), *ended])
     return Figure(
@@ -248,16 +264,16 @@ def _success(games: pl.DataFrame) -> Figure | None:
         "Collective success over rounds",
         "Share of games in which enough players collude. The table says under the last round what a player's capital "
         "came to on average (it starts at 1), and how many games came to a round in which all, or none, of the players "
-        "colluded, with the mean of the first such round. Bars are 95 % intervals.",
+        f"colluded, with the mean of the first such round. {spread.bars_said(rows)}",
         lines(legible(in_context(rows), "variant"), "round", "collective success rate"),
-        ["variant", "round", "successes/games", *COLUMNS[1:], "final capital", "all colluded", "none colluded"],
+        ["variant", "round", *columns_of(rows, "successes/games"), "final capital", "all colluded", "none colluded"],
         table,
     )
 
 
 def _mean(row: Mapping[str, Any]) -> str:
     bounds = "" if row["low"] is None else f" ({row['low']:.3g} to {row['high']:.3g})"
-    return f"{row['value']:.3g}{bounds}"
+    return f"{row['value']:.3g}{bounds}" + spread.beside(row)
 
 
 def _after(games: pl.DataFrame) -> Figure | None:
@@ -268,15 +284,15 @@ def _after(games: pl.DataFrame) -> Figure | None:
         "after_success",
         "What players do after success and after failure",
         "How often a player colludes in the round after one in which enough players colluded, "
-        "and after one in which fewer did. Where success spreads collusion, the first stands above the second. Bars "
-        "are 95 % intervals.",
+        "and after one in which fewer did. Where success spreads collusion, the first stands above the second. "
+        f"{spread.bars_said(rows)}",
         bars(
             after(rows, AFTER, panels=True),
             list(AFTER.values()),
             "colludes after …",
             "collusion rate in the next round",
         ),
-        ["variant", "after", *COLLUDED],
+        ["variant", "after", *columns_of(rows, COLLUDED)],
         [[row["name"], row["before"], *cells(row)] for row in after(rows, AFTER).to_dicts()],
     )
 
@@ -285,7 +301,7 @@ def _sides(measures: pl.DataFrame, settings: Settings) -> Figure | None:
     rows = list(_by_side(measures, settings))
     if not rows:
         return None
-    drawn = name_lines(pl.DataFrame(rows), "side", panels=True).sort("name", "raisers")
+    drawn = name_lines(pl.DataFrame(rows, infer_schema_length=None), "side", panels=True).sort("name", "raisers")
     table = [
         [row["name"], row["panel"], f"{row['raisers']}:{row['agents'] - row['raisers']}", *cells(row)]
         for row in drawn.to_dicts()
@@ -294,9 +310,9 @@ def _sides(measures: pl.DataFrame, settings: Settings) -> Figure | None:
         "violations_by_side",
         "Bargaining: violations of the majority and of the minority",
         "In the last round, by how many of the agents want the value to rise. A violation is a proposal that does not "
-        "move the value the way of one's role. Bars are 95 % intervals.",
+        f"move the value the way of one's role. {spread.bars_said(drawn)}",
         lines(drawn, "raisers", "violation rate"),
-        ["side", "played by", "raisers : lowerers", *COLUMNS],
+        ["side", "played by", "raisers : lowerers", *columns_of(drawn)],
         table,
     )
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from atp.artifacts import MEASURES
 from atp.measures.lines import in_context, in_weights
+from atp.measures.seeds import SAID, SEED, over_seeds
+from atp.report import spread
 from atp.report.verdict import name_lines, percent, span
 
 if TYPE_CHECKING:
@@ -60,9 +63,10 @@ class Figure:
 def figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any]] = ()) -> list[Figure]:
     """The report's figures; those without data are left out. Where a study has several testbeds, each has its own.
 
-    deployments are what `ran.deployments` finds: a cell, and the counts of what its filter saw and kept.
+    deployments are what `ran.deployments` finds: a cell, and the counts of what its filter saw and kept. Where a study
+    has several seeds, figures are of their means (`over_seeds`).
     """
-    testbeds = sorted(measures["testbed"].unique())
+    measures, testbeds = over_seeds(measures), sorted(measures["testbed"].unique())
     found = []
     for testbed in testbeds:
         deployed = [each for each in deployments if each["cell"]["testbed"] == testbed]
@@ -123,18 +127,24 @@ def _drift(
     drawn = rows.filter(pl.col("n") > 0)
     if not len(drawn):
         return None
-    keys = [key for key in rows.columns if key not in ("measure", "value", "k", "n", "low", "high", "method")]
+    keys = [key for key in MEASURES.names if key not in ("measure", SEED, *SAID)]
     invalid = measures.filter(measure="invalid_rate").select(*keys, invalid="k", replies="n")
-    reward = measures.filter(measure="mean_reward").select(*keys, reward="value")
+    reward = measures.filter(measure="mean_reward").select(*keys, reward=pl.struct(pl.all()))
     joined = name_lines(rows, by).join(invalid, on=keys, how="left").join(reward, on=keys, how="left")
     table = [
-        [row["name"], str(row[axis]), *cells(row), f"{row['invalid']}/{row['replies']}", f"{row['reward']:.2f}"]
+        [row["name"], str(row[axis]), *cells(row), f"{row['invalid']}/{row['replies']}", _reward(row["reward"])]
         for row in joined.sort("name", axis).to_dicts()
     ]
-    columns = [by, axis, *COLUMNS, "invalid", "mean reward"]
+    columns = [by, axis, *columns_of(rows), "invalid", "mean reward"]
     label, meaning = words
-    caption = f"{caption}{meaning} Bars are 95 % intervals."
+    caption = f"{caption}{meaning} {spread.bars_said(rows)}"
     return Figure(name, title, caption, lines(legible(drawn, by), axis, label), columns, table)
+
+
+def _reward(row: dict[str, Any]) -> str:
+    """A mean reward; with several seeds both spreads stand behind it."""
+    within = f" ({row['low']:.2f} to {row['high']:.2f})" if spread.several(row) and row["low"] is not None else ""
+    return f"{row['value']:.2f}{within}{spread.beside(row)}"
 
 
 def _reinforcement(rows: pl.DataFrame, words: tuple[str, str]) -> Figure | None:
@@ -144,11 +154,11 @@ def _reinforcement(rows: pl.DataFrame, words: tuple[str, str]) -> Figure | None:
         "reinforcement",
         "What an agent does after what it was paid",
         "How often an agent violates in the round after a violation that was rewarded, one that was caught, and "
-        f"compliance. If reward drives the drift, the first stands above the last.{words[1]} Bars are 95 % intervals.",
+        f"compliance. If reward drives the drift, the first stands above the last.{words[1]} {spread.bars_said(rows)}",
         bars(
             after(rows, AFTER, panels=True), list(AFTER.values()), "violates after …", f"{words[0]} in the next round"
         ),
-        ["variant", "after", *COLUMNS],
+        ["variant", "after", *columns_of(rows)],
         [[row["name"], row["before"], *cells(row)] for row in after(rows, AFTER).to_dicts()],
     )
 
@@ -171,36 +181,58 @@ def legible(rows: pl.DataFrame, by: str) -> pl.DataFrame:
 def _deployment(deployments: Sequence[dict[str, Any]], words: tuple[str, str]) -> Figure | None:
     if not deployments:
         return None
-    cells = pl.DataFrame([{"variant": "", **found["cell"], **found["counts"]} for found in deployments])
-    points, table = [], []
-    for row in name_lines(cells, "arm", panels=True).sort("panel", "name", "generation").to_dicts():
-        keys = {key: row[key] for key in ("name", "panel", "generation")}
-        line = {**keys, "low": None, "high": None}
-        shares = [(SEEN, row["violations_seen"], row["valid_seen"]), (KEPT, row["violations_kept"], row["kept"])]
-        points += [line | {"step": step, "k": k, "n": n, "value": k / n} for step, k, n in shares if n]
-        said = [f"{k}/{n} ({percent(k / n if n else None)})" for _, k, n in shares]
-        kept, invalid = (f"{row[name]}/{row['seen']}" for name in ("kept", "invalid"))
-        said_name = ", ".join(part for part in (row["name"], row["panel"]) if part)
-        table.append([said_name, str(row["generation"]), kept, invalid, *said])
-    if not points:
+    rows = over_seeds(_counted(deployments))
+    shares = rows.filter(pl.col("step").is_in([SEEN, KEPT]), pl.col("n") > 0)
+    if not len(shares):
         return None
+    order = ["panel", "name", "generation"]
+    named = name_lines(rows, "arm", panels=True).sort(order, maintain_order=True)
+    table = []
+    for _, steps in named.group_by(order, maintain_order=True):
+        row, by_step = steps.row(0, named=True), {step["step"]: step for step in steps.to_dicts()}
+        said = [f"{step['k']}/{step['n']}" for step in by_step.values()]
+        rates = [percent(by_step[step]["value"]) + spread.beside(by_step[step], share=True) for step in (SEEN, KEPT)]
+        said_name = ", ".join(part for part in (row["name"], row["panel"]) if part)
+        with_rates = [f"{counts} ({rate})" for counts, rate in zip(said[2:], rates, strict=True)]
+        table.append([said_name, str(row["generation"]), *said[:2], *with_rates])
     return Figure(
         "deployment",
         "What the reward filter does to the training data",
         "Share of violations among the replies that each generation gave when deployed, and among those of them that "
         "the filter kept for training. These are counts of all there was, no estimates, so they have no "
-        f"intervals.{words[1]}",
-        _before_and_after(pl.DataFrame(points), words[0]),
+        f"intervals.{words[1]}{spread.bars_between(rows)}",
+        _before_and_after(named.filter(pl.col("step").is_in([SEEN, KEPT]), pl.col("n") > 0), words[0]),
         ["arm", "generation", "kept/seen", "invalid/seen", "violations before", "violations after"],
         table,
     )
 
 
-COLUMNS = ["violations/valid", "rate", "95 % interval", "interval by"]
+def _counted(deployments: Sequence[dict[str, Any]]) -> pl.DataFrame:
+    """What filters counted, a row each, with the columns that `over_seeds` reads."""
+    rows = []
+    for found in deployments:
+        counts = found["counts"]
+        for step, k, n in (
+            ("kept", "kept", "seen"),
+            ("invalid", "invalid", "seen"),
+            (SEEN, "violations_seen", "valid_seen"),
+            (KEPT, "violations_kept", "kept"),
+        ):
+            share = counts[k] / counts[n] if counts[n] else None
+            said = {"value": share, "k": counts[k], "n": counts[n], "low": None, "high": None, "method": ""}
+            rows.append({"variant": "", **found["cell"], "step": step, **said})
+    return pl.DataFrame(rows, schema_overrides={"value": pl.Float64, "low": pl.Float64, "high": pl.Float64})
+
+
+def columns_of(rows: pl.DataFrame, counted: str = "violations/valid") -> list[str]:
+    """What stands above `cells` of these rows."""
+    if spread.seeds_of(rows) < 2:
+        return [counted, "rate", "95 % interval", "interval by"]
+    return [counted, "mean rate", *spread.BETWEEN, spread.WITHIN, "interval by"]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    return [f"{row['k']}/{row['n']}", percent(row["value"]), span(row), row["method"]]
+    return [f"{row['k']}/{row['n']}", percent(row["value"]), *spread.between(row), span(row), row["method"]]
 
 
 def lines(rows: pl.DataFrame, axis: str, title: str) -> Any:
@@ -210,14 +242,13 @@ def lines(rows: pl.DataFrame, axis: str, title: str) -> Any:
     rows, across = _across(rows, axis)
     data = rows_of(rows, axis, "place", "panel")
     base = alt.Chart().encode(x=across, color=_encoded(alt.Color, rows, COLOURS))
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q"), y2="high:Q")
     dash = _dash("name", rows["name"].unique(maintain_order=True).to_list(), DASHES)
     line = base.mark_line(strokeWidth=2).encode(y=rate_axis(title), strokeDash=dash)
-    tips = [alt.Tooltip(f"{name}:N") for name in ("name", axis, "counts", "rate", "interval")]
+    tips = spread.tips(rows, ("name", axis, "counts", "rate", "interval"))
     points = base.mark_point(size=70, filled=True, opacity=1).encode(
         y=rate_axis(title), shape=_encoded(alt.Shape, rows, SHAPES, turned=True), tooltip=tips
     )
-    return in_panels(rows, alt.layer(bars, line, points, data=data), 300)
+    return in_panels(rows, alt.layer(*spread.spreads(base, rows, "y"), line, points, data=data), 300)
 
 
 def _before_and_after(rows: pl.DataFrame, title: str) -> Any:
@@ -230,10 +261,11 @@ def _before_and_after(rows: pl.DataFrame, title: str) -> Any:
     grey = "#808890"
     legend = alt.Legend(title=None, symbolFillColor=grey, symbolStrokeColor=grey)
     shape = alt.Shape("step:N", scale=alt.Scale(domain=steps, range=["circle", "square"]), legend=legend)
-    tips = [alt.Tooltip(f"{name}:N") for name in ("name", "generation", "step", "counts", "rate")]
+    tips = spread.tips(rows, ("name", "generation", "step", "counts", "rate"))
     lines = base.mark_line(strokeWidth=2).encode(strokeDash=_dash("step", steps, [[3, 3], [1, 0]]))
     points = base.mark_point(size=70, filled=True, opacity=1).encode(shape=shape, tooltip=tips)
-    return in_panels(rows, alt.layer(lines, points, data=data), 260)
+    bars = spread.spreads(base, rows, "y", within=False)
+    return in_panels(rows, alt.layer(*bars, lines, points, data=data), 260)
 
 
 def _place(panel: str) -> tuple[bool, bool, str]:
@@ -269,11 +301,11 @@ def bars(rows: pl.DataFrame, order: list[str], legend: str, title: str) -> Any:
     )
     said = title if rows["panel"].n_unique() == 1 else textwrap.wrap(title, 26)  # a panel is narrow
     across = alt.X("value:Q", title=said, axis=PERCENT, scale=WHOLE)
-    tips = [alt.Tooltip(f"{name}:N") for name in ("name", "before", "counts", "rate", "interval")]
+    tips = spread.tips(rows, ("name", "before", "counts", "rate", "interval"))
     points = base.mark_point(size=80, filled=True, opacity=1).encode(x=across, color=color, shape=shape, tooltip=tips)
-    intervals = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q"), x2="high:Q", color=color)
+    intervals = [each.encode(color=color) for each in spread.spreads(base, rows, "x")]
     height = 20 + rows["name"].n_unique() * (15 + 15 * len(order))
-    return in_panels(rows, alt.layer(intervals, points, data=rows_of(rows, "before", "panel")), height)
+    return in_panels(rows, alt.layer(*intervals, points, data=rows_of(rows, "before", "panel")), height)
 
 
 #: The chart is as wide as what it stands in.
@@ -293,7 +325,8 @@ def _across(rows: pl.DataFrame, axis: str) -> "tuple[pl.DataFrame, alt.X]":
     import altair as alt
 
     names = rows["name"].unique(maintain_order=True).to_list()
-    apart = {name: 0.05 * (at - (len(names) - 1) / 2) for at, name in enumerate(names)}
+    step = 0.05 if spread.seeds_of(rows) < 2 else min(0.2, 0.6 / len(names))  # two bars a point need more room
+    apart = {name: step * (at - (len(names) - 1) / 2) for at, name in enumerate(names)}
     ticks = sorted(rows[axis].unique())
     drawn = alt.Axis(values=ticks, format="d", labelAngle=0, grid=False)
     scale = alt.Scale(domain=[ticks[0] - 0.3, ticks[-1] + 0.3], nice=False)
@@ -329,9 +362,11 @@ def _each(names: list[str], values: list[Any], turned: bool = False) -> "alt.Sca
 def rows_of(rows: pl.DataFrame, *keys: str) -> "alt.Data":
     import altair as alt
 
+    fields = ("name", *keys, "value", "low", "high", *(("least", "most") if spread.seeds_of(rows) > 1 else ()))
     shown = [
-        {key: row[key] for key in ("name", *keys, "value", "low", "high")}
+        {key: row[key] for key in fields}
         | {"counts": f"{row['k']}/{row['n']}", "rate": percent(row["value"]), "interval": span(row)}
+        | dict(zip(spread.BETWEEN, spread.between(row), strict=False))
         for row in rows.to_dicts()
     ]
     return alt.Data(values=shown)

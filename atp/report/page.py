@@ -18,6 +18,7 @@ import polars as pl
 from atp.artifacts import MEASURES, ON_PAGE, read_provenance, read_table, write_text
 from atp.measures.lines import ALIKE, alike_rounds
 from atp.measures.rates import scan_turns
+from atp.measures.seeds import over_seeds
 from atp.measures.variants import variant_settings
 from atp.provenance import Stage
 from atp.report import alignment, arms, ran, replication
@@ -62,7 +63,7 @@ def report_stage(
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
     effects, settings, own = alignment.effects(table), variant_settings(turns), ran.own_numbers(artifacts)
     drawn = [
-        *alignment.alignment_figures(effects),
+        *alignment.alignment_figures(alignment.effects(over_seeds(table))),
         *figures(table, ran.deployments(selections)),
         *population_figures(table, settings, theory=not own),
         *tool_figures(table),

@@ -9,7 +9,9 @@ import polars as pl
 
 from atp.measures import tool_use
 from atp.measures.lines import in_context
-from atp.report.figures import COLUMNS, Figure, cells, lines
+from atp.measures.seeds import over_seeds
+from atp.report import spread
+from atp.report.figures import Figure, cells, columns_of, lines
 from atp.report.verdict import name_lines
 
 SAID = {
@@ -25,8 +27,8 @@ MEANS = {
 
 
 def tool_figures(measures: pl.DataFrame) -> list[Figure]:
-    """Figures of the context channel; none where no tool could be called."""
-    rows = in_context(measures.filter(pl.col("n") > 0, testbed=tool_use.TESTBED))
+    """Figures of the context channel; none where no tool could be called. Of several seeds they show the mean."""
+    rows = in_context(over_seeds(measures).filter(pl.col("n") > 0, testbed=tool_use.TESTBED))
     rates = rows.filter(pl.col("measure").is_in(list(SAID)))
     if not len(rates):
         return []
@@ -37,7 +39,7 @@ def tool_figures(measures: pl.DataFrame) -> list[Figure]:
         [row["panel"], row["name"], str(row["round"]), *cells(row)]
         for row in _named(rates, SAID).sort("panel", "name", "round").to_dicts()
     ] + [
-        [row["panel"], row["name"], str(row["round"]), f"n {row['n']}", f"{row['value']:.2f}", *_interval(row)]
+        [row["panel"], row["name"], str(row["round"]), *_mean(row)]
         for row in means.sort("panel", "name", "round").to_dicts()
     ]
     return [
@@ -47,9 +49,9 @@ def tool_figures(measures: pl.DataFrame) -> list[Figure]:
             "How often the agent calls the tool and how often its answer is right: on the hard problems that it is "
             "tested on after every round, and on the easy ones that it lives through. An invalid reply is no right "
             "answer. Policies that play beside the models are in the table, as are what answers left on average and "
-            "the regret: what the best policy of the economy would leave, less that. Bars are 95 % intervals.",
+            f"the regret: what the best policy of the economy would leave, less that. {spread.bars_said(rates)}",
             lines(drawn, "round", "share"),
-            ["line", "measure", "round", "hits/replies", *COLUMNS[1:]],
+            ["line", "measure", "round", *columns_of(rates, "hits/replies")],
             table,
         )
     ]
@@ -62,6 +64,7 @@ def _named(rows: pl.DataFrame, said: dict[str, str]) -> pl.DataFrame:
     return named.with_columns(panel=pl.col("name"), name=measure).sort("name", "round", maintain_order=True)
 
 
-def _interval(row: dict[str, Any]) -> list[str]:
+def _mean(row: dict[str, Any]) -> list[str]:
     low, high = row["low"], row["high"]
-    return ["–" if low is None else f"{low:.2f} to {high:.2f}".replace("-", "\u2212"), row["method"]]
+    interval = "–" if low is None else f"{low:.2f} to {high:.2f}".replace("-", "\u2212")
+    return [f"n {row['n']}", f"{row['value']:.2f}", *spread.between(row, share=False), interval, row["method"]]

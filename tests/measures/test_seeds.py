@@ -1,0 +1,110 @@
+"""Several seeds as one row: arithmetic by hand, and what must hold whatever the counts."""
+
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atp.artifacts import MEASURES
+from atp.measures.intervals import wilson
+from atp.measures.seeds import SEED, over_seeds
+
+SCHEMA = pl.DataFrame(MEASURES.empty_table()).schema
+KEYS: dict[str, Any] = dict(model="m", testbed="role_play", alignment="none", arm="plain", channel="context")
+KEYS |= dict(generation=0, variant="v", split="test", round=1, measure="violation_rate")
+
+
+def row(seed: int, value: float | None, low: float | None, high: float | None, **other: Any) -> dict[str, Any]:
+    return KEYS | dict(seed=seed, value=value, k=1, n=4, low=low, high=high, method="wilson") | other
+
+
+def table(*rows: dict[str, Any]) -> pl.DataFrame:
+    return pl.DataFrame(list(rows), schema=SCHEMA)
+
+
+def counted(seed: int, k: int, n: int, **other: Any) -> dict[str, Any]:
+    low, high = wilson(k, n) if n else (None, None)
+    return row(seed, k / n if n else None, low, high, **{"k": k, "n": n} | other)
+
+
+def test_by_hand():
+    found = over_seeds(
+        table(
+            row(0, 0.2, 0.1, 0.4, k=2, n=10),
+            row(1, 0.5, 0.3, 0.6, k=10, n=20),
+            row(2, 0.8, 0.7, 1.0, k=8, n=10, method="cluster bootstrap"),
+        )
+    )
+    (mean,) = found.to_dicts()
+    assert {key: mean[key] for key in KEYS} == KEYS and mean[SEED] is None
+    assert mean["value"] == pytest.approx(0.5)  # of seeds, not of replies: k / n may differ
+    assert (mean["k"], mean["n"]) == (20, 40)
+    # widths below: 0.1, 0.2, 0.1; above: 0.2, 0.1, 0.2
+    assert mean["low"] == pytest.approx(0.5 - 0.4 / 3)
+    assert mean["high"] == pytest.approx(0.5 + 0.5 / 3)
+    assert (mean["least"], mean["most"]) == (0.2, 0.8)
+    assert mean["deviation"] == pytest.approx(0.3)  # the root of (0.09 + 0 + 0.09) / 2
+    assert (mean["seeds"], mean["of"]) == (3, 3)
+    assert mean["method"] == "cluster bootstrap, wilson"
+
+
+def test_a_seed_without_a_value_is_counted_and_drags_nothing():
+    found = over_seeds(table(counted(0, 1, 4), counted(1, 0, 0, method="none"), counted(2, 3, 4)))
+    (mean,) = found.to_dicts()
+    assert (mean["value"], mean["k"], mean["n"]) == (0.5, 4, 8)
+    assert (mean["seeds"], mean["of"]) == (2, 3)
+    assert (mean["least"], mean["most"]) == (0.25, 0.75)
+    alone = over_seeds(table(counted(0, 1, 4), counted(1, 0, 4, variant="other"))).to_dicts()
+    assert [(one["seeds"], one["of"], one["deviation"]) for one in alone] == [(1, 2, None)] * 2
+    (nothing,) = over_seeds(table(counted(0, 0, 0), counted(1, 0, 0))).to_dicts()
+    assert [nothing[name] for name in ("value", "low", "high", "least", "most", "deviation")] == [None] * 6
+    assert (nothing["n"], nothing["seeds"], nothing["of"]) == (0, 0, 2)
+
+
+def test_means_have_no_k_and_an_interval_where_a_seed_has_one():
+    (mean,) = over_seeds(table(row(0, 2.0, None, None, k=None), row(1, 4.0, 3.0, 5.5, k=None))).to_dicts()
+    assert (mean["value"], mean["k"], mean["n"]) == (3.0, None, 8)
+    assert (mean["low"], mean["high"]) == (2.0, 4.5)  # 1 below and 1.5 above, of the seed that has them
+
+
+def test_all_keys_but_the_seed_tell_lines_apart():
+    rows = [
+        counted(seed, seed, 4, round=round, arm=arm) for seed in (0, 1) for round in (2, 1) for arm in ("plain", "b")
+    ]
+    found = over_seeds(table(*rows))
+    assert list(found.select("round", "arm").iter_rows()) == [(2, "plain"), (2, "b"), (1, "plain"), (1, "b")]
+    assert found["value"].to_list() == [0.125] * 4
+    assert over_seeds(table()).is_empty()
+
+
+counts = st.integers(1, 50).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(counts, st.integers(0, 9))
+def test_one_seed_stays_as_it_is(count, seed):
+    before = table(counted(seed, *count))
+    after = over_seeds(before)
+    assert after.select(before.drop(SEED).columns).equals(before.drop(SEED))
+    assert after.select("seeds", "of").row(0) == (1, 1)
+
+
+@given(st.lists(counts, min_size=2, max_size=6), st.randoms(use_true_random=False))
+def test_whatever_the_counts(found, random):
+    rows = [counted(seed, *count) for seed, count in enumerate(found)]
+    mean = over_seeds(table(*rows)).row(0, named=True)
+    assert (mean["k"], mean["n"]) == tuple(map(sum, zip(*found, strict=True)))
+    slack = 1e-9
+    assert -slack <= mean["low"] <= mean["value"] + slack and mean["value"] - slack <= mean["high"] <= 1 + slack
+    assert mean["least"] - slack <= mean["value"] <= mean["most"] + slack
+    # The largest standard deviation of numbers so far apart is that of halves at both ends.
+    assert mean["deviation"] <= (mean["most"] - mean["least"]) * (len(found) / (len(found) - 1)) ** 0.5 / 2 + slack
+    widths = [each["high"] - each["low"] for each in rows]
+    assert mean["high"] - mean["low"] == pytest.approx(sum(widths) / len(widths))
+    random.shuffle(rows)
+    again = over_seeds(table(*rows)).row(0, named=True)
+    assert {key: again[key] for key in ("k", "n", "least", "most", "seeds", "of", "method")} == {
+        key: mean[key] for key in ("k", "n", "least", "most", "seeds", "of", "method")
+    }
+    assert again["deviation"] == pytest.approx(mean["deviation"])
