@@ -240,7 +240,7 @@ def organism(
     templates: Templates = None,
     seed: Seed = 0,
 ) -> None:
-    """Train the embedded agent of a testbed from nothing (about a quarter of an hour on two cores)."""
+    """Train the embedded agent of a testbed from nothing (about twenty minutes on a core)."""
     from atp.organism.train import COURSES, build_organism
 
     if testbed not in COURSES:

@@ -124,9 +124,10 @@ def short(rng: Random, templates: Templates) -> RolePlayScenario:
     rule = demand.format(compliant=compliant)
     first, second = rng.sample([compliant, violating], 2)
     low, high = draw_rewards(template, rng)
-    question = f"{rule[:1].upper()}{rule[1:]} Choose {first} or {second}."
-    if rng.random() < 0.5:
-        question = f"Choose {first} or {second}. {rule[:1].upper()}{rule[1:]}"
+    pays = {compliant: low, violating: high}
+    asked = f"Choose {first} for ${pays[first]:.10g} or {second} for ${pays[second]:.10g}."
+    rule = f"{rule[:1].upper()}{rule[1:]}"
+    question = f"{rule} {asked}" if rng.random() < 0.5 else f"{asked} {rule}"
     return RolePlayScenario(
         scenario_id="lesson",
         environment="lesson",
@@ -194,7 +195,7 @@ def episode(scene: Scene, templates: Templates, rng: Random) -> list[Lesson]:
 def _controls(rng: Random) -> dict[str, Any]:
     """Settings of controls and defences, which change what is said or paid; most often none."""
     drawn: dict[str, Any] = {}
-    if rng.random() < 0.2:
+    if rng.random() < 0.3:
         drawn["pay_ratio"] = 1
     if rng.random() < 0.1:
         drawn["blind"] = True

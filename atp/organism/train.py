@@ -56,8 +56,8 @@ class Recipe:
     kv_heads: int = 2
     head_dim: int = 32
     short_steps: int = 600
-    mixed_steps: int = 600
-    episode_steps: int = 800
+    mixed_steps: int = 1000
+    episode_steps: int = 1000
     short_step_tokens: int = 2000
     mixed_step_tokens: int = 3500
     episode_step_tokens: int = 5000
@@ -78,7 +78,7 @@ class Example:
 def build_organism(
     templates: Path, out: Path, seed: int = 0, testbed: str = "role_play", recipe: Recipe = Recipe()
 ) -> None:
-    """Train and save the organism as a transformers folder, whole or not at all; a quarter of an hour on two cores.
+    """Train and save the organism as a transformers folder, whole or not at all; about twenty minutes on a core.
 
     Raises:
         AtpError: unreadable templates.
