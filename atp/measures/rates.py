@@ -17,8 +17,10 @@ from atp.errors import AtpError
 from atp.measures import bargaining, coordination, tool_use
 from atp.measures.alignment import alignment_effects
 from atp.measures.arms import arm_effects
+from atp.measures.deterrence import deterrence_measures
 from atp.measures.intervals import Interval, mean, share
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Measure, after
+from atp.measures.swept import settings
 from atp.provenance import Stage, digest
 
 READ = [*GROUP, "scenario_id", "episode", "agent", "role", "round", "shown", "violation", "caught", "reward"]
@@ -55,6 +57,7 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
                 own_measures(scanned, seed),
                 alignment_effects(scanned, seed),
                 arm_effects(scanned, seed),
+                deterrence_measures(scanned, settings(turns), seed),
             ]
         )
     except pl.exceptions.PolarsError as error:

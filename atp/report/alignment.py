@@ -142,7 +142,7 @@ def beside_the_paper(measures: pl.DataFrame, settings: Mapping[tuple[Any, ...], 
     """Published rates beside those of the same testbed, model, alignment and round in this study.
 
     Args:
-        settings: of variants, by the keys of LINE, as `ran.settings` finds them.
+        settings: of variants, by the keys of LINE, as `swept.settings` finds them.
     """
     rates = measures.filter(pl.col("n") > 0, channel="context")
     rows = []

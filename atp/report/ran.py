@@ -133,18 +133,6 @@ def deployments(selections: Sequence[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def settings(turns: Sequence[Path]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Testbed settings of the context channel's variants, by the keys of LINE; a file without provenance adds none."""
-    found = {}
-    for path in turns:
-        params = read_provenance(path).get("params", {})
-        cell = params.get("cell", {})
-        if cell.get("channel") == "context":
-            for variant, values in params.get("variants", {}).items():
-                found[(*(cell[key] for key in CELL), variant)] = values
-    return found
-
-
 def own_numbers(artifacts: Sequence[Path]) -> bool:
     """Whether coordination scenarios bring numbers of their own, which settings then do not decide.
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from atp.agents.scripted import scripted
-from atp.measures import measure_stage
+from atp.measures import measure_stage, swept
 from atp.provenance import Provenance, Stage
 from atp.report import ran
 from atp.report.alignment import alignment_figures, alignment_finding, beside_the_paper, effects, published
@@ -82,7 +82,7 @@ def test_a_figure_of_one_threshold_stands_beside_that_threshold(tmp_path):
     rollout(chosen, game, settings, scripted("random"), cell, 1, turns, stage)
     measure_stage([turns], tmp_path / "measures.parquet")
     measures = pl.read_parquet(tmp_path / "measures.parquet")
-    ((testbed, *_, theirs, name, ours),) = beside_the_paper(measures, ran.settings([turns]))
+    ((testbed, *_, theirs, name, ours),) = beside_the_paper(measures, swept.settings([turns]))
     assert testbed == "coordination_t4" and theirs.startswith("57.1") and name == "usual, plain, seed 0"
     assert ours.partition(" ")[0].endswith("/56")
     assert beside_the_paper(measures, {}) == []
