@@ -47,7 +47,9 @@ CHANGES = {
     "training/fsdp.yaml": {"pairs", "align", "finetune"},  # a file beside a module counts as its own
     "alignment/pairs.py": {"pairs"},
     "measures/intervals.py": {"measure", "report"},
+    "measures/deterrence.py": {"measure", "report"},
     "report/page.py": {"report"},
+    "report/phase.py": {"report"},
     "cli.py": set(),
     "config.py": set(),
     "organism/train.py": set(),

@@ -17,6 +17,8 @@ from atp.testbeds.role_play import RolePlaySettings
 
 #: What theory goes by, and so what names a panel.
 PRICES = ("pay_ratio", "penalty")
+#: How a crossing's interval is found, where it has one.
+BOOTSTRAP = "cluster bootstrap"
 
 
 def deterrence_figures(measures: pl.DataFrame, settings: Settings) -> list[Figure]:
@@ -33,7 +35,9 @@ def deterrence_figures(measures: pl.DataFrame, settings: Settings) -> list[Figur
         inside = _holds(last)
         if inside is not None:
             held.setdefault(last["name"], []).append(inside)
-        crosses = f"{percent(last['at'])} ({percent(last['at_low'])} to {percent(last['at_high'])})"
+        crosses = percent(last["at"])
+        if last["crossing"] == BOOTSTRAP:
+            crosses += f" ({percent(last['at_low'])} to {percent(last['at_high'])})"
         said = [crosses, percent(last["theory"]), {True: "yes", False: "no", None: "–"}[inside]]
         table += [[*_place(row), *cells(row), "", "", ""] for row in before]
         table.append([*_place(last), *cells(last), *said])
@@ -80,7 +84,7 @@ def _chart(rows: pl.DataFrame) -> Any:
 
     once = pl.col(AUDIT) == pl.col(AUDIT).min().over("panel_of", "name")
     first, last = rows[AUDIT].min(), rows[AUDIT].max()  # an end that is None lies beyond them
-    bounded = once & (pl.col("at_low").is_not_null() | pl.col("at_high").is_not_null())
+    bounded = once & (pl.col("crossing") == BOOTSTRAP)
     drawn = rows.with_columns(
         theory=pl.when(once).then("theory"),
         at=pl.when(once).then("at"),
@@ -116,6 +120,6 @@ def _place(row: Mapping[str, Any]) -> list[str]:
 def _holds(row: Mapping[str, Any]) -> bool | None:
     """Whether p* lies in the crossing's interval, whose open ends hold all that is beyond; None without either."""
     low, high, theory = row["at_low"], row["at_high"], row["theory"]
-    if theory is None or (low is None and high is None):
+    if theory is None or row["crossing"] != BOOTSTRAP:
         return None
     return bool((low is None or low <= theory) and (high is None or theory <= high))

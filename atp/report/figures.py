@@ -300,7 +300,7 @@ def _across(rows: pl.DataFrame, axis: str) -> "tuple[pl.DataFrame, alt.X]":
     whole = rows.schema[axis].is_integer()
     gap = 1.0 if whole else min((after - before for before, after in pairwise(ticks)), default=1.0)
     apart = {name: 0.05 * gap * (at - (len(names) - 1) / 2) for at, name in enumerate(names)}
-    drawn = alt.Axis(values=ticks, format="d" if whole else "~g", labelAngle=0, grid=False)
+    drawn = alt.Axis(values=ticks, format="d" if whole else ".3~g", labelAngle=0, grid=False)
     scale = alt.Scale(domain=[ticks[0] - 0.3 * gap, ticks[-1] + 0.3 * gap], nice=False)
     placed = rows.with_columns(place=pl.col(axis) + pl.col("name").replace_strict(apart, return_dtype=pl.Float64))
     return placed, alt.X("place:Q", title=axis.replace("_", " "), axis=drawn, scale=scale)
