@@ -273,6 +273,20 @@ def measure(turns: Annotated[list[Path], typer.Argument(help="turns.parquet file
 
 
 @app.command()
+def phase(
+    study: Annotated[Path, typer.Argument(help="folder of a study's results, such as results/deterrence")],
+    across: Annotated[str, typer.Option(help="setting from left to right, of those that the study varies")],
+    up: Annotated[str, typer.Option(help="setting from below to above")],
+    out: Annotated[Path, typer.Option(help="SVG file to write")],
+    measure: Annotated[str, typer.Option(help="measure to draw, at each variant's last round")] = "violation_rate",
+) -> None:
+    """Draw a measure over two settings that a study varies, with theory's line where there is one."""
+    from atp.report.phase import phase_stage
+
+    phase_stage(study, measure, across, up, out)
+
+
+@app.command()
 def show(
     turns: Annotated[Path, typer.Argument(help="turns.parquet")],
     episode: Annotated[str | None, typer.Option(help="print this episode's transcript instead")] = None,

@@ -48,6 +48,9 @@ OF_TURN = [field.name for field in fields(Turn) if field.name in TURNS.names and
 
 #: The one shard of one.
 WHOLE = (1, 1)
+#: Rounds that all prompts of a batch together may show, which are kept to its end: about a gigabyte, where a column's
+#: texts must stay below two.
+MOST_SHOWN = 400_000
 #: Round, agent and step of a prompt -> its sampling seed.
 Seeds = dict[tuple[int, int, int], int]
 
@@ -205,7 +208,8 @@ def play(
     A shard is a run of whole batches: its turns are those that the whole rollout would have there.
     """
     players = max(testbed.players(each.scenario, each.settings) for each in episodes)
-    size = max(1, agent.batch // players)
+    shown = players * max(map(_shown, {id(each.settings): each.settings for each in episodes}.values()))
+    size = max(1, min(agent.batch // players, MOST_SHOWN // shown))
     every = [episodes[start : start + size] for start in range(0, len(episodes), size)]
     batches = every[(part[0] - 1) * len(every) // part[1] : part[0] * len(every) // part[1]]
     total = sum(map(len, batches))
@@ -229,6 +233,11 @@ def play(
         spent = {name: float(pc.sum(turns[name], min_count=0).as_py()) for name in TOKENS}
         counts = {"episodes": total, "resumed_episodes": resumed, "decisions": len(turns)}
         write_table(turns, out, stage.provenance(**counts, **spent))
+
+
+def _shown(settings: Settings) -> int:
+    """Rounds that a player's prompts of an episode show in all: each its own, and those before that it remembers."""
+    return sum(1 + min(settings.window, before) for before in range(settings.rounds))
 
 
 @contextmanager

@@ -52,6 +52,8 @@ CHANGES = {
     "report/page.py": {"report"},
     "report/paper.csv": {"report"},
     "report/replication.py": {"report"},
+    "measures/deterrence.py": {"measure", "report"},
+    "report/phase.py": {"report"},
     "cli.py": set(),
     "config.py": set(),
     "organism/train.py": set(),

@@ -106,6 +106,17 @@ def test_a_turn_is_the_same_in_any_company(tmp_path):
     assert len(set().union(*seeds.values())) == 7 * 2 * 4  # and nothing else does
 
 
+def test_a_batch_holds_no_more_prompts_than_fit(tmp_path, monkeypatch):
+    """Prompts of four rounds show 1, 2, 3 and 4 rounds: 10 an episode, so that 32 hold three episodes."""
+    turns = play(tmp_path / "turns.parquet", Player(batch=2048))
+    monkeypatch.setattr("atp.rollout.MOST_SHOWN", 32)
+    agent = Player(batch=2048)
+    assert play(tmp_path / "small.parquet", agent).equals(turns)
+    assert agent.conversations[0] == [0, 1, 2] and agent.started == 10  # 28 episodes
+    monkeypatch.setattr("atp.rollout.MOST_SHOWN", 1)
+    assert len(play(tmp_path / "least.parquet", Player(batch=2048), SCENARIOS[:1], samples=1)) == 8
+
+
 def test_a_killed_rollout_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
     out = tmp_path / "turns.parquet"
     undisturbed = play(tmp_path / "undisturbed.parquet", Player(batch=5))

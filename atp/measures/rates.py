@@ -17,13 +17,14 @@ from atp.errors import AtpError
 from atp.measures import bargaining, coordination, tool_use
 from atp.measures.alignment import alignment_effects
 from atp.measures.arms import arm_effects
+from atp.measures.deterrence import deterrence_measures
 from atp.measures.intervals import Interval, mean, share
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Measure, after
 from atp.measures.populations import population_measures
 from atp.measures.reinforcement import recollude, reinforcement
 from atp.measures.reset import reset_effects
+from atp.measures.swept import settings
 from atp.measures.tipping_lines import tipping_measures
-from atp.measures.variants import variant_settings
 from atp.provenance import Stage, digest
 
 READ = [*GROUP, "scenario_id", "episode", "agent", "role", "round", "shown", "violation", "caught", "reward"]
@@ -65,7 +66,8 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
                 reinforcement(scanned, seed),
                 recollude(scanned, seed),
                 population_measures(scanned, seed),
-                reset_effects(scanned, {channel: variant_settings(turns, channel) for channel in CHANNELS}, seed),
+                reset_effects(scanned, {channel: settings(turns, channel) for channel in CHANNELS}, seed),
+                deterrence_measures(scanned, settings(turns), seed),
             ]
         )
     except pl.exceptions.PolarsError as error:

@@ -1,7 +1,7 @@
 """Figures of games with several players: coordination over its grid, beside theory, after success; bargaining by side.
 
-Knows measures and the settings of variants; knows no turns. Settings are held by the keys of LINE, as
-`variant_settings` finds them. To collude is what these figures count, whichever decision a scenario calls a violation.
+Knows measures and the settings of variants; knows no turns. Settings are held by the keys of LINE, as `swept.settings`
+finds them. To collude is what these figures count, whichever decision a scenario calls a violation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +15,7 @@ from atp.measures import bargaining, coordination
 from atp.measures.chain import chain_of, expected_share, tipping_threshold
 from atp.measures.lines import LINE, in_context
 from atp.measures.seeds import SEED, over_seeds
+from atp.measures.swept import Settings, is_number, of_all_seeds
 from atp.report import spread
 from atp.report.figures import (
     COLOURS,
@@ -29,20 +30,17 @@ from atp.report.figures import (
     rate_axis,
     rows_of,
 )
-from atp.report.verdict import name_lines, percent
+from atp.report.heat import Axis, heat_map
+from atp.report.verdict import name_lines, percent, span
 from atp.testbeds.bargaining import BargainingSettings
 from atp.testbeds.coordination import CoordinationSettings
-
-Settings = Mapping[tuple[Any, ...], Mapping[str, Any]]
 
 THEORY = "scripted:best_response"
 AFTER = {coordination.AFTER_SUCCESS: "a collective success", coordination.AFTER_FAILURE: "a collective failure"}
 #: Settings that are the axes of the grid.
 AXES = ("threshold", "high", "normal")
-#: From white paper to a brown that white text can be read on; printed in grey it darkens all the way.
-SEQUENTIAL = ["#fbf3ec", "#f2c199", "#e08a45", "#b85000", "#6e2f00"]
-#: More cells than this hold no text.
-FEW = 24
+#: Numbers of the game that this grid shows; where others are varied, phase diagrams (`report.phase`) show all.
+PAYS = (*AXES, "low")
 COLLUDED = "colluded/valid"
 
 
@@ -57,7 +55,7 @@ def population_figures(measures: pl.DataFrame, settings: Settings, theory: bool 
     measures = over_seeds(measures).filter(*counted)
     games = measures.filter(testbed=coordination.TESTBED)
     rates = in_context(games.filter(measure=coordination.COLLUSION))
-    settings = {(*key[:_SEED], None, *key[_SEED + 1 :]): values for key, values in settings.items()}
+    settings = of_all_seeds(settings)
     found = [
         _grid(rates, settings),
         _theory(rates, settings, each_seed) if theory else None,
@@ -66,10 +64,6 @@ def population_figures(measures: pl.DataFrame, settings: Settings, theory: bool 
         _sides(measures.filter(testbed=bargaining.TESTBED), settings),
     ]
     return [figure for figure in found if figure is not None]
-
-
-#: Where the seed stands in the keys of LINE.
-_SEED = LINE.index(SEED)
 
 
 def _last(rows: pl.DataFrame) -> pl.DataFrame:
@@ -90,21 +84,34 @@ def _grid(rates: pl.DataFrame, settings: Settings) -> Figure | None:
     rest = [game.model_dump(exclude=set(AXES)) for game in played]
     apart = [key for key in LINE if key != "variant" and len({row[key] for row in rows}) > 1]
     differ = [key for key in (rest[0] if rest else ()) if _differs(key, rows, rest, apart)]
+    if any(is_number(rest[0][key]) and key not in PAYS for key in differ):
+        return None
     drawn = []
     for row, game, (place, pay), others in zip(rows, played, across, rest, strict=True):
         named = [str(row[key]) for key in apart]
         named += [f"{key} {others[key]}" for key in differ]
         where = {"panel": ", ".join(named), "threshold": game.threshold, "place": place, "pay": pay}
-        drawn.append({**row, "name": row["variant"], **where})
+        drawn.append({**row, **where, "counts": f"{row['k']}/{row['n']}", "rate": percent(row["value"])})
     drawn.sort(key=lambda row: (row["panel"], row["threshold"], row["place"]))
     table = [[row["panel"], str(row["threshold"]), row["pay"], str(row["round"]), *cells(row)] for row in drawn]
+    pays = [pay for _, pay in sorted(set(across))]
+    thresholds = sorted({row["threshold"] for row in drawn})
+    placed = [
+        {**row, "x": pays.index(row["pay"]), "y": thresholds.index(row["threshold"]), "interval": span(row)}
+        for row in drawn
+    ]
     return Figure(
         "collusion_grid",
         "Collusion in the last round, over threshold and pay",
         "How many of the players collude in the last round, by how many must for collusion to succeed (threshold), and "
         "by what a success pays beside what an independent player is paid without one (their ratio, or both where that "
         f"does not tell them apart). Counts are over games, players and samples; {spread.in_table(rates)}",
-        _heat_map(pl.DataFrame(drawn, infer_schema_length=None)),
+        heat_map(
+            pl.DataFrame(placed),
+            Axis("high / normal", pays),
+            Axis("threshold", [str(threshold) for threshold in thresholds]),
+            "collusion rate",
+        ),
         ["played by", "threshold", "high / normal", "round", *columns_of(rates, COLLUDED)],
         table,
     )
@@ -130,33 +137,6 @@ def _differs(key: str, rows: Sequence[dict[str, Any]], rest: Sequence[dict[str, 
     return any(len(each) > 1 for each in values.values())
 
 
-def _heat_map(rows: pl.DataFrame) -> Any:
-    import altair as alt
-
-    thresholds = sorted(rows["threshold"].unique())
-    pays = rows.sort("place")["pay"].unique(maintain_order=True).to_list()
-    data = rows_of(rows, "panel", "threshold", "pay")
-    apart = alt.Scale(paddingInner=0.03)
-    level = alt.Axis(labelAngle=0)
-    base = alt.Chart().encode(
-        x=alt.X("pay:O", title="high / normal", sort=pays, scale=apart, axis=level),
-        y=alt.Y("threshold:O", title="threshold", sort=thresholds[::-1], scale=apart),
-    )
-    scale = alt.Scale(domain=[0, 1], range=SEQUENTIAL)
-    legend = alt.Legend(title="collusion rate", format="%", tickCount=5, gradientLength=200)
-    tips = spread.tips(rows, ("panel", "threshold", "pay", "counts", "rate", "interval"))
-    layers = [base.mark_rect().encode(color=alt.Color("value:Q", scale=scale, legend=legend), tooltip=tips)]
-    if len(pays) * len(thresholds) <= FEW and len(pays) <= 4:
-        ink = alt.condition("datum.value > 0.6", alt.value("#ffffff"), alt.value("#1b1f24"))
-        layers += [
-            base.mark_text(fontSize=size, dy=dy, tooltip=None).encode(text=f"{text}:N", color=ink)
-            for text, size, dy in (("rate", 13, -8), ("counts", 11, 9))
-        ]
-    chart = in_panels(rows, alt.layer(*layers, data=data), 60 + 46 * len(thresholds))
-    one_narrow = rows["panel"].n_unique() == 1 and len(pays) < 3
-    return chart.properties(width=150 * len(pays), autosize="pad") if one_narrow else chart
-
-
 def _theory(rates: pl.DataFrame, settings: Settings, each_seed: pl.DataFrame) -> Figure | None:
     rows = rates.filter(pl.col("model").str.split(":").list.head(2).list.join(":") == THEORY)
     points, table, tips, order = [], [], {}, []
@@ -167,7 +147,7 @@ def _theory(rates: pl.DataFrame, settings: Settings, each_seed: pl.DataFrame) ->
         game = CoordinationSettings(**values) if values is not None else None
         if game is None or not game.window:  # without memory the policy has nothing to answer
             continue
-        chain = chain_of(game, _temperature(first["model"]))
+        chain = chain_of(game, temperature(first["model"]))
         expected = expected_share(chain, game.rounds)
         tips[first["name"]] = tip = tipping_threshold(chain)
         panel = f"{first['name']}: {'never tips' if tip is None else f'tips at {tip}'}"
@@ -201,8 +181,10 @@ def _theory(rates: pl.DataFrame, settings: Settings, each_seed: pl.DataFrame) ->
     )
 
 
-def _temperature(model: str) -> float:
-    given = model.removeprefix(THEORY).removeprefix(":")
+def temperature(model: str) -> float:
+    """That of a best responder; of any other player the one that the policy has by default."""
+    name, _, given = model.partition(f"{THEORY}:")
+    given = "" if name else given
     return float(given or signature(best_response).parameters["temperature"].default)
 
 

@@ -6,6 +6,7 @@ Colours of Okabe and Ito (2008), with dashes and shapes beside them, so that lin
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -235,12 +236,14 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [f"{row['k']}/{row['n']}", percent(row["value"]), *spread.between(row), span(row), row["method"]]
 
 
-def lines(rows: pl.DataFrame, axis: str, title: str) -> Any:
-    """Rates with intervals along an axis, a line for each name, one over the other."""
+def lines(rows: pl.DataFrame, axis: str, title: str, over: Sequence[Any] = (), keys: Sequence[str] = ()) -> Any:
+    """Rates with intervals along an axis, a line for each name, one over the other, and over them layers of the same
+    rows, which have the columns `keys` for them.
+    """
     import altair as alt
 
     rows, across = _across(rows, axis)
-    data = rows_of(rows, axis, "place", "panel")
+    data = rows_of(rows, axis, "place", "panel", *keys)
     base = alt.Chart().encode(x=across, color=_encoded(alt.Color, rows, COLOURS))
     dash = _dash("name", rows["name"].unique(maintain_order=True).to_list(), DASHES)
     line = base.mark_line(strokeWidth=2).encode(y=rate_axis(title), strokeDash=dash)
@@ -248,7 +251,7 @@ def lines(rows: pl.DataFrame, axis: str, title: str) -> Any:
     points = base.mark_point(size=70, filled=True, opacity=1).encode(
         y=rate_axis(title), shape=_encoded(alt.Shape, rows, SHAPES, turned=True), tooltip=tips
     )
-    return in_panels(rows, alt.layer(*spread.spreads(base, rows, "y"), line, points, data=data), 300)
+    return in_panels(rows, alt.layer(*spread.spreads(base, rows, "y"), line, points, *over, data=data), 300)
 
 
 def _before_and_after(rows: pl.DataFrame, title: str) -> Any:
@@ -325,13 +328,15 @@ def _across(rows: pl.DataFrame, axis: str) -> "tuple[pl.DataFrame, alt.X]":
     import altair as alt
 
     names = rows["name"].unique(maintain_order=True).to_list()
-    step = 0.05 if spread.seeds_of(rows) < 2 else min(0.2, 0.6 / len(names))  # two bars a point need more room
-    apart = {name: step * (at - (len(names) - 1) / 2) for at, name in enumerate(names)}
     ticks = sorted(rows[axis].unique())
-    drawn = alt.Axis(values=ticks, format="d", labelAngle=0, grid=False)
-    scale = alt.Scale(domain=[ticks[0] - 0.3, ticks[-1] + 0.3], nice=False)
+    whole = rows.schema[axis].is_integer()
+    gap = 1.0 if whole else min((after - before for before, after in pairwise(ticks)), default=1.0)
+    step = 0.05 if spread.seeds_of(rows) < 2 else min(0.2, 0.6 / len(names))  # two bars a point need more room
+    apart = {name: step * gap * (at - (len(names) - 1) / 2) for at, name in enumerate(names)}
+    drawn = alt.Axis(values=ticks, format="d" if whole else ".3~g", labelAngle=0, grid=False)
+    scale = alt.Scale(domain=[ticks[0] - 0.3 * gap, ticks[-1] + 0.3 * gap], nice=False)
     placed = rows.with_columns(place=pl.col(axis) + pl.col("name").replace_strict(apart, return_dtype=pl.Float64))
-    return placed, alt.X("place:Q", title=axis, axis=drawn, scale=scale)
+    return placed, alt.X("place:Q", title=axis.replace("_", " "), axis=drawn, scale=scale)
 
 
 def _encoded(channel: Any, rows: pl.DataFrame, values: list[Any], turned: bool = False) -> Any:

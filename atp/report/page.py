@@ -16,14 +16,16 @@ from typing import Any
 import polars as pl
 
 from atp.artifacts import MEASURES, ON_PAGE, read_provenance, read_table, write_text
+from atp.measures import swept
 from atp.measures.lines import ALIKE, alike_rounds
 from atp.measures.rates import scan_turns
 from atp.measures.seeds import over_seeds
-from atp.measures.variants import variant_settings
 from atp.provenance import Stage
 from atp.report import alignment, arms, ran, replication
 from atp.report.coordination import population_figures
+from atp.report.deterrence import deterrence_figures
 from atp.report.figures import VIOLATION, figures, svg
+from atp.report.phase import phase_figures
 from atp.report.tool_use import tool_figures
 from atp.report.transcripts import transcripts
 from atp.report.verdict import findings, invalid_words
@@ -61,11 +63,13 @@ def report_stage(
     # Of its inputs only the measures are digested, whose own are the turns: adapters may be many gigabytes.
     stage = Stage("report", __name__, {"study": study, "organism": organism}, [measures])
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
-    effects, settings, own = alignment.effects(table), variant_settings(turns), ran.own_numbers(artifacts)
+    effects, settings, own = alignment.effects(table), swept.settings(turns), ran.own_numbers(artifacts)
     drawn = [
         *alignment.alignment_figures(alignment.effects(over_seeds(table))),
         *figures(table, ran.deployments(selections)),
         *population_figures(table, settings, theory=not own),
+        *deterrence_figures(table, settings),
+        *phase_figures(table, settings, theory=not own),
         *tool_figures(table),
     ]
     made = [read_provenance(path) for path in (*artifacts, *turns, *selections, *pairs, *adapters, measures)]

@@ -108,7 +108,7 @@ def replication(
     A difference is in percentage points, its interval that of `intervals.apart`.
 
     Args:
-        settings: of variants, by the keys of LINE, as `variant_settings` finds them.
+        settings: of variants, by the keys of LINE, as `swept.settings` finds them.
         own_numbers: whether coordination's scenarios bring numbers of their own, as `ran.own_numbers` finds it.
     """
     models = {value.model.lower() for value in published()}

@@ -7,9 +7,8 @@ import polars as pl
 import pytest
 
 from atp.agents.scripted import scripted
-from atp.measures import measure_stage
+from atp.measures import measure_stage, swept
 from atp.measures.chain import chain_of, expected_share, tipping_threshold
-from atp.measures.variants import variant_settings
 from atp.provenance import Provenance, Stage
 from atp.report import ran, report_stage
 from atp.report.coordination import population_figures
@@ -69,7 +68,7 @@ def measures(folder) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def drawn(folder, measures) -> dict[str, Figure]:
-    return {figure.name: figure for figure in population_figures(measures, variant_settings(turns(folder)))}
+    return {figure.name: figure for figure in population_figures(measures, swept.settings(turns(folder)))}
 
 
 def test_the_grid_holds_the_last_round_of_every_variant(drawn, measures):
@@ -88,7 +87,7 @@ def test_the_grid_holds_the_last_round_of_every_variant(drawn, measures):
 
 def test_no_grid_without_a_sweep_of_threshold_or_pay(folder, measures):
     one = measures.filter((pl.col("testbed") != "coordination") | (pl.col("variant") == next(iter(GRID))))
-    names = [figure.name for figure in population_figures(one, variant_settings(turns(folder)))]
+    names = [figure.name for figure in population_figures(one, swept.settings(turns(folder)))]
     assert "collusion_grid" not in names and "theory_beside_simulation" in names
 
 
@@ -114,7 +113,7 @@ def test_theory_stands_beside_what_was_simulated(drawn):
 
 
 def test_theory_knows_settings_numbers_only(folder, measures):
-    names = [each.name for each in population_figures(measures, variant_settings(turns(folder)), theory=False)]
+    names = [each.name for each in population_figures(measures, swept.settings(turns(folder)), theory=False)]
     assert "theory_beside_simulation" not in names and "collusion_grid" in names
     scenarios = folder / "coordination.scenarios.parquet"
     assert not ran.own_numbers([scenarios, folder / "role_play.scenarios.parquet"])

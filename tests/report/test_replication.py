@@ -15,9 +15,8 @@ from atp import plan
 from atp.agents.scripted import scripted
 from atp.artifacts import MEASURES, write_table
 from atp.config import read_models, read_study
-from atp.measures import measure_stage
+from atp.measures import measure_stage, swept
 from atp.measures.intervals import wilson
-from atp.measures.variants import variant_settings
 from atp.provenance import Provenance, Stage
 from atp.report import report_stage
 from atp.report.replication import NOT_RUN, OWN_NUMBERS, published, replication
@@ -134,7 +133,7 @@ def test_a_value_of_one_threshold_stands_beside_that_threshold(tmp_path):
     templates = read_templates("config/templates/coordination.yaml", CoordinationTemplate)
     chosen = generate(templates, coordination.instantiate, 0, 7, 0)
     measures, turns = played(tmp_path, "coordination", "dpo", chosen, "random", variants)
-    settings = variant_settings([turns])
+    settings = swept.settings([turns])
     (row,) = by_value(replication(measures, settings))["coordination_t4, Qwen3-8B, collusion_rate", "dpo, round 1"]
     assert row[:2] == ["57.1\xa0% (32/56, 44.1 to 69.2\xa0%)", "usual (plain, seed 0)"] and "/56, " in row[2]
     unknown, own = replication(measures, {}), replication(measures, settings, own_numbers=True)
