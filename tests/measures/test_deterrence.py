@@ -1,6 +1,5 @@
 """Deterrence: theory and crossings by hand, and bandits that meet theory."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,9 @@ from hypothesis import strategies as st
 
 from atp.agents import load_agent
 from atp.artifacts import CELL as CELL_KEYS
-from atp.artifacts import read_table
-from atp.measures import measure_stage, swept
+from atp.measures import swept
 from atp.measures.deterrence import AUDIT, DETERRED_AT, LATE_RATE, crossing, deterrence_measures, deterring, gain
+from atp.measures.rates import scan_turns
 from atp.measures.shapes import count
 from atp.provenance import Stage
 from atp.rollout import Cell, rollout
@@ -121,7 +120,7 @@ def scenarios() -> list[RolePlayScenario]:
 
 @pytest.fixture(scope="module")
 def bandits(scenarios, tmp_path_factory) -> pl.DataFrame:
-    """Where two bandits are deterred: one that keeps exploring, and a greedy one; measured as a study's are."""
+    """Where two bandits are deterred: one that keeps exploring, and a greedy one."""
     folder, files = tmp_path_factory.mktemp("bandits"), []
     variants = {
         f"penalty={penalty} {p}": {
@@ -137,8 +136,7 @@ def bandits(scenarios, tmp_path_factory) -> pl.DataFrame:
         stage = Stage("rollout", "atp.rollout", {"cell": vars(cell), "variants": variants})
         files.append(folder / f"{len(files)}.parquet")
         rollout(scenarios, testbed, settings, load_agent(name, None), cell, 2, files[-1], stage)
-    measure_stage(files, folder / "measures.parquet")
-    return pl.DataFrame(read_table(Path(folder / "measures.parquet"))).filter(measure=DETERRED_AT)
+    return deterrence_measures(scan_turns(files), swept.settings(files), seed=0).filter(measure=DETERRED_AT)
 
 
 @pytest.mark.parametrize("penalty", [0, 1])
