@@ -203,7 +203,7 @@ def verdict(counts: Counts, seed: int, bound: float = BOUND, resamples: int = RE
     Order Restricted Statistical Inference, theorem 2.3.1).
 
     - neither: flat if each rate is shown to lie within `bound` of the rate of all (an intersection-union test, Berger
-      1982, Technometrics 24:295), else undecided;
+      1982, Technometrics 24:295) and `drift_slope` is not shown to differ from 1, else undecided;
     - both: recovery if the line begins and ends lower than half-way up its largest rise, else undecided;
     - one of them, and of the other no hint at HINT: tipping if MOST of the change is in one step, and a trend is
       rejected for a step (`change_point`) or is itself so steep that NEARLY_ALL of its change is in one; drift if a
@@ -247,7 +247,12 @@ def _level(counts: Counts, bound: float, seed: int, resamples: int) -> tuple[str
             ends = list(np.quantile(apart[:, at], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
         widest = max(widest, *map(abs, ends))
     why = f"no rise and no fall shown; rates lie within {100 * widest:.1f} points of {_percent(rate)}"
-    return (FLAT, why) if widest <= bound else (UNDECIDED, f"{why}, and {100 * bound:.0f} is what flat may be")
+    if widest > bound:
+        return UNDECIDED, f"{why}, and {100 * bound:.0f} is what flat may be"
+    slope = drift_slope(counts)
+    if slope.low is not None and slope.high is not None and not slope.low <= 1 <= slope.high:
+        return UNDECIDED, f"{why}, but an odds ratio of {slope.value:.2f} a round is"
+    return FLAT, why
 
 
 def _there_and_back(rates: np.ndarray) -> tuple[str, str]:
@@ -276,6 +281,8 @@ def _one_way(counts: Counts, seed: int, resamples: int) -> tuple[str, str]:
             return TIPPING, said
         return DRIFT if part.high is not None and part.high < MOST else UNDECIDED, said
     steep = float(_steepest(trend(rates, counts.weights, counts.positions)[0])) >= NEARLY_ALL
+    if steep:
+        said += "; the trend is so steep that it is a step"
     if (p_step <= ALPHA or steep) and sharp >= MOST:
         return TIPPING, said
     return DRIFT if p_trend <= ALPHA and not steep else UNDECIDED, said

@@ -78,9 +78,9 @@ def emptied(measures: pl.DataFrame) -> list[list[Cell]]:
     rows = []
     for row in named.sort("name", "generation").to_dicts():
         line = {key: row[key] for key in (*LINE, "channel")}
-        points = ((0, 1), (row["generation"], row["round"] - 1), (row["generation"], row["round"]))
-        told = [rates.filter(**line, generation=g, round=round).row(0, named=True) for g, round in points]
-        rows.append([(row["name"], ""), *map(_share, told), _points(row)])
+        places = ((0, 1), (row["generation"], row["round"] - 1), (row["generation"], row["round"]))
+        told = [rates.filter(**line, generation=g, round=round).row(0, named=True) for g, round in places]
+        rows.append([(row["name"], ""), *map(_share, told), points(row)])
     return rows
 
 
@@ -89,7 +89,7 @@ def _survives(arm: str, rows: Mapping[str, dict[str, Any]]) -> list[Cell]:
     if arms.CHANGE_LEFT in rows:
         left = _share(rows[arms.CHANGE_LEFT])
     rates = [_share(rows[measure] | {"low": None}) for measure in (arms.BEGIN, arms.END)]
-    return [(arm, ""), *rates, _points(rows.get(arms.CHANGE)), _points(rows.get(arms.REMOVED)), left]
+    return [(arm, ""), *rates, points(rows.get(arms.CHANGE)), points(rows.get(arms.REMOVED)), left]
 
 
 def _costs(
@@ -101,7 +101,7 @@ def _costs(
     return [
         (arm, ""),
         _share(rows[arms.END]),
-        _points(rows.get(arms.DIFFERENCE)),
+        points(rows.get(arms.DIFFERENCE)),
         (said, ""),
         _share(given_up) if given_up else ("–", ""),
         *((time, "") for time in times),
@@ -115,7 +115,7 @@ def _share(row: dict[str, Any]) -> Cell:
     return _minus(percent(row["value"]), detail)
 
 
-def _points(row: dict[str, Any] | None) -> Cell:
+def points(row: dict[str, Any] | None) -> Cell:
     """A difference of rates in percentage points."""
     if row is None:
         return ("–", "")

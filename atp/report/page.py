@@ -21,7 +21,7 @@ from atp.measures.lines import ALIKE, alike_rounds
 from atp.measures.rates import scan_turns
 from atp.measures.seeds import over_seeds
 from atp.provenance import Stage
-from atp.report import alignment, arms, ran, replication
+from atp.report import alignment, arms, change, ran, replication
 from atp.report.coordination import population_figures
 from atp.report.deterrence import deterrence_figures
 from atp.report.figures import VIOLATION, figures, svg
@@ -90,6 +90,9 @@ def report_stage(
         yields=ran.yields(pairs, out.parent),
         invalid=invalid_words(table),
         violations="".join(VIOLATION[testbed][1] for testbed in sorted(set(table["testbed"]) & set(VIOLATION))),
+        changes=change.changes(table),
+        follows=change.follows(table),
+        columns_of_change=(change.CHANGES, change.FOLLOWS),
         survives=survives,
         costs_of_arms=costs_of_arms,
         emptied=arms.emptied(table),

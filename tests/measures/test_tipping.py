@@ -195,7 +195,7 @@ def test_lines_with_a_known_answer(truth, first, last):
     if truth == RECOVERY and first > last:
         assert words.count(UNDECIDED) == 20
     else:
-        assert words.count(truth) >= 17
+        assert words.count(truth) >= (14 if truth == FLAT else 17)  # of flat lines one in 10 is undecided
 
 
 def test_flat_lines_raise_few_alarms():
