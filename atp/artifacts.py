@@ -130,7 +130,7 @@ JUDGEMENTS = pa.schema(
 #: interval that `method` names.
 MEASURES = pa.schema(
     [
-        *(TURNS.field(name) for name in CELL),
+        *(TURNS.field(name).with_nullable(name == "seed") for name in CELL),
         TURNS.field("channel"),
         pa.field("generation", pa.int32(), nullable=False),
         TURNS.field("variant"),

@@ -235,15 +235,20 @@ def _check_testbed(name: str, section: TestbedSection, models: tuple[str, ...]) 
                 )
         if channel and len(set(channel.arms)) < len(channel.arms):
             raise ValueError(f"{where}.{channel_name}.arms: {list(channel.arms)} names one twice")
+    if section.arms.get(PLAIN):
+        raise ValueError(
+            f"{where}.arms.{PLAIN}: imposes {section.arms[PLAIN]}, must be empty: others are compared with it"
+        )
     for arm in section.arms:
         _check_name(f"{where}.arms", arm)
         if arm.partition(".")[0] in ALIGNED:
             raise ValueError(f"{where}.arms: '{arm}' is the name of what alignment makes, call it otherwise")
-        if section.context:
+        runs = [channel for channel in (section.context, section.weights) if channel and arm in channel.arms]
+        if section.context and (section.context in runs or not runs):
             for label, settings in variants(section, arm).items():
                 _check_settings(name, f"{where}, arm '{arm}', variant '{label}'", settings)
                 social = [each for each in (*models, *section.context.yardsticks) if _is_social(each)]
-                if social and arm in section.context.arms and settings.get("peers") == "none":
+                if social and section.context in runs and settings.get("peers") == "none":
                     raise ValueError(
                         f"{where}, arm '{arm}', variant '{label}': peers is none, '{social[0]}' goes by them"
                     )
@@ -251,7 +256,7 @@ def _check_testbed(name: str, section: TestbedSection, models: tuple[str, ...]) 
         alone = section.arms[arm] and not section.arms[arm].keys() - {*OF_WEIGHTS}
         if alone and section.context and arm in section.context.arms:
             raise ValueError(f"{where}.context.arms: '{arm}' changes what the weights channel learns and nothing else")
-        if section.weights:
+        if section.weights and (section.weights in runs or not runs):
             _check_settings(name, f"{where}.weights.deployment, arm '{arm}'", deployment(section, arm))
     if section.weights:
         _check_settings(name, f"{where}.weights.evaluation.settings", evaluation(section))

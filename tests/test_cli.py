@@ -260,6 +260,34 @@ def test_bad_training_is_one_line(atp, arguments, said):
     assert {path.name for path in Path().iterdir()} == {"s.parquet"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--first", "0.3", "--last", "0.3"), "rates from 0.3 to 0.3: a change goes from one rate to another"),
+        (("--last", "1.5"), "rates from 0.2 to 1.5: must lie between 0 and 1"),
+        (("--bound", "-1"), "bound -1: must lie between 0 and 1"),
+        (("--bound", "nan"), "bound nan: must lie between 0 and 1"),
+        (("--scenarios", "0"), "scenarios: at least 2"),
+        (("--scenarios", "100000000"), "scenarios x samples x rounds: at most 10,000,000"),
+        (("--rounds", "2"), "rounds: at least 3"),
+        (("--power", "1"), "power 1.0: must lie between 0 and 1"),
+    ],
+)
+def test_a_power_that_cannot_be_had_is_one_line(atp, arguments, said):
+    result = atp("power", *arguments)
+    assert (result.code, result.out) == (1, "")
+    assert said in result.error
+
+
+def test_power_says_how_often_the_verdict_is_right(atp):
+    result = atp("power", "--scenarios", 24, "--replicates", 10, "--power", 0.5)
+    assert result.code == 0
+    rows = [line.split() for line in result.out.splitlines()]
+    assert [row[:2] for row in rows[2:6]] == [[truth, "24"] for truth in ("flat", "drift", "tipping", "recovery")]
+    assert all(sum(map(int, row[2:7])) == 10 for row in rows[2:6])
+    assert sum("scenarios for a power of 50 %" in line for line in result.out.splitlines()) == 4
+
+
 def test_an_unknown_form_of_export(atp):
     assert atp("export", "alpaca", "p.parquet", "--out", "x.json").error == (
         "atp: export alpaca: unknown form, known is llama-factory\n"

@@ -76,6 +76,7 @@ DEFENDED = (*ROLE_PLAY, "arms", "supervised")
         ((*ROLE_PLAY, "context", "sweep"), {"schedule": ["never"]}, "schedule: .*all_supervised"),
         ((*ROLE_PLAY, "context", "sweep"), {"schedule": ["audit"]}, "audit_probability is needed"),
         ((*ROLE_PLAY, "arms"), {"plain": {}, "supervised": {}, "../x": {}}, "names a folder"),
+        ((*ROLE_PLAY, "arms"), {"plain": {"window": 1}, "supervised": {}}, r"arms.plain: imposes .*, must be empty"),
         (("testbeds",), {}, "testbeds: .*at least 1 item"),
         (("seeds",), [1, 1], "seeds: .*names one twice"),
         (("seeds",), [-1], "seeds.0: .*greater than or equal to 0"),
@@ -183,6 +184,19 @@ def test_what_a_model_cannot_do_is_said_before_anything_runs(changes, said):
 def test_gpus_hold_no_more_than_their_share():
     settings = DpoSettings(batch=8, device_batch=4)
     assert [settings.held(gpus) for gpus in (1, 2, 4, 8)] == [4, 4, 2, 1]
+
+
+def test_an_arm_is_checked_for_the_channels_that_it_runs_in(tmp_path):
+    """An audit's probability has no meaning under the context channel's schedules."""
+    arms = {"plain": {}, "supervised": {"audit_probability": 0.6}}
+    path = changed(tmp_path, *ROLE_PLAY, "arms", value=arms)
+    with pytest.raises(AtpError, match=r"weights.deployment, arm 'supervised': audit_probability is needed with"):
+        read_study(path)
+    deployed = {"schedule": "audit", "audit_probability": 0.2, "rounds": 1}
+    values = yaml.safe_load(path.read_text())
+    values["testbeds"]["role_play"]["weights"]["deployment"] = deployed
+    path.write_text(yaml.safe_dump(values))
+    assert deployment(read_study(path).testbeds["role_play"], "supervised")["audit_probability"] == 0.6
 
 
 def test_an_arm_imposes_its_settings(tmp_path):

@@ -21,7 +21,7 @@ import polars as pl
 
 from atp.artifacts import CELL, MEASURES
 from atp.measures.intervals import Interval, alike, apart, difference, mean_difference, ratio, resampled, share
-from atp.measures.lines import by_scenario
+from atp.measures.lines import LINE, POINT, by_scenario
 
 PLAIN = "plain"
 BEGIN, END = "rate_begin", "rate_end"
@@ -43,12 +43,19 @@ def arm_effects(turns: pl.LazyFrame, seed: int) -> pl.DataFrame:
     """Rows of MEASURES for plain and every arm beside it; n counts scenarios, of a rate its valid replies.
 
     A row of an arm stands under the variant of plain that it is compared with, which says more than its own where the
-    arm imposes what plain sweeps. change_left is left out where the interval of plain's change holds 0.
+    arm imposes what plain sweeps. Where there are several seeds, further rows, whose seed is null, are of all of them:
+    each scenario with the replies of every seed, as all play the same ones, and one correction by Holm. change_left is
+    left out where the interval of plain's change holds 0.
     """
     reward = pl.col("reward")
     counts = by_scenario(turns, reward=reward.sum(), replies=pl.len(), largest=reward.abs().max())
+    every = [counts]
+    if counts["seed"].n_unique() > 1:
+        sums = [pl.col("k", "n", "reward", "replies").sum(), pl.col("largest").max()]
+        points = counts.group_by(*[key for key in LINE if key != "seed"], *POINT, "scenario_id").agg(sums)
+        every.append(points.sort(pl.all()).with_columns(seed=pl.lit(None, pl.Int64)))
     rows: list[dict[str, Any]] = []
-    for keys, cell in counts.group_by(*_CELL, "channel", maintain_order=True):
+    for keys, cell in (group for table in every for group in table.group_by(*_CELL, "channel", maintain_order=True)):
         lines: dict[str, dict[str, Points]] = {}
         for (arm, variant), line in cell.group_by("arm", "variant", maintain_order=True):
             lines.setdefault(str(arm), {})[str(variant)] = _points(line)
@@ -70,7 +77,8 @@ def _cell(lines: Mapping[str, Mapping[str, Points]], seed: int) -> list[dict[str
     """Rows of one cell and channel, without the cell's keys."""
     rows, tested = [], []
     for variant, plain in lines.get(PLAIN, {}).items():
-        rows += [{"arm": PLAIN, "variant": variant, **row} for row in _alone(plain, min(plain), max(plain), seed)]
+        if min(plain) < max(plain):
+            rows += [{"arm": PLAIN, "variant": variant, **row} for row in _alone(plain, min(plain), max(plain), seed)]
         for arm in sorted(lines.keys() - {PLAIN}):
             other = lines[arm].get(counterpart(variant, lines[arm]) or "", {})
             common = plain.keys() & other.keys()

@@ -13,6 +13,8 @@ from atp.progress import Progress
 
 SCENARIOS = (32, 64, 128, 256, 512)
 REPLICATES = 400
+#: Replies of a simulated line that still fit into memory.
+MOST = 10_000_000
 #: Numbers of scenarios that `needed` looks at: each half as many again as the last, or a third.
 LADDER = tuple(size for power in range(3, 11) for size in (2**power, 3 * 2 ** (power - 1)))
 
@@ -25,8 +27,6 @@ def power_table(
     bound: float = BOUND,
 ) -> pl.DataFrame:
     """`hit_rates` for each truth and number of scenarios, with progress."""
-    if min(scenarios, default=0) < 2 or replicates < 1:
-        raise AtpError("scenarios: at least 2; replicates: at least 1")
     progress = Progress("power", len(TRUTHS) * len(scenarios), "rows")
     rows = []
     for truth in TRUTHS:
@@ -67,6 +67,12 @@ def print_power(
     Raises:
         AtpError: fewer than 2 scenarios, no replicates, or a power that is no share.
     """
+    if not 0 < bound < 1:
+        raise AtpError(f"bound {bound:g}: must lie between 0 and 1, and be neither")
+    if min(scenarios, default=0) < 2 or replicates < 1:
+        raise AtpError("scenarios: at least 2; replicates: at least 1")
+    if max(scenarios) * design.samples * design.rounds > MOST:
+        raise AtpError(f"scenarios x samples x rounds: at most {MOST:,}")
     if power is not None and not 0 < power < 1:
         raise AtpError(f"power {power}: must lie between 0 and 1, and be neither")
     console = Console(highlight=False)

@@ -33,11 +33,12 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         The columns of `measures`, in the order of first appearance: `value` the mean over seeds that have one, `k` and
-        `n` sums over all, `low` and `high` the mean less and plus the average widths (of seeds that have an interval;
-        null where none has), `method` the seeds' methods. Then `least` and `most`; `deviation`, null with fewer than
+        `n` sums over all, `low` and `high` the means of the seeds' bounds (null where a seed with a value has
+        none), `method` the seeds' methods. Then `least` and `most`; `deviation`, null with fewer than
         two values; `seeds`, how many have a value; `of`, how many `measures` has. Units are those of the measure. With
         one seed the first columns are as they were, but for `seed`.
     """
+    measures = measures.filter(pl.col(SEED).is_not_null())  # what is of all seeds already has no spread between them
     keys = [key for key in measures.columns if key not in (SEED, *SAID)]
     value, k = pl.col("value"), pl.col("k")
     found = measures.group_by(keys, maintain_order=True).agg(
@@ -59,6 +60,6 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
 
 
 def _moved(bound: str) -> pl.Expr:
-    """The mean of all values, moved by the average distance of `bound` from the values of those that have it."""
-    having = pl.col("value").filter(pl.col(bound).is_not_null())
-    return pl.col(bound).mean() + (pl.col("value").mean() - having.mean())
+    """The mean of a bound. None where a seed with a value lacks it, as where it lies beyond what was seen."""
+    having = pl.col(bound).filter(pl.col("value").is_not_null())
+    return pl.when(having.null_count() == 0).then(having.mean())

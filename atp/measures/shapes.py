@@ -95,7 +95,7 @@ def likelihood(rates: np.ndarray, fitted: np.ndarray, weights: np.ndarray) -> np
     """Binomial log-likelihood [..] of rates, in nats, without the term that is the same for all fits."""
     from scipy.special import xlogy  # a second to import: paid by the job that measures, not by all that import atp
 
-    found: np.ndarray = (xlogy(rates, fitted) + xlogy(1 - rates, 1 - fitted)) @ weights
+    found: np.ndarray = ((xlogy(rates, fitted) + xlogy(1 - rates, 1 - fitted)) * weights).sum(axis=-1)
     return found
 
 
@@ -123,8 +123,8 @@ def step(rates: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def trend(rates: np.ndarray, weights: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Log-odds on a straight line over positions: logistic regression, by Newton's method with shortened steps.
 
-    Returns the fit [.., points], and [..] the slope, log-odds a unit of position. It ends at STEEPEST between the two
-    nearest positions, where rates jump from 0 to 1 and no slope is steep enough.
+    weights may be [.., points] here. Returns the fit [.., points], and [..] the slope, log-odds a unit of position. It
+    ends at STEEPEST between the two nearest positions, where rates jump from 0 to 1 and no slope is steep enough.
     """
     from scipy.special import expit, logit
 
@@ -132,7 +132,8 @@ def trend(rates: np.ndarray, weights: np.ndarray, positions: np.ndarray) -> tupl
     x = (positions - positions.mean()) / gap
     ends = np.array([STEEPEST * np.abs(x).max(), STEEPEST])
     line = np.zeros((*rates.shape[:-1], 2))  # level and slope
-    line[..., 0] = logit(np.clip(rates @ weights / weights.sum(), 1e-6, 1 - 1e-6))
+    overall = (rates * weights).sum(axis=-1) / weights.sum(axis=-1)
+    line[..., 0] = logit(np.clip(overall, 1e-6, 1 - 1e-6))
     fitted, part = expit(line[..., :1] + line[..., 1:] * x), np.ones(rates.shape[:-1])
     reached = likelihood(rates, fitted, weights)
     for _ in range(_NEWTON_STEPS):

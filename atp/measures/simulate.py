@@ -41,7 +41,9 @@ class Design:
 
     def __post_init__(self) -> None:
         if not (0 < self.first < 1 and 0 < self.last < 1):
-            raise AtpError("first and last rate: must lie between 0 and 1, and be neither")
+            raise AtpError(f"rates from {self.first:g} to {self.last:g}: must lie between 0 and 1, and be neither")
+        if self.first == self.last:
+            raise AtpError(f"rates from {self.first:g} to {self.last:g}: a change goes from one rate to another")
         if self.rounds < 3 or self.samples < 1:
             raise AtpError("rounds: at least 3, since two have no shape; samples: at least 1")
         if self.at is not None and not 2 <= self.at <= self.rounds:

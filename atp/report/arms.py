@@ -41,10 +41,12 @@ class Lines:
 
 
 def compared(measures: pl.DataFrame, spent: Spent) -> tuple[list[Lines], list[Lines]]:
-    """The rows of SURVIVES and those of COSTS; none where plain has no arm beside it."""
-    found = measures.filter(pl.col("measure").is_in(arms.OF_ARMS))
+    """The rows of SURVIVES and those of COSTS; none where plain has no arm beside it. With several seeds they are of
+    all of these together, and the smallest and the largest seed's value stand with each.
+    """
+    found = _of_seeds(measures.filter(pl.col("measure").is_in(arms.OF_ARMS)))
     beside = found.filter(pl.col("arm") != arms.PLAIN)
-    found = found.join(beside, on=[key for key in (*LINE, "channel") if key != "arm"], how="semi")
+    found = found.join(beside, on=[key for key in (*LINE, "channel") if key != "arm"], how="semi", nulls_equal=True)
     if not len(found):
         return [], []
     where = pl.col("channel").replace_strict(CHANNELS)
@@ -58,10 +60,28 @@ def compared(measures: pl.DataFrame, spent: Spent) -> tuple[list[Lines], list[Li
             str(arm): {row["measure"]: row for row in rows.to_dicts()}
             for (arm,), rows in line.group_by("played", maintain_order=True)
         }
-        own = {arm: spent.get((*cell[:3], arm, *cell[4:]), (0.0, 0.0)) for arm in by_arm}
+        own = {arm: _spent(spent, (*cell[:3], arm, *cell[4:])) for arm in by_arm}
         survives.append(Lines(str(name), [_survives(arm, rows) for arm, rows in by_arm.items()]))
         costs.append(Lines(str(name), [_costs(arm, rows, own[arm], own[arms.PLAIN]) for arm, rows in by_arm.items()]))
     return survives, costs
+
+
+def _of_seeds(found: pl.DataFrame) -> pl.DataFrame:
+    """Rows of all seeds, with `least` and `most` of each; of the one seed, where there are not several."""
+    if not found["seed"].null_count():
+        return found.with_columns(least=pl.lit(None, pl.Float64), most=pl.lit(None, pl.Float64))
+    keys = [*(key for key in LINE if key != "seed"), "channel", "measure"]
+    each = found.filter(pl.col("seed").is_not_null()).group_by(keys)
+    ends = each.agg(least=pl.col("value").min(), most=pl.col("value").max())
+    return found.filter(pl.col("seed").is_null()).join(ends, on=keys, how="left")
+
+
+def _spent(spent: Spent, keys: tuple[Any, ...]) -> tuple[float, float]:
+    """What a cell's arm took; of all seeds where the keys have none."""
+    seed = CELL.index("seed")
+    same = [took for key, took in spent.items() if (*key[:seed], keys[seed], *key[seed + 1 :]) == keys]
+    mine = same if keys[seed] is None else [spent.get(keys, (0.0, 0.0))]
+    return sum(seconds for seconds, _ in mine), sum(tokens for _, tokens in mine)
 
 
 def emptied(measures: pl.DataFrame) -> list[list[Cell]]:
@@ -111,7 +131,8 @@ def _costs(
 def _share(row: dict[str, Any]) -> Cell:
     """A share in per cent, with its counts where it has some."""
     counts = "" if row["k"] is None else f"{row['k']}/{row['n']}"
-    detail = ", ".join(part for part in (counts, "" if row["low"] is None else span(row)) if part)
+    seeds = f"seeds {span({'low': row['least'], 'high': row['most']})}" if row.get("least") is not None else ""
+    detail = ", ".join(part for part in (counts, "" if row["low"] is None else span(row), seeds) if part)
     return _minus(percent(row["value"]), detail)
 
 
@@ -120,7 +141,8 @@ def points(row: dict[str, Any] | None) -> Cell:
     if row is None:
         return ("–", "")
     value, low, high = (f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
-    return _minus(value, f"{low} to {high}")
+    seeds = f", seeds {100 * row['least']:.1f} to {100 * row['most']:.1f}" if row.get("least") is not None else ""
+    return _minus(value, f"{low} to {high}{seeds}")
 
 
 def _minus(*texts: str) -> Cell:

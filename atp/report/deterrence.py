@@ -87,6 +87,8 @@ def _of_sweep(measures: pl.DataFrame, sweep: Sweep) -> list[dict[str, Any]]:
         for row in mine.filter(measure=LATE_RATE, variant=variant).filter(pl.col("n") > 0).to_dicts():
             at = crossed[row["split"]]
             found = {"at": at["value"], "at_low": at["low"], "at_high": at["high"], "crossing": at["method"]}
+            if at["seeds"] < at["of"]:  # of some seeds it lies beyond the first or the last point, so there is no mean
+                found = {"at": None, "at_low": None, "at_high": None, "crossing": ""}
             rows.append({**row, **shared, **found, AUDIT: float(probability)})
     return rows
 

@@ -46,6 +46,7 @@ VIOLATION = {
 }
 SEEN, KEPT = "before the filter", "after the filter"
 PANEL_WIDTH = 200
+MANY_TICKS = 10
 LINES_A_PANEL = 8
 
 
@@ -299,7 +300,7 @@ def bars(rows: pl.DataFrame, order: list[str], legend: str, title: str) -> Any:
     color = alt.Color("before:N", scale=alt.Scale(domain=order, range=COLOURS), legend=shown)
     shape = alt.Shape("before:N", scale=alt.Scale(domain=order, range=SHAPES), legend=shown)
     base = alt.Chart().encode(
-        y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=200), scale=alt.Scale(paddingInner=0.35)),
+        y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=340), scale=alt.Scale(paddingInner=0.35)),
         yOffset=alt.YOffset("before:N", sort=order),
     )
     said = title if rows["panel"].n_unique() == 1 else textwrap.wrap(title, 26)  # a panel is narrow
@@ -330,11 +331,17 @@ def _across(rows: pl.DataFrame, axis: str) -> "tuple[pl.DataFrame, alt.X]":
     names = rows["name"].unique(maintain_order=True).to_list()
     ticks = sorted(rows[axis].unique())
     whole = rows.schema[axis].is_integer()
-    gap = 1.0 if whole else min((after - before for before, after in pairwise(ticks)), default=1.0)
+    gap = 1.0 if whole else 0.0  # along a quantity a point stands where it is
     step = 0.05 if spread.seeds_of(rows) < 2 else min(0.2, 0.6 / len(names))  # two bars a point need more room
     apart = {name: step * gap * (at - (len(names) - 1) / 2) for at, name in enumerate(names)}
-    drawn = alt.Axis(values=ticks, format="d" if whole else ".3~g", labelAngle=0, grid=False)
-    scale = alt.Scale(domain=[ticks[0] - 0.3 * gap, ticks[-1] + 0.3 * gap], nice=False)
+    drawn = alt.Axis(
+        values=ticks if len(ticks) <= MANY_TICKS else ticks[:: -(-len(ticks) // MANY_TICKS)],
+        format="d" if whole else ".3~g",
+        labelAngle=0,
+        grid=False,
+    )
+    edge = 0.3 * (1.0 if whole else min((after - before for before, after in pairwise(ticks)), default=1.0))
+    scale = alt.Scale(domain=[ticks[0] - edge, ticks[-1] + edge], nice=False)
     placed = rows.with_columns(place=pl.col(axis) + pl.col("name").replace_strict(apart, return_dtype=pl.Float64))
     return placed, alt.X("place:Q", title=axis.replace("_", " "), axis=drawn, scale=scale)
 

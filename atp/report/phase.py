@@ -26,7 +26,7 @@ from atp.report import ran, spread
 from atp.report.coordination import PAYS, temperature
 from atp.report.figures import Figure, columns_of, svg
 from atp.report.heat import Axis, Line, heat_map
-from atp.report.verdict import percent, span
+from atp.report.verdict import percent, sentence, span
 from atp.testbeds import TESTBEDS
 from atp.testbeds.coordination import CoordinationSettings
 
@@ -97,8 +97,8 @@ def phase_stage(folder: Path, measure: str, across: str, up: str, out: Path) -> 
     Raises:
         AtpError: an unreadable file; a measure or setting that the study does not have, or not together.
     """
-    if out.is_dir():
-        raise AtpError(f"{out}: is a folder, name a file")
+    if out.suffix != ".svg" or out.is_dir():
+        raise AtpError(f"--out {out}: must be the name of an .svg file")
     table = pl.DataFrame(read_table(folder / "measures.parquet", MEASURES, "measures"))
     played = swept.settings(sorted(folder.glob("**/context/turns.parquet")))
     known = sorted(table.filter(channel="context")["measure"].unique())
@@ -208,8 +208,8 @@ def _figure(panels: Sequence[Panel], measure: str, across: str, up: str, theory:
     return Figure(
         f"phase_{testbed}_{across}_{up}",
         f"Phase diagram: {words(measure)} over {words(across)} and {words(up)}",
-        f"{words(measure).capitalize()} at the last round of each variant, by two settings that the study varies; "
-        f"counts are in the table; {spread.in_table(seeds)}{f' {SAID[testbed]}' if line else ''}",
+        f"{words(measure).capitalize()} at the last round of each variant, by two settings that the study varies. "
+        f"{sentence(spread.in_table(seeds))}{f' {SAID[testbed]}' if line else ''}",
         chart,
         ["played by", words(across), words(up), "round", *columns_of(seeds, COUNTS if share else "n")],
         table,
@@ -224,8 +224,12 @@ def _written(row: Mapping[str, Any], share: bool) -> tuple[str, str, str]:
     """A row's value, counts and interval in words."""
     if share:
         return percent(row["value"]), f"{row['k']}/{row['n']}", span(dict(row))
-    interval = "–" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}"
-    return f"{row['value']:.3g}", f"n {row['n']}", interval
+    interval = "–" if row["low"] is None else f"{_number(row['low'])} to {_number(row['high'])}"
+    return _number(row["value"]), f"n {row['n']}", interval
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _theory(

@@ -146,13 +146,14 @@ def own_numbers(artifacts: Sequence[Path]) -> bool:
 def played(measures: pl.DataFrame) -> list[tuple[str, str]]:
     """What the evidence spans: models, testbeds, alignments, arms, seeds, and how far each channel goes."""
     named = [
-        (f"{key}s", ", ".join(str(value) for value in sorted(measures[key].unique())))
+        (f"{key}s", ", ".join(str(value) for value in sorted(measures[key].drop_nulls().unique())))
         for key in ("model", "testbed", "alignment", "arm", "seed")
     ]
-    rounds = measures.filter(channel="context")["round"].max()
+    by_testbed = measures.filter(channel="context").group_by("testbed").agg(pl.col("round").max())["round"].drop_nulls()
     generations = measures.filter(channel="weights")["generation"].max()
-    if rounds is not None:
-        named.append(("rounds in context", str(rounds)))
+    if len(by_testbed):
+        fewest, most = by_testbed.min(), by_testbed.max()
+        named.append(("rounds in context", str(most) if fewest == most else f"{fewest!s} to {most!s}, by testbed"))
     if generations is not None:
         named.append(("generations", f"0 to {generations!s}"))
     return named

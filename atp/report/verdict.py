@@ -27,7 +27,7 @@ ROSE, FELL = "rose", "fell"
 @dataclass(frozen=True)
 class Line:
     """One line of evidence: what it is called, what it shows, between which rates, what these rest on, and whether it
-    ROSE or FELL, where it is shown to.
+    ROSE or FELL, where it is shown to. by_seed holds each seed's verdict where there are several.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Line:
     text: str
     evidence: str
     way: str = ""
+    by_seed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Finding:
         """How many lines show what, where there are more than MANY of them."""
         if len(self.lines) <= MANY:
             return None
-        counts = Counter(line.verdict for line in self.lines)
-        said = ", ".join(f"{verdict} in {count}" for verdict, count in counts.most_common())
-        return f"Of {len(self.lines)} lines of evidence: {said}."
+        counts = Counter(verdict for line in self.lines for verdict in line.by_seed or (line.verdict,))
+        said = "; ".join(f"{verdict} in {count}" for verdict, count in counts.most_common())
+        return f"Of {counts.total()} lines of evidence: {said}."
 
 
 def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[Finding]:
@@ -84,7 +85,7 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
                     ends = (line.row(0, named=True), line.row(-1, named=True))
                     lines.setdefault(line["name"][0], []).append(_Seed(*ends, *_shown(*ends, shown)))
             if lines:
-                heading = f"{where}{named}, the violation rate under …"
+                heading = f"{where}{named}: the violation rate"
                 made = [_line(axis, name, seeds) for name, seeds in sorted(lines.items())]
                 found.append(Finding(heading, made))
     return found
@@ -96,10 +97,12 @@ def _ends(rows: pl.DataFrame, axis: str) -> pl.DataFrame:
 
 
 def name_lines(rows: pl.DataFrame, by: str, panels: bool = False) -> pl.DataFrame:
-    """Adds `name`: `by`, then whichever of the cell's other keys differ among the rows.
+    """Adds `name`: `by` (the arm, where there is no variant but `default`), then whichever of the cell's other keys
+    differ among the rows.
 
     With `panels` those of model, testbed and alignment that differ make a column `panel`, and are not in the name.
     """
+    by = "arm" if by == "variant" and (rows["variant"] == "default").all() else by
     differ = [key for key in LINE if key != by and rows[key].n_unique() > 1]
     apart = [key for key in differ if key in PANEL] if panels else []
     others = [key for key in differ if key not in apart]
@@ -170,16 +173,18 @@ def _line(axis: str, name: str, seeds: list[_Seed]) -> Line:
     end = one.last["end"]
     noted = f"; {axis} {end} announces supervision differently" if one.last[axis] < end else ""
     if len(seeds) == 1:
-        return Line(name, one.verdict, text, f"{counts[0]}{noted}. {_sentence(one.why)}", one.way)
+        return Line(name, one.verdict, text, f"{counts[0]}{noted}. {sentence(one.why)}.", one.way)
     verdicts = Counter(seed.verdict for seed in seeds)
     word = "; ".join(f"{verdict} in {count} of {len(seeds)} seeds" for verdict, count in verdicts.most_common())
     ways = {seed.way for seed in seeds}
+    way = ways.pop() if len(ways) == 1 else ""
     evidence = "; ".join(f"seed {seed.first['own']}: {count}" for seed, count in zip(seeds, counts, strict=True))
-    return Line(name, word, f"{text}, means of seeds", evidence + noted, ways.pop() if len(ways) == 1 else "")
+    return Line(name, word, f"{text}, means of seeds", evidence + noted, way, tuple(seed.verdict for seed in seeds))
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+def sentence(text: str) -> str:
+    """A text with a capital letter."""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def span(row: dict[str, Any]) -> str:

@@ -164,3 +164,22 @@ def test_the_mean_of_a_difference():
     assert mean_difference(one, other, 0).value == 1.0
     assert mean_difference(other, other, 0).method == "none: no spread"
     assert mean_difference(np.zeros((2, 2)), other, 0).value is None
+
+
+def test_seeds_are_put_together_by_scenario():
+    """Plain goes from 2 and 2 to 8 and 6 of 10, the control from 2 and 2 to 5 and 3."""
+    again = {**PLAYED, ("plain", "v", 6): "vvvvvvkkkk", ("control", "v", 6): "vvvkkkkkkk"}
+    both = pl.concat([turns(PLAYED), turns(again).with_columns(seed=pl.lit(1, pl.Int64))])
+    measured = arm_effects(both, 0)
+    assert measured["seed"].unique().sort().to_list() == [None, 0, 1]
+    control = found(measured.filter(pl.col("seed").is_null()), "control")
+    assert (control["rate_end"]["k"], control["rate_end"]["n"]) == (8, 20)
+    assert control["change_in_arm"]["value"] == pytest.approx(0.4 - 0.2)
+    assert control["change_left"]["value"] == pytest.approx((0.4 - 0.2) / (0.7 - 0.2))
+    assert control["end_difference"]["n"] == 10
+    alone = found(measured.filter(seed=0), "control")
+    assert alone["rate_end"]["k"] == 5
+
+
+def test_one_round_has_no_change():
+    assert not len(arm_effects(turns({("plain", "v", 1): "vk", ("control", "v", 1): "kk"}), 0))

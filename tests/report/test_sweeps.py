@@ -193,6 +193,12 @@ def test_what_cannot_be_drawn_is_one_line(monkeypatch, capsys, folder, tmp_path,
     assert not out.exists()
 
 
+def test_a_figure_is_an_svg_file(monkeypatch, capsys, folder, tmp_path):
+    arguments = ("--across", "agents", "--up", "threshold", "--out", tmp_path / "phase.png")
+    code, error = run(monkeypatch, capsys, "phase", folder, *arguments)
+    assert code == 1 and error.endswith("phase.png: must be the name of an .svg file\n")
+
+
 def test_no_study_is_one_line(monkeypatch, capsys, tmp_path):
     code, error = run(monkeypatch, capsys, "phase", tmp_path, "--across", "a", "--up", "b", "--out", tmp_path / "x.svg")
     assert (code, error) == (1, f"atp: {tmp_path / 'measures.parquet'}: no such file\n")
