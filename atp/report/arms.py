@@ -91,13 +91,11 @@ def emptied(measures: pl.DataFrame) -> list[list[Cell]]:
         return []
     rates = measures.filter(measure="violation_rate", split="test")
     where = pl.when(pl.col("channel") == "context").then(pl.lit(CHANNELS["context"]))
-    named = name_lines(
-        found.with_columns(where=where.otherwise(pl.format(f"{CHANNELS['weights']}, generation {{}}", "generation"))),
-        "where",
-    )
+    told = where.otherwise(pl.format(f"{CHANNELS['weights']}, generation {{}}", "generation"))
+    named = name_lines(found.with_columns(where=told, played="variant", variant=pl.lit("")), "where")
     rows = []
     for row in named.sort("name", "generation").to_dicts():
-        line = {key: row[key] for key in (*LINE, "channel")}
+        line = {key: row[key] for key in (*CELL, "channel")} | {"variant": row["played"]}
         places = ((0, 1), (row["generation"], row["round"] - 1), (row["generation"], row["round"]))
         told = [rates.filter(**line, generation=g, round=round).row(0, named=True) for g, round in places]
         rows.append([(row["name"], ""), *map(_share, told), points(row)])
