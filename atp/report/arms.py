@@ -97,8 +97,8 @@ def emptied(measures: pl.DataFrame) -> list[list[Cell]]:
     for row in named.sort("name", "generation").to_dicts():
         line = {key: row[key] for key in (*CELL, "channel")} | {"variant": row["played"]}
         places = ((0, 1), (row["generation"], row["round"] - 1), (row["generation"], row["round"]))
-        told = [rates.filter(**line, generation=g, round=round).row(0, named=True) for g, round in places]
-        rows.append([(row["name"], ""), *map(_share, told), points(row)])
+        ends = [rates.filter(**line, generation=g, round=round).row(0, named=True) for g, round in places]
+        rows.append([(row["name"], ""), *map(_share, ends), points(row)])
     return rows
 
 

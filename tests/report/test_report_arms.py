@@ -9,6 +9,7 @@ import pytest
 
 from atp import cli
 from atp.artifacts import TURNS, write_table
+from atp.measures.arms import OF_ARMS
 from atp.provenance import Provenance
 from atp.replay import replay_stage
 from atp.report import arms, report_stage
@@ -20,6 +21,7 @@ ARMS = {
     "no_memory": {"window": 0},
     "sham_reward": {"pay_ratio": 1},
     "blind": {"blind": True},
+    "reset": {"reset_after": 3},
     "shuffled": {"shuffled": True},
     "supervised": {"schedule": "all_supervised"},
 }
@@ -75,7 +77,16 @@ def test_what_a_control_takes_away_is_what_the_change_came_from(folder):
     (line,) = survives  # the policy beside it has no arm but plain
     assert line.name == "in context, all_unsupervised"
     rows = {row[0][0]: row[1:] for row in line.rows}
-    assert list(rows) == ["plain", "blind", "frozen_memory", "no_memory", "sham_reward", "shuffled", "supervised"]
+    assert list(rows) == [
+        "plain",
+        "blind",
+        "frozen_memory",
+        "no_memory",
+        "reset",
+        "sham_reward",
+        "shuffled",
+        "supervised",
+    ]
     left = {
         arm: float(row[-1][0].rstrip("\u00a0%").replace("\u2212", "-")) for arm, row in rows.items() if arm != "plain"
     }
@@ -93,7 +104,32 @@ def test_the_page_has_both_tables(folder):
         assert re.findall(r'<th scope="col">([^<]*)</th>', table) == [
             column.replace("'", "&#39;") for column in columns
         ]
-        assert table.count('<th scope="row">') == 7 and table.count('scope="rowgroup"') == 1
+        assert table.count('<th scope="row">') == 8 and table.count('scope="rowgroup"') == 1
+
+
+def test_an_emptied_history_brings_a_bandit_back_to_where_it_began(folder):
+    ((name, first, before, after, left),) = arms.emptied(pl.read_parquet(folder / "measures.parquet"))
+    assert name == ("in context", "")
+    shares = [float(cell[0].rstrip("\u00a0%")) for cell in (first, before, after)]
+    assert shares[1] > 70 and abs(shares[2] - shares[0]) < 20
+    assert float(left[0].replace("\u2212", "-")) == pytest.approx(shares[2] - shares[0], abs=0.11)
+    assert "What is left when the history is emptied" in (folder / "report.html").read_text()
+
+
+def test_several_seeds_are_compared_together(folder):
+    """The same rows as of two seeds more, which are as much as they were: their ends stand in the small print."""
+    one = pl.read_parquet(folder / "measures.parquet").filter(pl.col("measure").is_in(OF_ARMS))
+    of_all = one.with_columns(seed=pl.lit(None, pl.Int64))
+    again = one.with_columns(seed=pl.lit(1, pl.Int64), value=pl.col("value") + 0.01)
+    spent = {
+        ("scripted:bandit", "role_play", "none", arm, seed, "context"): (2.0, 0.0) for arm in ARMS for seed in (0, 1)
+    }
+    _, costs = arms.compared(pl.concat([one, again, of_all]), spent)
+    (line,) = costs
+    blind = {row[0][0]: row for row in line.rows}["blind"]
+    value = blind[2][0].replace("\u2212", "-")
+    assert blind[2][1].replace("\u2212", "-").endswith(f", seeds {value} to {float(value) + 1:.1f}")
+    assert ", seeds " in blind[1][1] and blind[5] == ("1.00\u00a0×", "")
 
 
 def test_costs_are_multiples_of_plains(tmp_path):
