@@ -28,7 +28,7 @@ DEEP = 7
 Spent = Mapping[tuple[Any, ...], tuple[float, float]]
 
 
-#: What a cell of a table says, and what that rests on.
+#: What a cell of a table says, and what that rests on, in lines that "; " parts.
 Cell = tuple[str, str]
 
 
@@ -130,7 +130,8 @@ def _share(row: dict[str, Any]) -> Cell:
     """A share in per cent, with its counts where it has some."""
     counts = "" if row["k"] is None else f"{row['k']}/{row['n']}"
     seeds = f"seeds {span({'low': row['least'], 'high': row['most']})}" if row.get("least") is not None else ""
-    detail = ", ".join(part for part in (counts, "" if row["low"] is None else span(row), seeds) if part)
+    detail = ", ".join(part for part in (counts, "" if row["low"] is None else span(row)) if part)
+    detail = "; ".join(part for part in (detail, seeds) if part)
     return _minus(percent(row["value"]), detail)
 
 
@@ -139,7 +140,7 @@ def points(row: dict[str, Any] | None) -> Cell:
     if row is None:
         return ("–", "")
     value, low, high = (f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
-    seeds = f", seeds {100 * row['least']:.1f} to {100 * row['most']:.1f}" if row.get("least") is not None else ""
+    seeds = f"; seeds {100 * row['least']:.1f} to {100 * row['most']:.1f}" if row.get("least") is not None else ""
     return _minus(value, f"{low} to {high}{seeds}")
 
 

@@ -36,8 +36,10 @@ def changes(measures: pl.DataFrame) -> list[Lines]:
     return found
 
 
-def follows(measures: pl.DataFrame) -> list[Lines]:
-    """The rows of FOLLOWS, a group for each testbed: what players in context do after what came of it."""
+def follows(measures: pl.DataFrame) -> tuple[list[str], list[Lines]]:
+    """The columns of FOLLOWS that hold something, and their rows, a group for each testbed: what players in context do
+    after what came of it.
+    """
     rows = measures.filter(pl.col("value").is_not_null(), measure=REINFORCEMENT, channel="context", split="test")
     found = []
     for testbed in sorted(rows["testbed"].unique()):
@@ -49,7 +51,10 @@ def follows(measures: pl.DataFrame) -> list[Lines]:
             lines.append([(row["name"], ""), points(row), points(again if again and _has(again) else None), *peaks])
         if lines:
             found.append(Lines(testbed.replace("_", " "), lines))
-    return found
+    every = [row for lines in found for row in lines.rows]
+    held = [at for at in range(len(FOLLOWS)) if any(row[at][0] != "–" for row in every)]
+    trimmed = [Lines(lines.name, [[row[at] for at in held] for row in lines.rows]) for lines in found]
+    return [FOLLOWS[at] for at in held], trimmed
 
 
 def _lines_of(measures: pl.DataFrame, row: Mapping[str, Any]) -> pl.DataFrame:

@@ -92,7 +92,7 @@ def report_stage(
         violations="".join(VIOLATION[testbed][1] for testbed in sorted(set(table["testbed"]) & set(VIOLATION))),
         changes=change.changes(table),
         follows=change.follows(table),
-        columns_of_change=(change.CHANGES, change.FOLLOWS),
+        columns_of_change=change.CHANGES,
         survives=survives,
         costs_of_arms=costs_of_arms,
         emptied=arms.emptied(table),

@@ -128,8 +128,8 @@ def test_several_seeds_are_compared_together(folder):
     (line,) = costs
     blind = {row[0][0]: row for row in line.rows}["blind"]
     value = blind[2][0].replace("\u2212", "-")
-    assert blind[2][1].replace("\u2212", "-").endswith(f", seeds {value} to {float(value) + 1:.1f}")
-    assert ", seeds " in blind[1][1] and blind[5] == ("1.00\u00a0×", "")
+    assert blind[2][1].replace("\u2212", "-").endswith(f"; seeds {value} to {float(value) + 1:.1f}")
+    assert "; seeds " in blind[1][1] and blind[5] == ("1.00\u00a0×", "")
 
 
 def test_costs_are_multiples_of_plains(tmp_path):
