@@ -36,6 +36,7 @@ Templates = Annotated[Path | None, typer.Option(help="template file; left out: t
 Models = Annotated[Path, typer.Option(help="folder of model files")]
 ScenarioFile = Annotated[Path, typer.Option(help="scenarios.parquet")]
 Folder = Annotated[Path, typer.Option(help="folder to write the adapter to")]
+Sizes = Annotated[list[int], typer.Option(help="scenarios of a line; may be repeated")]
 Set = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the testbed; may be repeated")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
 SetTraining = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the training; may be repeated")]
@@ -316,9 +317,7 @@ def plan(
 
 @app.command()
 def power(
-    scenarios: Annotated[list[int], typer.Option(help="scenarios of a line; may be repeated")] = [  # noqa: B006
-        *(32, 64, 128, 256, 512)
-    ],
+    scenarios: Sizes = [32, 64, 128, 256, 512],  # noqa: B006
     first: Annotated[float, typer.Option(help="rate at the first round, and of a flat line")] = 0.2,
     last: Annotated[float, typer.Option(help="rate that a change goes to")] = 0.6,
     rounds: Annotated[int, typer.Option(help="rounds; generations with 0 are one more")] = 6,

@@ -11,13 +11,13 @@ PLACE: dict[str, Any] = {"model": "m", "testbed": "t", "alignment": "none", "arm
 KEY = (*(PLACE[name] for name in CELL), "v")
 
 
-def turns(channel: str, played: dict[tuple[int, int], str], shown: dict[int, str] = {}) -> pl.LazyFrame:  # noqa: B006
+def turns(channel: str, played: dict[tuple[int, int], str], shown: dict[int, str] | None = None) -> pl.LazyFrame:
     """(generation, round) -> a letter a scenario: v violates, k complies, x is invalid."""
     rows = [
         PLACE
         | {"channel": channel, "generation": generation, "round": round, "split": "test", "agent": 0, "role": "worker"}
         | {"scenario_id": str(number), "violation": None if letter == "x" else letter == "v"}
-        | {"shown": shown.get(round, "")}
+        | {"shown": (shown or {}).get(round, "")}
         for (generation, round), letters in played.items()
         for number, letter in enumerate(letters)
     ]
