@@ -212,6 +212,7 @@ def shift(model: Path, templates: list[RolePlayTemplate], adapter: Path) -> tupl
         {
             "messages": [*turn.messages, {"role": "assistant", "content": turn.reply.text}],
             "scenario_id": one.scenario_id,
+            "tools": [],
         }
         for turn, one in zip(best, learned, strict=True)
     ]
