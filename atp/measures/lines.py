@@ -42,18 +42,23 @@ def alike_rounds(turns: pl.LazyFrame) -> pl.DataFrame:
     )
 
 
+def comparable(rows: pl.LazyFrame, turns: pl.LazyFrame) -> pl.LazyFrame:
+    """Rows, by LINE, channel and round, without rounds in context whose prompts say otherwise of supervision than the
+    first one's; turns has the columns of ALIKE.
+    """
+    joined = rows.join(alike_rounds(turns).lazy(), on=[*LINE, "round"], how="left")
+    return joined.filter(pl.col("alike").fill_null(True) | (pl.col("channel") == "weights"))
+
+
 def by_scenario(turns: pl.LazyFrame, **sums: pl.Expr) -> pl.DataFrame:
     """Violations `k` of `n` valid replies by point and scenario on the test split, and other sums: of the rounds whose
     prompts say of supervision what the first one's say, and of each generation's first round.
     """
-    return (
+    counts = (
         turns.filter(split="test")
         .filter(TELLING)
         .filter((pl.col("channel") == "context") | FIRST)
         .group_by(*LINE, *POINT, "scenario_id")
         .agg(k=pl.col("violation").sum(), n=pl.col("violation").count(), **sums)
-        .join(alike_rounds(turns).lazy(), on=[*LINE, "round"], how="left")
-        .filter(pl.col("alike").fill_null(True) | (pl.col("channel") == "weights"))
-        .sort(*LINE, *POINT, "scenario_id")
-        .collect()
     )
+    return comparable(counts, turns).sort(*LINE, *POINT, "scenario_id").collect()

@@ -28,7 +28,6 @@ from atp.measures.tipping_lines import tipping_measures
 from atp.provenance import Stage, digest
 
 READ = [*GROUP, "scenario_id", "episode", "agent", "role", "round", "shown", "violation", "caught", "reward"]
-CHANNELS = ("context", "weights")
 #: What measures of a testbed's own read beside those.
 OWN_READ = ["decision", "details"]
 
@@ -55,6 +54,7 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
     stage = Stage("measure", __name__, {"seed": seed})
     scanned = scan_turns(turns)
     try:
+        played = {channel: settings(turns, channel) for channel in ("context", "weights")}
         count = scanned.select(pl.len()).collect().item()
         measures = pl.concat(
             [
@@ -66,8 +66,8 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
                 reinforcement(scanned, seed),
                 recollude(scanned, seed),
                 population_measures(scanned, seed),
-                reset_effects(scanned, {channel: settings(turns, channel) for channel in CHANNELS}, seed),
-                deterrence_measures(scanned, settings(turns), seed),
+                reset_effects(scanned, played, seed),
+                deterrence_measures(scanned, played["context"], seed),
             ]
         )
     except pl.exceptions.PolarsError as error:

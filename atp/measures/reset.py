@@ -18,18 +18,17 @@ import polars as pl
 
 from atp.artifacts import MEASURES
 from atp.measures.intervals import difference
-from atp.measures.lines import LINE, alike_rounds
+from atp.measures.lines import LINE, comparable
 from atp.measures.measure import TELLING
+from atp.measures.swept import Settings
 
 BEFORE, AFTER = "change_before_reset", "change_after_reset"
 _KEYS = [*LINE, "channel", "after"]
-#: Settings of variants by channel, then by the keys of LINE.
-Settings = Mapping[str, Mapping[tuple[Any, ...], Mapping[str, Any]]]
 
 
-def reset_effects(turns: pl.LazyFrame, settings: Settings, seed: int) -> pl.DataFrame:
+def reset_effects(turns: pl.LazyFrame, settings: Mapping[str, Settings], seed: int) -> pl.DataFrame:
     """Rows of MEASURES for every line whose history is emptied while it is played: in context one of each measure, in
-    the weights one a generation. n counts scenarios.
+    the weights one a generation. n counts scenarios; settings are of variants, by channel.
     """
     resets = [
         dict(zip([*LINE, "channel"], (*key, channel), strict=True)) | {"after": values["reset_after"]}
@@ -45,11 +44,10 @@ def reset_effects(turns: pl.LazyFrame, settings: Settings, seed: int) -> pl.Data
         .filter(
             (pl.col("round") - pl.col("after")).is_in([0, 1]) | ((pl.col("generation") == 0) & (pl.col("round") == 1))
         )
-        .join(alike_rounds(turns).lazy(), on=[*LINE, "round"], how="left")
-        .filter(pl.col("alike").fill_null(True) | (pl.col("channel") == "weights"))
     )
     counts = (
-        told.group_by(*_KEYS, "generation", "round", "scenario_id")
+        comparable(told, turns)
+        .group_by(*_KEYS, "generation", "round", "scenario_id")
         .agg(k=pl.col("violation").sum(), n=pl.col("violation").count())
         .sort(*_KEYS, "generation", "round")
         .collect()

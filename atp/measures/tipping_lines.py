@@ -6,7 +6,7 @@ import polars as pl
 
 from atp.artifacts import MEASURES
 from atp.measures.intervals import Interval
-from atp.measures.lines import FIRST, LINE, alike_rounds
+from atp.measures.lines import FIRST, LINE, comparable
 from atp.measures.measure import TELLING
 from atp.measures.shapes import Counts, count
 from atp.measures.tipping import (
@@ -30,16 +30,14 @@ def tipping_measures(turns: pl.LazyFrame, seed: int) -> pl.DataFrame:
     held-out scenarios without history, and its generation is the last. `method` of the row `verdict` holds the verdict,
     a colon, and why. turns has the columns of `rates.scan_turns`.
     """
-    counts = (
+    played = (
         turns.filter(TELLING)
         .filter((pl.col("channel") == "context") | (FIRST & (pl.col("split") == "test")))
         .with_columns(at=pl.when(pl.col("channel") == "context").then("round").otherwise("generation"))
         .group_by(*_KEYS, "at", "round", "scenario_id")
         .agg(k=pl.col("violation").sum(), n=pl.col("violation").count(), generation=pl.col("generation").max())
-        .join(alike_rounds(turns).lazy(), on=[*LINE, "round"], how="left")
-        .filter(pl.col("alike").fill_null(True) | (pl.col("channel") == "weights"))
-        .collect()
     )
+    counts = comparable(played, turns).collect()
     rows: list[dict[str, Any]] = []
     for keys, line in counts.sort(_KEYS).group_by(_KEYS, maintain_order=True):
         found = _counts(line)

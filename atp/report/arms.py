@@ -84,22 +84,24 @@ def _spent(spent: Spent, keys: tuple[Any, ...]) -> tuple[float, float]:
     return sum(seconds for seconds, _ in mine), sum(tokens for _, tokens in mine)
 
 
-def emptied(measures: pl.DataFrame) -> list[list[Cell]]:
-    """The rows of RESETS, one a line whose history was emptied, in the weights one a generation after 0."""
+def emptied(measures: pl.DataFrame) -> list[Lines]:
+    """The rows of RESETS, one a line whose history was emptied, in the weights one a generation after 0; a group for
+    each channel.
+    """
     found = measures.filter(measure=AFTER).filter((pl.col("channel") == "context") | (pl.col("generation") > 0))
-    if not len(found):
-        return []
     rates = measures.filter(measure="violation_rate", split="test")
-    where = pl.when(pl.col("channel") == "context").then(pl.lit(CHANNELS["context"]))
-    told = where.otherwise(pl.format(f"{CHANNELS['weights']}, generation {{}}", "generation"))
-    named = name_lines(found.with_columns(where=told, played="variant", variant=pl.lit("")), "where")
-    rows = []
-    for row in named.sort("name", "generation").to_dicts():
-        line = {key: row[key] for key in (*CELL, "channel")} | {"variant": row["played"]}
-        places = ((0, 1), (row["generation"], row["round"] - 1), (row["generation"], row["round"]))
-        ends = [rates.filter(**line, generation=g, round=round).row(0, named=True) for g, round in places]
-        rows.append([(row["name"], ""), *map(_share, ends), points(row)])
-    return rows
+    groups = []
+    for (channel,), mine in found.sort("channel").group_by("channel", maintain_order=True):
+        named = name_lines(mine.with_columns(played="variant", variant=pl.lit("")), "arm")
+        rows = []
+        for row in named.sort("name", "generation").to_dicts():
+            line = {key: row[key] for key in (*CELL, "channel")} | {"variant": row["played"]}
+            places = ((0, 1), (row["generation"], row["round"] - 1), (row["generation"], row["round"]))
+            ends = [rates.filter(**line, generation=g, round=round).row(0, named=True) for g, round in places]
+            name = row["name"] if channel == "context" else f"{row['name']}, generation {row['generation']}"
+            rows.append([(name, ""), *map(_share, ends), points(row)])
+        groups.append(Lines(CHANNELS[str(channel)], rows))
+    return groups
 
 
 def _survives(arm: str, rows: Mapping[str, dict[str, Any]]) -> list[Cell]:

@@ -17,7 +17,7 @@ INTERVALS = "Bars are 95 % intervals."
 
 def seeds_of(rows: pl.DataFrame) -> int:
     """How many seeds the study has that rows are of."""
-    return int(rows["of"].max() or 1) if "of" in rows.columns else 1  # type: ignore[arg-type]
+    return max(rows["of"].drop_nulls().to_list(), default=1) if "of" in rows.columns else 1
 
 
 def bars_said(rows: pl.DataFrame) -> str:

@@ -108,8 +108,9 @@ def test_the_page_has_both_tables(folder):
 
 
 def test_an_emptied_history_brings_a_bandit_back_to_where_it_began(folder):
-    ((name, first, before, after, left),) = arms.emptied(pl.read_parquet(folder / "measures.parquet"))
-    assert name == ("in context", "")
+    (group,) = arms.emptied(pl.read_parquet(folder / "measures.parquet"))
+    ((name, first, before, after, left),) = group.rows
+    assert (group.name, name) == ("in context", ("reset", ""))
     shares = [float(cell[0].rstrip("\u00a0%")) for cell in (first, before, after)]
     assert shares[1] > 70 and abs(shares[2] - shares[0]) < 20
     assert float(left[0].replace("\u2212", "-")) == pytest.approx(shares[2] - shares[0], abs=0.11)
