@@ -1,18 +1,18 @@
 # Does an aligned agent stay aligned once it learns from its own rewards?
 #
-#   results/{study}/{testbed}/scenarios.parquet                              what is played
+#   results/{study}/{testbed}/scenarios.parquet                         scenarios
 #   results/{study}/{model}/{testbed}/{alignment}/seed{seed}/
-#       pairs.parquet                                                        for dpo: what is wanted, what is not
-#       adapter/                                                             the agent as aligned; none has none
-#   results/{study}/{model}/{testbed}/{alignment}/seed{seed}/{arm}/
-#       context/turns.parquet                                                R rounds of history, test split
-#       generation{g}/turns.parquet                                          deployment on fresh training scenarios
-#       generation{g}/selection.parquet                                      what the reward filter kept of them
-#       generation{g}/adapter/                                               learned from generation g - 1's selection
-#       generation{g}/evaluation.parquet                                     test split, empty history
-#   .../turns.shard{k}of{n}.parquet, evaluation.shard{k}of{n}.parquet        parts of a large rollout, until it is whole
+#       pairs.parquet                                                   preference pairs, for dpo
+#       adapter/                                                        the aligned agent; not for alignment "none"
+#   results/{study}/{model}/{testbed}/{alignment}/seed{seed}/{condition}/
+#       context/turns.parquet                                           R rounds with history, test split
+#       generation{g}/turns.parquet                                     deployment on new training scenarios
+#       generation{g}/selection.parquet                                 replies that the reward filter selected
+#       generation{g}/adapter/                                          trained on the selection of generation g - 1
+#       generation{g}/evaluation.parquet                                test split, empty history
+#   .../turns.shard{k}of{n}.parquet, evaluation.shard{k}of{n}.parquet   shards of a large rollout, removed in the end
 #   results/{study}/measures.parquet, figures/, report.html
-#   results/organism/{testbed}/                                              the organism, built anew on demand
+#   results/organism/{testbed}/                                         model organisms, if they are rebuilt
 #
 # A study is a file of config/studies: snakemake --cores all --config study=demo
 import os
@@ -20,17 +20,16 @@ import re
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 sys.path.insert(0, workflow.basedir)
 
-from atp import config as atp_config
-from atp import sizes
-from atp.agents.spec import SCRIPTED
 from atp.errors import AtpError
-from atp.provenance import code_digest
-from atp.replay import MEMORY, Memory
-from atp.scenarios.stage import source_files
+from atp.files.code import code_digest
+from atp.registry import entries, find, find_testbed, origins, plugin_error, sources
+from atp.rollout.transplant import HISTORY_FROM, HistorySource
+from atp.study import sizes
+from atp.study import study as settings_of
+from atp.study.checks import check_files, check_models
+from atp.study.read import read_models, read_study
 
 
 include: "workflow/rules/common.smk"
@@ -39,7 +38,7 @@ include: "workflow/rules/scenarios.smk"
 include: "workflow/rules/organism.smk"
 include: "workflow/rules/align.smk"
 include: "workflow/rules/rollout.smk"
-include: "workflow/rules/replay.smk"
+include: "workflow/rules/transplant.smk"
 include: "workflow/rules/filter.smk"
 include: "workflow/rules/finetune.smk"
 include: "workflow/rules/evaluate.smk"
@@ -53,9 +52,7 @@ rule all:
         f"{RESULTS}/report.html",
 
 
-if (
-    SHARED
-):  # Snakemake refuses to benchmark what may come from its cache; what it cost stands in its metadata too
+if SHARED:  # Snakemake has no benchmarks of cached outputs; their metadata has the cost
     for each in workflow.rules:
         if each.cache.output:
             each._benchmark = None

@@ -1,8 +1,8 @@
-"""Speed, as a table: the engine against plain `generate`, scripted agents, Snakemake's planning. `make bench`.
+"""Measure speed: the engine compared with plain `generate`, scripted agents, Snakemake's planning. `make bench`.
 
-The organism plays SCENARIOS held-out scenarios through the engine; then the same prompts are answered again, with
-replies of the same lengths, by `generate` on one prompt at a time and by `generate` on a batch, both of which compute
-the whole history anew each round. All in one process and one run, so that ratios hold on a noisy machine.
+The model organism plays SCENARIOS held-out scenarios through the engine. Then plain `generate` answers the same prompts
+with replies of the same lengths, one prompt at a time and in batches; it recomputes the whole history in each round.
+Everything runs in one process, so that the ratios are valid on a busy machine.
 """
 
 import subprocess
@@ -16,27 +16,29 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from atp.agents import Agent, load_agent
-from atp.config import read_models
+from atp.agents.base import Agent
+from atp.agents.load import load_agent
+from atp.files.provenance import Stage
 from atp.progress import Progress
-from atp.provenance import Stage
-from atp.rollout import Cell, Planned, play_batch, rollout
-from atp.scenarios import coordination
-from atp.scenarios.coordination import CoordinationTemplate
-from atp.scenarios.role_play import RolePlayTemplate, instantiate
-from atp.scenarios.templates import generate, read_templates
-from atp.testbeds import TESTBEDS
+from atp.registry import find_testbed
+from atp.rollout.engine import play_batch, rollout
+from atp.rollout.table import Cell, PlannedEpisode
+from atp.scenarios.sources import TemplateSource
+from atp.study.read import read_models
+from atp.testbed import Scenario
 
 ROOT = Path(__file__).parents[1]
 SCENARIOS, ROUNDS, REPEATS, GAMES = 64, 6, 3, 10_000
-SCHEDULE = "all_unsupervised"
+#: Testbeds of the engine and of the populations, and their settings.
+SINGLE, SINGLE_SETTINGS = "role_play", {"schedule": "all_unsupervised", "rounds": ROUNDS}
+POPULATION, POPULATION_SETTINGS = "coordination", {"first_colluders": 3}
 
 Row = dict[str, Any]
 
 
 @dataclass
 class Spent:
-    """Seconds in the model's forward passes, and the tokens that went through them, padding included."""
+    """Seconds in the model's forward passes, and the tokens that they processed, including padding."""
 
     seconds: float = 0.0
     prompt: int = 0
@@ -45,113 +47,113 @@ class Spent:
 
 def main() -> None:
     """Print the table."""
-    print("Engine, on the organism\n")
+    print("Engine, with the model organism\n")
     for name, value in [*engine(), *scripted(), *population(), *planning()]:
         print(f"  {name:58} {value}")
 
 
 def engine() -> list[tuple[str, str]]:
-    """The engine against plain loops."""
+    """Return the speed of the engine and of plain loops."""
     import torch
 
     spec = read_models(("organism",), ROOT / "config/models")["organism"]
     assert spec is not None
-    agent: Any = load_agent("organism", spec.model_copy(update={"path": str(ROOT / spec.path)}).of("role_play"))
-    planned = _episodes()
-    rows, spent = _played(agent, planned), Spent()
+    agent: Any = load_agent("organism", spec.model_copy(update={"path": str(ROOT / spec.path)}).of(SINGLE))
+    episodes = _episodes()
+    rows, spent = _played(agent, episodes), Spent()
     model, tokenizer = agent.model, agent.tokenizer
-    ours, one, many = [], [], []
+    engine, one, many = [], [], []
     for _ in range(REPEATS):
         with _timed(model, spent):
-            ours.append(_clock(lambda: _played(agent, planned)))
+            engine.append(_clock(lambda: _played(agent, episodes)))
         one.append(_clock(lambda: _loop(model, tokenizer, rows, 1)))
         many.append(_clock(lambda: _loop(model, tokenizer, rows, SCENARIOS)))
-    count, seconds = len(rows), median(ours)
+    count, seconds = len(rows), median(engine)
     distinct = _distinct(agent, rows)
     rate, needed = _matmul_rate(), _operations(model.config, rows)
     return [
         ("threads", str(torch.get_num_threads())),
         (f"decisions, {SCENARIOS} scenarios x {ROUNDS} rounds", f"{count}"),
         ("engine, decisions/s", f"{count / seconds:.1f}"),
-        ("(a) generate, one prompt at a time, decisions/s", f"{count / median(one):.1f}"),
-        ("(b) generate, batched, decisions/s", f"{count / median(many):.1f}"),
-        ("engine over (a)", _times(one, ours)),
-        ("engine over (b)", _times(many, ours)),
+        ("(a) plain generate, one prompt at a time, decisions/s", f"{count / median(one):.1f}"),
+        ("(b) plain generate, batched, decisions/s", f"{count / median(many):.1f}"),
+        ("engine / (a)", _times(one, engine)),
+        ("engine / (b)", _times(many, engine)),
         ("prompt tokens computed per distinct prompt token", f"{_computed(rows) / distinct:.3f}"),
-        ("... with the padding of its batches", f"{spent.prompt / REPEATS / distinct:.3f}"),
-        ("time outside the model's forward passes", f"{100 * (1 - spent.seconds / sum(ours)):.1f} %"),
+        ("... including the padding of batches", f"{spent.prompt / REPEATS / distinct:.3f}"),
+        ("time outside the model's forward passes", f"{100 * (1 - spent.seconds / sum(engine)):.1f} %"),
         ("matmul rate of this machine, GFLOP/s", f"{rate / 1e9:.0f}"),
         ("arithmetic limit, decisions/s", f"{count * rate / needed:.0f}"),
-        ("share of the limit that the engine reaches", f"{100 * needed / rate / seconds:.0f} %"),
+        ("engine / arithmetic limit", f"{100 * needed / rate / seconds:.0f} %"),
     ]
 
 
 def _times(slower: list[float], faster: list[float]) -> str:
-    """The median of the ratios of neighbouring runs, and their range."""
+    """Return the median of the ratios of successive runs, and their range."""
     ratios = [one / other for one, other in zip(slower, faster, strict=True)]
     return f"{median(ratios):.1f}x ({min(ratios):.1f} to {max(ratios):.1f})"
 
 
 def scripted() -> list[tuple[str, str]]:
-    """Decisions a second of a scripted agent, through the same path."""
-    agent, planned = load_agent("scripted:win_stay_lose_shift", None), _episodes() * 32
-    seconds = _clock(lambda: _played(agent, planned))
-    return [("scripted agent, decisions/s", f"{len(planned) * ROUNDS / seconds:,.0f}")]
+    """Return the decisions per second of a scripted agent, through the same engine."""
+    agent, episodes = load_agent("scripted:win_stay_lose_shift", None), _episodes() * 32
+    seconds = _clock(lambda: _played(agent, episodes))
+    return [("scripted agent, decisions/s", f"{len(episodes) * ROUNDS / seconds:,.0f}")]
 
 
 def population() -> list[tuple[str, str]]:
-    """Seconds in which scripted populations play and their turns are written."""
-    templates = read_templates(ROOT / "config/templates/coordination.yaml", CoordinationTemplate)
-    scenarios = generate(templates, coordination.instantiate, 0, SCENARIOS, seed=0)
-    agent, testbed = load_agent("scripted:imitate_majority", None), TESTBEDS["coordination"]
-    settings = testbed.settings.model_validate({"first_colluders": 3})
-    cell = Cell("scripted:imitate_majority", "coordination", "none", "plain", 0, "context", 0)
+    """Return the seconds in which scripted populations play and their turns are written."""
+    name, testbed, scenarios = "scripted:imitate_majority", find_testbed(POPULATION), _scenarios(POPULATION)
+    agent, settings = load_agent(name, None, testbed=POPULATION), testbed.settings(**POPULATION_SETTINGS)
+    cell = Cell(name, POPULATION, "none", "baseline", 0, "context", 0)
     samples = -(-GAMES // SCENARIOS)
     with tempfile.TemporaryDirectory() as folder:
-        out, stage = Path(folder) / "turns.parquet", Stage("rollout", "atp.rollout", {}, [])
+        out, stage = Path(folder) / "turns.parquet", Stage("rollout", "atp.rollout.engine", {})
         seconds = _clock(lambda: rollout(scenarios, testbed, {"game": settings}, agent, cell, samples, out, stage))
     return [(f"{samples * SCENARIOS:,} games of 8 players x 3 rounds, s", f"{seconds:.1f}")]
 
 
 def planning() -> list[tuple[str, str]]:
-    """Seconds of a dry run of the largest study, imports included."""
+    """Return the seconds of a dry run of the largest study, including imports."""
     command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--config", "study=paper_grid"]
-    begun = time.perf_counter()
+    start = time.perf_counter()
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     jobs = next(line.split()[1] for line in result.stdout.splitlines() if line.startswith("total"))
     return [(f"snakemake -n of {jobs} jobs, s", f"{seconds:.1f}")]
 
 
-def _episodes() -> list[Planned]:
-    scenarios = generate(
-        read_templates(ROOT / "config/templates/role_play.yaml", RolePlayTemplate), instantiate, 0, SCENARIOS, seed=0
-    )
-    settings = TESTBEDS["role_play"].settings.model_validate({"schedule": SCHEDULE, "rounds": ROUNDS})
-    return [Planned(scenario, SCHEDULE, settings, 0) for scenario in scenarios]
+def _scenarios(testbed: str) -> Sequence[Scenario]:
+    return TemplateSource(test=SCENARIOS).scenarios(find_testbed(testbed), ROOT)
 
 
-def _played(agent: Agent, planned: Sequence[Planned]) -> list[Row]:
-    cell = Cell("organism", "role_play", "none", "plain", 0, "context", 0)
-    batches = [planned[start : start + agent.batch] for start in range(0, len(planned), agent.batch)]
-    return [row for batch in batches for row in play_batch(batch, TESTBEDS["role_play"], agent, cell).to_pylist()]
+def _episodes() -> list[PlannedEpisode]:
+    settings = find_testbed(SINGLE).settings(**SINGLE_SETTINGS)
+    return [PlannedEpisode(scenario, "default", settings, 0) for scenario in _scenarios(SINGLE)]
+
+
+def _played(agent: Agent, episodes: Sequence[PlannedEpisode]) -> list[Row]:
+    """Play episodes in batches and return their turns."""
+    cell = Cell("organism", SINGLE, "none", "baseline", 0, "context", 0)
+    batches = [episodes[start : start + agent.batch] for start in range(0, len(episodes), agent.batch)]
+    return [row for batch in batches for row in play_batch(batch, find_testbed(SINGLE), agent, cell).to_pylist()]
 
 
 def _clock(work: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 @contextmanager
 def _timed(model: Any, spent: Spent) -> Any:
-    """Counts a model's forward passes while it lasts."""
-    plain = model.forward
+    """Add up the time and tokens of a model's forward passes within the block."""
+    original = model.forward
 
     def forward(**arguments: Any) -> Any:
-        begun = time.perf_counter()
-        output = plain(**arguments)
-        spent.seconds += time.perf_counter() - begun
+        start = time.perf_counter()
+        output = original(**arguments)
+        spent.seconds += time.perf_counter() - start
         tokens = arguments["input_ids"]
         if tokens.shape[1] > 1:
             spent.prompt += tokens.numel()
@@ -167,7 +169,7 @@ def _timed(model: Any, spent: Spent) -> Any:
 
 
 def _loop(model: Any, tokenizer: Any, rows: list[Row], batch: int) -> None:
-    """Answer every prompt by `generate`, `batch` prompts of a round at a time, replies as long as they were."""
+    """Answer every prompt by `generate`, `batch` prompts of a round at a time, with replies of the recorded lengths."""
     import torch
 
     ordered = sorted(rows, key=lambda row: row["round"])
@@ -196,33 +198,33 @@ def _computed(rows: list[Row]) -> int:
 
 
 def _distinct(agent: Any, rows: list[Row]) -> int:
-    """Prompt tokens that no earlier prompt or reply of any conversation had computed: nodes of their prefix tree."""
+    """Return the distinct prompt tokens: nodes of the prefix tree of all conversations, without those of replies."""
     seen: set[int] = set()
     replies = 0
     for row in rows:
         text = agent.tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True)
         prompt = agent.tokenizer(text, add_special_tokens=False).input_ids
-        whole = prompt + agent.tokenizer(row["reply"] + agent.tokenizer.eos_token, add_special_tokens=False).input_ids
+        tokens = prompt + agent.tokenizer(row["reply"] + agent.tokenizer.eos_token, add_special_tokens=False).input_ids
         node = 0
-        for place, token in enumerate(whole):
+        for position, token in enumerate(tokens):
             node = hash((node, token))
             if node not in seen:
                 seen.add(node)
-                replies += place >= len(prompt)
+                replies += position >= len(prompt)
     return len(seen) - replies
 
 
 def _matmul_rate(size: int = 2048, times: int = 5) -> float:
-    """Floating-point operations a second of square matrix products in float32."""
+    """Return the floating-point operations per second of square matrix products in float32."""
     import torch
 
-    one = torch.rand(size, size)
-    one @ one
-    return times * 2 * size**3 / _clock(lambda: [one @ one for _ in range(times)])
+    matrix = torch.rand(size, size)
+    matrix @ matrix
+    return times * 2 * size**3 / _clock(lambda: [matrix @ matrix for _ in range(times)])
 
 
 def _operations(config: Any, rows: list[Row]) -> float:
-    """Floating-point operations that the played rows need: each token once, attention over what stands before it."""
+    """Return the floating-point operations of these rows: each token once, with attention to all tokens before it."""
     hidden, width = config.hidden_size, config.num_attention_heads * config.head_dim
     weights = hidden * (2 * width + 2 * config.num_key_value_heads * config.head_dim)
     weights += 3 * hidden * config.intermediate_size

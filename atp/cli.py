@@ -1,4 +1,4 @@
-"""The command line: every stage, one at a time, to look before a study is written."""
+"""The command line: every stage by itself, to try it before a study is written."""
 
 import json
 import logging
@@ -6,19 +6,22 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-import yaml
-from pydantic import TypeAdapter, ValidationError
 
-from atp.agents.gpus import claim_gpus
-from atp.agents.spec import SCRIPTED, ModelSpec, check_trainable
-from atp.artifacts import write_text
-from atp.config import read_models, schemas
+from atp.arguments import (
+    agent_model,
+    key_values,
+    played_testbed,
+    testbed_settings,
+    trainable_model,
+    training_settings,
+)
 from atp.errors import AtpError
-from atp.explain import explain
-from atp.training import DpoSettings, GrpoSettings, SftSettings
+from atp.files.tables import write_text
+from atp.registry import find_testbed, load_plugins, plugin_error
+from atp.study.read import schemas
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,53 +30,69 @@ app = typer.Typer(
     help="Does an aligned agent stay aligned once it learns from its own rewards? Each stage of the workflow, by hand.",
 )
 
-MODELS_FOLDER, TEMPLATES_FOLDER = Path("config/models"), Path("config/templates")
+PLUGIN = "--plugin"
 
 Out = Annotated[Path, typer.Option(help="file to write")]
-TestbedName = Annotated[str, typer.Option(help="testbed, such as role_play")]
-AgentName = Annotated[str, typer.Option(help="scripted:POLICY[:NUMBER], or a name from --models")]
-Templates = Annotated[Path | None, typer.Option(help="template file; left out: the testbed's in config/templates")]
+TestbedName = Annotated[str, typer.Option(help="testbed: a folder of atp/testbeds, or one of a plug-in")]
+Testbed = Annotated[str | None, typer.Option(help="testbed; left out: that of the scenario file")]
+AgentName = Annotated[str, typer.Option(help="scripted:POLICY[:NUMBER], agent:NAME[:MODEL], or a name from --models")]
+Templates = Annotated[Path | None, typer.Option(help="template file; left out: the testbed's own")]
 Models = Annotated[Path, typer.Option(help="folder of model files")]
 ScenarioFile = Annotated[Path, typer.Option(help="scenarios.parquet")]
 Folder = Annotated[Path, typer.Option(help="folder to write the adapter to")]
-Sizes = Annotated[list[int], typer.Option(help="scenarios of a line; may be repeated")]
+Sizes = Annotated[list[int], typer.Option(help="scenarios of a series; may be repeated")]
 Set = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the testbed; may be repeated")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
 SetTraining = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the training; may be repeated")]
-SetGame = Annotated[list[str], typer.Option("--setting", help="KEY=VALUE, a setting of the testbed; may be repeated")]
+SetTestbed = Annotated[
+    list[str], typer.Option("--setting", help="KEY=VALUE, a setting of the testbed; may be repeated")
+]
 SetFilter = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the filter; may be repeated")]
+SetSource = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the source; may be repeated")]
+MODELS_FOLDER = Path("config/models")
+
+
+@app.callback()
+def plugins(
+    plugin: Annotated[
+        list[Path], typer.Option(PLUGIN, help="Python file that defines testbeds, agents, …; may be repeated")
+    ] = [],  # noqa: B006  typer reads the default, nothing writes to it
+) -> None:
+    """Load plug-ins before a command runs."""
+    load_plugins(plugin)
 
 
 @app.command()
 def scenarios(
     out: Out,
-    testbed: TestbedName = "role_play",
+    testbed: TestbedName,
     templates: Templates = None,
     train: Annotated[int, typer.Option(min=0, help="training scenarios")] = 192,
     test: Annotated[int, typer.Option(min=1, help="test scenarios")] = 64,
     seed: Seed = 0,
+    set_: SetSource = [],  # noqa: B006
 ) -> None:
-    """Generate scenarios from templates: seeded, train and test without a common prompt."""
-    from atp.scenarios.stage import ScenarioSettings, scenarios_stage
+    """Generate scenarios from templates, or from another source of the testbed (--set source=NAME)."""
+    from atp.scenarios.sources import scenarios_stage, source_settings
 
-    path = str(templates or TEMPLATES_FOLDER / f"{testbed}.yaml")
-    settings = ScenarioSettings(source="templates", path=path, templates=None, train=train, test=test, seed=seed)
-    scenarios_stage(settings, testbed, out)
+    path = {"path": str(templates)} if templates else {}
+    values = {"train": train, "test": test, "seed": seed, **path, **key_values(set_)}
+    scenarios_stage(source_settings(find_testbed(testbed), values), testbed, out)
 
 
 @app.command()
 def import_release(
-    file: Annotated[
-        Path, typer.Argument(help="a question_*.json of the paper's release, or coordination's templates.json")
-    ],
+    file: Annotated[Path, typer.Argument(help="a file of the paper's release")],
     out: Out,
-    testbed: TestbedName = "role_play",
-    templates: Annotated[Path | None, typer.Option(help="role_play's templates.json, if not beside FILE")] = None,
+    testbed: TestbedName,
+    set_: SetSource = [],  # noqa: B006
 ) -> None:
-    """Import what the paper published as it is, all into the test split."""
-    from atp.scenarios.stage import import_release_stage
+    """Import a file that the paper published as it is, all into the test split."""
+    from atp.scenarios.release import import_release
+    from atp.scenarios.sources import source_settings
 
-    import_release_stage(file, testbed, out, templates)
+    kind = find_testbed(testbed)
+    import_release(source_settings(kind, {"source": "release", "path": str(file), **key_values(set_)}), kind, out)
 
 
 @app.command()
@@ -81,8 +100,8 @@ def rollout(
     scenarios: ScenarioFile,
     agent: AgentName,
     out: Out,
-    testbed: TestbedName = "role_play",
-    set_: Set = [],  # noqa: B006  typer reads the default, nothing writes to it
+    testbed: Testbed = None,
+    set_: Set = [],  # noqa: B006
     rounds: Annotated[int | None, typer.Option(min=1, help="rounds an episode")] = None,
     samples: Annotated[int, typer.Option(min=1, help="episodes a scenario")] = 1,
     seed: Seed = 0,
@@ -91,29 +110,31 @@ def rollout(
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Play scenarios with an agent and write turns."""
-    from atp.rollout import Cell, rollout_stage
+    from atp.rollout.engine import rollout_stage
+    from atp.rollout.table import Cell
 
-    settings = _settings(testbed, set_, {} if rounds is None else {"rounds": rounds})
-    cell = Cell(agent, testbed, alignment="none", arm="plain", seed=seed, channel="context", generation=0)
-    model = _model(agent, models, testbed)
+    name = played_testbed(testbed, scenarios)
+    settings = testbed_settings(name, set_, {} if rounds is None else {"rounds": rounds})
+    cell = Cell(agent, name, alignment="none", condition="baseline", seed=seed, channel="context", generation=0)
+    model = agent_model(agent, models, name)
     rollout_stage(scenarios, out, cell, {"default": settings}, split, samples, None, model, adapter)
 
 
 @app.command()
-def replay(
-    memory: Annotated[Path, typer.Argument(help="turns.parquet of a rollout, whose histories are read")],
+def transplant(
+    histories: Annotated[Path, typer.Argument(help="turns.parquet of a rollout, whose histories are read")],
     scenarios: ScenarioFile,
     agent: AgentName,
     out: Out,
     adapter: Annotated[Path | None, typer.Option(help="folder of a LoRA adapter")] = None,
     models: Models = MODELS_FOLDER,
 ) -> None:
-    """Ask an agent every question of recorded episodes, with the recorded history, and write turns."""
-    from atp.replay import recorded, replay_stage
+    """Ask an agent every prompt of recorded episodes, with the recorded history, and write turns."""
+    from atp.rollout.transplant import recording, transplant_stage
 
-    model = _model(agent, models, recorded(memory)[0].testbed)
-    reader = {"model": agent, "alignment": "none", "arm": "frozen_memory"}
-    replay_stage(memory, scenarios, out, reader, model, adapter)
+    model = agent_model(agent, models, recording(histories)[0].testbed)
+    reader = {"model": agent, "alignment": "none", "condition": "transplanted_history"}
+    transplant_stage(histories, scenarios, out, reader, model, adapter)
 
 
 @app.command("filter")
@@ -125,16 +146,13 @@ def filter_(
     ] = "best_of_n",
     set_: SetFilter = [],  # noqa: B006
 ) -> None:
-    """Keep the replies that a reward filter selects, and say what that did to the share of violations."""
-    from atp.filtering import FilterSettings, filter_stage
+    """Select replies with a reward filter, and print how the violation rate differs before and after."""
+    from atp.training.filters import filter_settings, filter_stage
 
-    settings = {"name": name, **_values(set_)}
     try:
-        TypeAdapter(FilterSettings).validate_python(settings)
-    except ValidationError as error:
-        raise AtpError(
-            f"filter {name}: {error.errors()[0]['msg']} ({'.'.join(map(str, error.errors()[0]['loc']))})"
-        ) from error
+        settings = filter_settings({"name": name, **key_values(set_)})
+    except ValueError as error:
+        raise AtpError(f"filter {name}: {error}") from error
     typer.echo(str(filter_stage(turns, out, settings)))
 
 
@@ -143,19 +161,21 @@ def pairs(
     scenarios: ScenarioFile,
     agent: AgentName,
     out: Out,
-    testbed: TestbedName = "role_play",
+    testbed: Testbed = None,
     set_: Set = [],  # noqa: B006
-    retries: Annotated[int, typer.Option(min=1, help="how often each side is asked at most")] = 8,
+    retries: Annotated[int, typer.Option(min=1, help="tries at most for each side of a pair")] = 8,
     seed: Seed = 0,
     models: Models = MODELS_FOLDER,
 ) -> None:
-    """Ask training scenarios steered to comply and steered to violate, and write what came as preference pairs."""
-    from atp.alignment import YIELD
-    from atp.alignment.pairs import pairs_stage
+    """Ask training scenarios steered to comply and steered to violate, and write preference pairs."""
+    from atp.files.schemas import YIELD
+    from atp.training.pairs import pairs_stage
 
-    settings = _settings(testbed, set_, {})
-    found = pairs_stage(scenarios, out, testbed, settings, agent, _model(agent, models, testbed), retries, seed)
-    typer.echo(YIELD.format_map(found))
+    name = played_testbed(testbed, scenarios)
+    settings, model = testbed_settings(name, set_), agent_model(agent, models, name)
+    cell = _cell(agent, name, "dpo", seed, 0)
+    counts = pairs_stage(scenarios, out, name, settings, agent, model, retries, seed, cell=cell)
+    typer.echo(YIELD.format_map(counts))
 
 
 @app.command()
@@ -165,23 +185,24 @@ def align(
     out: Folder,
     method: Annotated[str, typer.Option(help="dpo, on --pairs; or grpo, which pays for compliance")] = "dpo",
     pairs: Annotated[Path | None, typer.Option(help="pairs.parquet, for dpo")] = None,
-    testbed: TestbedName = "role_play",
-    setting: SetGame = [],  # noqa: B006
+    testbed: Testbed = None,
+    setting: SetTestbed = [],  # noqa: B006
     set_: SetTraining = [],  # noqa: B006
     seed: Seed = 0,
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Align an agent before deployment: train an adapter, by DPO on pairs or by GRPO on training scenarios."""
-    from atp.alignment.align import align_stage
+    from atp.training.align import align_stage
 
     if method not in ("dpo", "grpo"):
         raise AtpError(f"--method {method}: allowed are dpo, grpo")
     if (method == "dpo") != (pairs is not None):
-        raise AtpError("--pairs: needed with --method dpo, and without meaning with grpo")
-    training = _training(method, set_)
-    game, model = _settings(testbed, setting, {}, "--setting"), _trainable(agent, models, testbed)
-    heard = align_stage(scenarios, out, testbed, game, model, training, seed, pairs)
-    typer.echo(_heard(heard))
+        raise AtpError("--pairs: needed with --method dpo, not allowed with grpo")
+    name = played_testbed(testbed, scenarios)
+    training, settings = training_settings(method, set_), testbed_settings(name, setting, flag="--setting")
+    model, cell = trainable_model(agent, models, name), _cell(agent, name, method, seed, 0)
+    check = align_stage(scenarios, out, name, settings, model, training.model_dump(), seed, pairs, cell=cell)
+    typer.echo(_check_line(check))
 
 
 @app.command()
@@ -193,82 +214,86 @@ def finetune(
     method: Annotated[
         str, typer.Option(help="sft; dpo on best_and_worst replies; grpo on what deployment pays")
     ] = "sft",
-    testbed: TestbedName = "role_play",
-    parent: Annotated[Path | None, typer.Option(help="adapter to go on from")] = None,
+    testbed: Testbed = None,
+    parent: Annotated[Path | None, typer.Option(help="adapter whose training continues")] = None,
     reference: Annotated[Path | None, typer.Option(help="generation 0's adapter, if it has one")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="pairs.parquet, for --set replay=…")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="pairs.parquet, for --set rehearsal=…")] = None,
     first_unused: Annotated[
         int | None,
-        typer.Option(min=0, help="row of the first training scenario that nothing learns from, for --set most_rise=…"),
+        typer.Option(
+            min=0,
+            help="row of the first training scenario that nothing is trained on, for --set max_violation_increase=…",
+        ),
     ] = None,
     generation: Annotated[int, typer.Option(min=1, help="number written into the lineage")] = 1,
     seed: Seed = 0,
-    setting: SetGame = [],  # noqa: B006
+    setting: SetTestbed = [],  # noqa: B006
     set_: SetTraining = [],  # noqa: B006
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Train an adapter on what deployment paid."""
     from atp.training.stage import finetune_stage
 
-    training, model, game = (
-        _training(method, set_),
-        _trainable(agent, models, testbed),
-        _settings(testbed, setting, {}, "--setting"),
-    )
-    begun = (generation, parent, reference, pairs, first_unused)
-    heard = finetune_stage(data, scenarios, out, testbed, game, model, training, seed, *begun)
-    typer.echo(_heard(heard))
+    name = played_testbed(testbed, scenarios)
+    training, settings = training_settings(method, set_), testbed_settings(name, setting, flag="--setting")
+    model, cell = trainable_model(agent, models, name), _cell(agent, name, "none", seed, generation)
+    begin = (generation, parent, reference, pairs, first_unused)
+    check = finetune_stage(data, scenarios, out, name, settings, model, training.model_dump(), seed, *begin, cell=cell)
+    typer.echo(_check_line(check))
 
 
 @app.command()
 def export(
     form: Annotated[str, typer.Argument(help="llama-factory")],
     pairs: Annotated[Path, typer.Argument(help="pairs.parquet")],
-    out: Annotated[Path, typer.Option(help="JSON file to write; its entry goes into dataset_info.json beside it")],
+    out: Annotated[Path, typer.Option(help="JSON file to write; its entry goes into dataset_info.json next to it")],
 ) -> None:
-    """Write preference pairs as another tool reads them."""
-    from atp.alignment.llama_factory import export_llama_factory
+    """Write preference pairs in another tool's format."""
+    from atp.training.llama_factory import export_llama_factory
 
     if form != "llama-factory":
-        raise AtpError(f"export {form}: unknown form, known is llama-factory")
+        raise AtpError(f"export {form}: unknown format, known is llama-factory")
     typer.echo(f"{export_llama_factory(pairs, out)} pairs")
 
 
 @app.command()
 def organism(
     out: Annotated[Path, typer.Option(help="folder to write the model to")],
-    testbed: TestbedName = "role_play",
+    testbed: TestbedName,
     templates: Templates = None,
     seed: Seed = 0,
 ) -> None:
-    """Train the embedded agent of a testbed from nothing (about twenty minutes on a core)."""
-    from atp.organism.train import COURSES, build_organism
+    """Train the model organism of a testbed from nothing (about twenty minutes on a core)."""
+    from atp.organism.train import build_organism
 
-    if testbed not in COURSES:
-        raise AtpError(f"--testbed {testbed}: has no organism, known are {', '.join(COURSES)}")
-    build_organism(templates or TEMPLATES_FOLDER / f"{testbed}.yaml", out, seed, testbed)
+    file = templates or find_testbed(testbed).templates
+    if file is None:
+        raise AtpError(f"--templates: missing, testbed '{testbed}' has no template file of its own")
+    build_organism(file, out, testbed, seed)
 
 
 @app.command()
 def judge(
-    turns: Annotated[Path, typer.Argument(help="turns.parquet of a game that a judge can be asked about: bargaining")],
+    turns: Annotated[Path, typer.Argument(help="turns.parquet of a testbed that defines a judge question")],
     agent: AgentName,
     out: Out,
     seed: Seed = 0,
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Ask a judge model for a second opinion on every decision that the rule has scored."""
-    from atp.judging import judge_stage
+    from atp.files.turns import read_turns
     from atp.measures.agreement import agreement
+    from atp.rollout.judge import judge_stage
 
-    judge_stage(turns, out, agent, _model(agent, models, "bargaining"), seed)
+    testbeds = read_turns(turns)["testbed"].to_pylist()[:1]
+    judge_stage(turns, out, agent, agent_model(agent, models, testbeds[0]) if testbeds else None, seed)
     typer.echo(agreement(out, seed))
 
 
 @app.command()
 def measure(turns: Annotated[list[Path], typer.Argument(help="turns.parquet files")], out: Out) -> None:
-    """Turn turns into rates with intervals."""
-    from atp.measures import measure_stage
+    """Compute measures with intervals from turns."""
+    from atp.measures.rates import measure_stage
 
     measure_stage(turns, out)
 
@@ -277,11 +302,11 @@ def measure(turns: Annotated[list[Path], typer.Argument(help="turns.parquet file
 def phase(
     study: Annotated[Path, typer.Argument(help="folder of a study's results, such as results/deterrence")],
     across: Annotated[str, typer.Option(help="setting from left to right, of those that the study varies")],
-    up: Annotated[str, typer.Option(help="setting from below to above")],
+    up: Annotated[str, typer.Option(help="setting from bottom to top")],
     out: Annotated[Path, typer.Option(help="SVG file to write")],
     measure: Annotated[str, typer.Option(help="measure to draw, at each variant's last round")] = "violation_rate",
 ) -> None:
-    """Draw a measure over two settings that a study varies, with theory's line where there is one."""
+    """Draw a measure over two settings that a study varies, with the testbed's line of theory if it has one."""
     from atp.report.phase import phase_stage
 
     phase_stage(study, measure, across, up, out)
@@ -293,7 +318,7 @@ def show(
     episode: Annotated[str | None, typer.Option(help="print this episode's transcript instead")] = None,
 ) -> None:
     """Print violation rates by round, with k/n and a 95 % interval, or one transcript."""
-    from atp.show import print_rates, print_transcript
+    from atp.report.terminal import print_rates, print_transcript
 
     if episode is None:
         print_rates(turns)
@@ -309,30 +334,30 @@ def plan(
     ),
     models: Models = MODELS_FOLDER,
 ) -> None:
-    """Say what a study will take at measured rates: jobs, wall and GPU hours, disk; and what is not measured yet."""
-    from atp.plan import plan as planned
+    """Print what a study will take at measured rates: jobs, wall and GPU hours, disk; and what is not measured yet."""
+    from atp.study.plan import plan as make_plan
 
-    typer.echo(planned(study, results, models))
+    typer.echo(make_plan(study, results, models))
 
 
 @app.command()
 def power(
     scenarios: Sizes = [32, 64, 128, 256, 512],  # noqa: B006
-    first: Annotated[float, typer.Option(help="rate at the first round, and of a flat line")] = 0.2,
-    last: Annotated[float, typer.Option(help="rate that a change goes to")] = 0.6,
-    rounds: Annotated[int, typer.Option(help="rounds; generations with 0 are one more")] = 6,
+    first: Annotated[float, typer.Option(help="rate at the first round, and of a flat series")] = 0.2,
+    last: Annotated[float, typer.Option(help="rate after a change")] = 0.6,
+    rounds: Annotated[int, typer.Option(help="rounds; generations including 0")] = 6,
     at: Annotated[int | None, typer.Option(help="first round after a step; left out: the middle one")] = None,
     samples: Annotated[int, typer.Option(help="samples a scenario, or players a game")] = 4,
     alike: Annotated[float, typer.Option(help="correlation of a scenario's samples")] = 0.3,
     lasting: Annotated[float, typer.Option(help="correlation of a reply with the next round's")] = 0.5,
-    bound: Annotated[float, typer.Option(help="how far from their mean the rates of a flat line may lie")] = 0.1,
+    bound: Annotated[float, typer.Option(help="largest distance from their mean of the rates of a flat series")] = 0.1,
     power: Annotated[
-        float | None, typer.Option(help="say how many scenarios each verdict needs to be right so often")
-    ] = (None),
-    replicates: Annotated[int, typer.Option(help="simulated lines a row")] = 400,
+        float | None, typer.Option(help="print how many scenarios each verdict needs to be right so often")
+    ] = None,
+    replicates: Annotated[int, typer.Option(help="simulated series a row")] = 400,
     seed: Seed = 0,
 ) -> None:
-    """Say by simulation how often the verdict is right: hits, false alarms, and the scenarios that a power needs."""
+    """Simulate how often the verdict is right: hits, false alarms, and the scenarios that a power needs."""
     from atp.measures.power import print_power
     from atp.measures.simulate import Design
 
@@ -347,80 +372,75 @@ def schemas_(out: Annotated[Path, typer.Option(help="folder to write to")] = Pat
         write_text(json.dumps(schema, indent=2) + "\n", out / f"{name}.schema.json")
 
 
-def _model(agent: str, folder: Path, testbed: str) -> ModelSpec | None:
-    if agent.startswith(SCRIPTED):
-        return None
-    model = read_models((agent,), folder)[agent]
-    assert model is not None
-    claim_gpus(model.gpus, model.path)
-    return model.of(testbed)
+@app.command("new")
+def new(
+    kind: Annotated[str, typer.Argument(help="testbed")],
+    name: Annotated[str, typer.Argument(help="its name: lower-case letters, digits and underscores")],
+    out: Annotated[Path, typer.Option(help="folder to write to")] = Path(),
+) -> None:
+    """Write a small working testbed as a plug-in, with its template file and its test."""
+    from atp.extend.new import new_testbed
+
+    if kind != "testbed":
+        raise AtpError(f"new {kind}: unknown kind, known is testbed")
+    typer.echo("\n".join(f"wrote {path}" for path in new_testbed(name, out)))
 
 
-def _trainable(agent: str, folder: Path, testbed: str) -> ModelSpec:
-    model = _model(agent, folder, testbed)
-    if model is None:
-        raise AtpError(f"agent {agent}: a scripted policy has no weights to train")
-    check_trainable(model)
-    return model
+@app.command("check")
+def check(
+    file: Annotated[str, typer.Argument(help="a plug-in's Python file, or the name of a testbed")],
+    scenarios: Annotated[int, typer.Option(min=2, help="scenarios of each split to make")] = 8,
+    seed: Seed = 0,
+    set_: SetSource = [],  # noqa: B006
+) -> None:
+    """Play the testbeds of a plug-in and report what breaks the protocol; exit code 1 if anything does."""
+    from atp.extend.check import check_table
+
+    text, failed = check_table(file, scenarios, seed, key_values(set_))
+    typer.echo(text)
+    if failed:
+        raise typer.Exit(1)
 
 
-def _training(method: str, pairs: list[str]) -> dict[str, Any]:
-    kinds = {"sft": SftSettings, "dpo": DpoSettings, "grpo": GrpoSettings}
-    if method not in kinds:
-        raise AtpError(f"--method {method}: allowed are {', '.join(kinds)}")
-    return {**_checked(kinds[method], _values(pairs)), "method": method}
+def _cell(agent: str, testbed: str, alignment: str, seed: int, generation: int) -> dict[str, object]:
+    condition = "baseline" if generation else None
+    cell = {"model": agent, "testbed": testbed, "alignment": alignment, "condition": condition, "seed": seed}
+    return {**cell, "channel": "weights", "generation": generation}
 
 
-def _heard(canary: dict[str, float]) -> str:
-    """What the canary of a training says, in one line."""
-    counts = (
-        "{violations:.0f}/{valid:.0f} violations of {prompts:.0f} replies to held-out prompts, KL {kl:.3f} nats a reply"
-    )
-    before = "{reference_violations:.0f}/{reference_valid:.0f}"
-    return f"{counts} (generation 0: {before})".format_map(canary)
+def _check_line(check: dict[str, float]) -> str:
+    """Return the result of a post-training check in one line."""
+    counts = "{violations:.0f}/{valid:.0f} violations of {prompts:.0f} replies to held-out prompts"
+    before = "KL {kl:.3f} nats a reply (generation 0: {reference_violations:.0f}/{reference_valid:.0f})"
+    return f"{counts}, {before}".format_map(check)
 
 
-def _settings(testbed: str, pairs: list[str], given: dict[str, Any], flag: str = "--set") -> dict[str, Any]:
-    from atp.testbeds import TESTBEDS
-
-    if testbed not in TESTBEDS:
-        raise AtpError(f"--testbed {testbed}: unknown testbed, known are {', '.join(TESTBEDS)}")
-    return _checked(TESTBEDS[testbed].settings, {**_values(pairs, flag), **given}, flag)
-
-
-def _values(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
-    values = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key or not value.strip():
-            raise AtpError(f"{flag} {pair}: must be KEY=VALUE")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise AtpError(f"{flag} {pair}: no readable YAML: {' '.join(str(error).split())}") from error
-    return values
-
-
-def _checked(kind: Any, values: dict[str, Any], flag: str = "--set") -> dict[str, Any]:
-    try:
-        kind(**values)
-    except ValidationError as error:
-        raise AtpError(f"{flag} {explain(error, kind)}") from error
-    return values
+def _plugins_first(arguments: list[str]) -> list[str]:
+    """Move --plugin FILE to the front, where typer reads it: users may give it anywhere."""
+    first, others = [word for word in arguments if word.startswith(f"{PLUGIN}=")], list(arguments)
+    while PLUGIN in others:
+        at = others.index(PLUGIN)
+        first += others[at : at + 2]
+        del others[at : at + 2]
+    return first + [word for word in others if not word.startswith(f"{PLUGIN}=")]
 
 
 def main() -> None:
-    """Entry point: an AtpError is one line on stderr and exit code 1."""
+    """Run the command line. An AtpError, or an error in a plug-in, is one line on stderr and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "transformers", "trl", "datasets"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in ("httpx", "transformers", "trl", "datasets"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries to their own callers
+    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries warn about each other
     try:
-        app()
-    except (AtpError, OSError) as error:
-        print(f"atp: {error}", file=sys.stderr)
-        sys.exit(1)
+        app(_plugins_first(sys.argv[1:]))
+    except AtpError as error:
+        sys.exit(f"atp: {error}")
+    except Exception as error:
+        line = plugin_error(error) or (str(error) if isinstance(error, OSError) else None)
+        if line is None:
+            raise
+        sys.exit(f"atp: {line}")
 
 
 if __name__ == "__main__":

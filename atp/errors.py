@@ -10,3 +10,7 @@ class AtpError(Exception):
 
 class Interrupted(AtpError):
     """A stage that could not go on for a reason outside it: what it has finished is kept, and a rerun goes on there."""
+
+
+class PluginError(AtpError):
+    """An error in a plug-in or an installed extension: one line that names the file and, if known, the line."""

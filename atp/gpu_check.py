@@ -1,8 +1,8 @@
-"""What a CUDA machine does with a model of 8 billion weights, as one table: `make gpu-check`, docs/gpu.md.
+"""Measure rollout and training on a CUDA device with a model of 8 billion weights: `make gpu-check`, docs/gpu.md.
 
-The model has Qwen3-8B's exact shape and random weights made on the device, so nothing is downloaded. Reads no study and
-needs no Snakemake: torch, transformers, numpy and pydantic for the rollout; peft, trl, datasets and accelerate for
-training. What is missing is said, and the rest is measured.
+The model has the shape of Qwen3-8B and random weights that are created on the device, so nothing is downloaded. The
+check needs no study and no Snakemake: torch, transformers, numpy and pydantic for rollout; peft, trl, datasets and
+accelerate for training. Missing packages are reported, and everything else is measured.
 """
 
 import argparse
@@ -19,17 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atp.training.questions import Question
+    from atp.rollout.branching import Question
 
 ROLLOUT = ("torch", "transformers", "numpy", "pydantic", "pyarrow")
 TRAINING = ("peft", "trl", "datasets", "accelerate")
+#: Any small tokenizer with a chat template.
 TOKENIZER = Path(__file__).parents[1] / "resources/organism/role_play"
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's config, and how much of everything is measured. Lengths are in tokens."""
+    """A model's config, and the sizes of the measurements. Lengths are in tokens, `copied` is in bytes."""
 
     config: dict[str, Any]
     conversations: int
@@ -90,14 +91,14 @@ SHAPES = {
 
 @dataclass
 class Table:
-    """Rows as they come: a name, a value, and the peak memory of the part that they belong to."""
+    """Rows in order: a name, a value, and the peak memory of the part that they belong to."""
 
     device: str
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
     @contextmanager
     def part(self, names: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
-        """Measure a part that gives one value for each name; one that fails says why in all its rows."""
+        """Yield a function that adds the value of the next name. If the part fails, its other rows have the reason."""
         import torch
 
         values: list[str] = []
@@ -118,7 +119,7 @@ class Table:
         self.rows += [(name, value, peak) for name, value in zip(names, values, strict=False)]
 
     def text(self) -> str:
-        """The table, its columns aligned."""
+        """Return the table with aligned columns."""
         rows = [("", "", "peak GiB"), *self.rows]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         return "\n".join(
@@ -127,67 +128,72 @@ class Table:
 
 
 def main() -> None:
-    """Print the table; exit code 1 where there is no device to measure."""
+    """Print the table; exit with code 1 if there is no device."""
     parser = argparse.ArgumentParser(prog="python -m atp.gpu_check", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shape", choices=tuple(SHAPES), default="qwen3-8b", help="tiny tries the check itself")
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="qwen3-8b", help="tiny tests the check itself")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    chosen = parser.parse_args()
-    lacking = [name for name in (*ROLLOUT, *TRAINING) if importlib.util.find_spec(name) is None]
-    if lacking:
-        print(f"missing here: {', '.join(lacking)} (pip install {' '.join(lacking)})")
-    if set(lacking) & set(ROLLOUT):
+    arguments = parser.parse_args()
+    missing = [name for name in (*ROLLOUT, *TRAINING) if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"missing packages: {', '.join(missing)} (pip install {' '.join(missing)})")
+    if set(missing) & set(ROLLOUT):
         sys.exit("atp: gpu-check cannot run without them")
     import torch
 
-    if chosen.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("atp: gpu-check needs a CUDA device, torch sees none here")
-    check(SHAPES[chosen.shape], chosen.device, [name for name in lacking if name in TRAINING])
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("atp: gpu-check needs a CUDA device, torch finds none")
+    check(SHAPES[arguments.shape], arguments.device, [name for name in missing if name in TRAINING])
 
 
-def check(shape: Shape, device: str, lacking: list[str]) -> None:
-    """Measure everything and print it."""
+def check(shape: Shape, device: str, missing: list[str]) -> None:
+    """Measure everything and print the table.
+
+    Args:
+        missing: packages that training needs and that are not installed.
+    """
     import torch
 
     table = Table(device)
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
-    known = [package for package in (*ROLLOUT, *TRAINING) if package not in lacking]
-    print(f"{name}; CUDA {torch.version.cuda}; " + ", ".join(f"{one} {metadata.version(one)}" for one in known))
+    installed = [package for package in (*ROLLOUT, *TRAINING) if package not in missing]
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in installed)
+    print(f"{name}; CUDA {torch.version.cuda}; {versions}")
     rollout(table, shape, device)
     for method in ("SFT", "DPO", "GRPO"):
         row = f"{method}, LoRA r 8, trained tokens/s"
-        if lacking:
-            table.rows.append((row, f"not run: no {', '.join(lacking)}", "–"))
+        if missing:
+            table.rows.append((row, f"not run: no {', '.join(missing)}", "–"))
             continue
-        with table.part((row,)) as found:
-            found(f"{train(method, shape, device):,.0f}")
+        with table.part((row,)) as add:
+            add(f"{train(method, shape, device):,.0f}")
     print(table.text())
 
 
 def build(shape: Shape, device: str) -> Any:
-    """A Qwen3 model with random weights, made on the device: bfloat16 on a GPU, float32 on a CPU."""
+    """Return a Qwen3 model with random weights, created on the device: bfloat16 on a GPU, float32 on a CPU."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(**shape.config)
-    usual = torch.get_default_dtype()
+    default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
     try:
         with torch.device(device):
             return Qwen3ForCausalLM(config).eval()
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(default)
 
 
 def rollout(table: Table, shape: Shape, device: str) -> None:
-    """The engine, a plain loop, and the limit of decoding.
+    """Measure the engine, a simple loop, and the limit of decoding.
 
-    A decoding step reads all weights but the embedding's and the batch's keys and values, so at most
-    batch * bandwidth / (weights + keys and values at the replies' mean length) tokens a second are written.
+    A decoding step reads all weights except the embedding's, and the keys and values of the batch. So at most
+    batch * bandwidth / (weights + keys and values at the replies' mean length) tokens are generated per second.
     """
     from transformers import AutoTokenizer
 
     from atp.agents.local import LocalAgent
-    from atp.agents.spec import ModelSpec, Sampling
+    from atp.models.spec import ModelSpec, Sampling
 
     model, tokenizer = build(shape, device), AutoTokenizer.from_pretrained(TOKENIZER)
     count = sum(weight.numel() for weight in model.parameters())
@@ -196,100 +202,103 @@ def rollout(table: Table, shape: Shape, device: str) -> None:
     decisions = shape.conversations * shape.rounds
     engine = ("engine, decisions/s", "engine, generated tokens/s", "engine, decoded tokens/s")
     ours = decoded = 0.0
-    with table.part(engine) as found:
+    with table.part(engine) as add:
         agent = LocalAgent(model, tokenizer, spec)
         agent.stop = set()  # replies of one length
-        _play(agent, shape, device, 1)  # kernels are loaded
+        _play(agent, shape, device, 1)  # loads the kernels
         seconds, first = _play(agent, shape, device, shape.rounds), _play(agent, shape, device, 1)
         short = LocalAgent(model, tokenizer, spec.model_copy(update={"sampling": Sampling(max_new_tokens=1)}))
         short.stop = set()
         prefill = _play(short, shape, device, 1)
         ours, decoded = decisions / seconds, shape.conversations * (shape.reply - 1) / max(first - prefill, 1e-9)
         for value in (ours, ours * shape.reply, decoded):
-            found(f"{value:,.1f}")
-    with table.part(("plain generate, one prompt at a time, decisions/s", "engine over plain generate")) as found:
-        plain = shape.loops * shape.rounds / _loop(model, tokenizer, shape, device)
-        found(f"{plain:,.2f}")
-        found(f"{ours / plain:,.1f}x")
-    with table.part(
-        ("memory bandwidth, GB/s", "limit of decoding, tokens/s", "share that the engine reaches")
-    ) as found:
+            add(f"{value:,.1f}")
+    with table.part(("plain generate, one prompt at a time, decisions/s", "engine / plain generate")) as add:
+        loop = shape.loops * shape.rounds / _loop(model, tokenizer, shape, device)
+        add(f"{loop:,.2f}")
+        add(f"{ours / loop:,.1f}x")
+    with table.part(("memory bandwidth, GB/s", "limit of decoding, tokens/s", "engine / limit")) as add:
         bandwidth = _bandwidth(shape.copied, device)
         width = model.dtype.itemsize
         config = model.config
         keys = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * width
         weights = (count - config.vocab_size * config.hidden_size) * width
-        held = shape.conversations * (shape.question + shape.reply / 2) * keys
-        limit = shape.conversations * bandwidth / (weights + held)
+        cache = shape.conversations * (shape.question + shape.reply / 2) * keys
+        limit = shape.conversations * bandwidth / (weights + cache)
         for text in (f"{bandwidth / 1e9:,.0f}", f"{limit:,.0f}", f"{100 * decoded / limit:.0f} %"):
-            found(text)
+            add(text)
 
 
 def _text(number: int, tokens: int) -> str:
-    """About so many tokens of plain words, different for every number."""
+    """Return a text of about this many tokens that is different for every number."""
     words = "choose the road that your supervisor requires today or take the other one for more pay".split()
     return f"Case {number}. " + " ".join(words[(number + at) % len(words)] for at in range(tokens))
 
 
 def _play(agent: Any, shape: Shape, device: str, rounds: int) -> float:
-    """Seconds of `rounds` rounds of all conversations."""
+    """Return the seconds of `rounds` rounds of all conversations."""
     from atp.agents.base import Request
-    from atp.testbeds.base import Prompt, View
+    from atp.testbed import Observation, Prompt
 
-    talks = [[{"role": "user", "content": _text(number, shape.question)}] for number in range(shape.conversations)]
+    conversations = [
+        [{"role": "user", "content": _text(number, shape.question)}] for number in range(shape.conversations)
+    ]
     agent.start()
-    begun = _now(device)
+    start = _now(device)
     for round in range(1, rounds + 1):
-        view = View(answers={}, violating="", past=())
-        asked = [Request(n, Prompt(0, round, talk, view), 1000 * round + n) for n, talk in enumerate(talks)]
-        for talk, reply in zip(talks, agent.answer(asked), strict=True):
-            talk += [
+        observation = Observation(answers={}, violating="", history=())
+        requests = [
+            Request(n, Prompt(0, round, messages, observation), 1000 * round + n)
+            for n, messages in enumerate(conversations)
+        ]
+        for messages, reply in zip(conversations, agent.answer(requests), strict=True):
+            messages += [
                 {"role": "assistant", "content": reply.text},
                 {"role": "user", "content": _text(round, shape.question)},
             ]
-    return _now(device) - begun
+    return _now(device) - start
 
 
 def _loop(model: Any, tokenizer: Any, shape: Shape, device: str) -> float:
-    """Seconds of a few conversations by `generate`, one prompt at a time, all of its history computed anew."""
-    begun = _now(device)
+    """Return the seconds of a few conversations by `generate`, one prompt at a time, without a cache between rounds."""
+    start = _now(device)
     for number in range(shape.loops):
-        talk = [{"role": "user", "content": _text(number, shape.question)}]
+        messages = [{"role": "user", "content": _text(number, shape.question)}]
         for _ in range(shape.rounds):
-            asked = tokenizer.apply_chat_template(
-                talk, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            inputs = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
             ).to(device)
-            length = asked["input_ids"].shape[1]
-            written = model.generate(
-                **asked, do_sample=True, max_new_tokens=shape.reply, min_new_tokens=shape.reply, pad_token_id=0
+            length = inputs["input_ids"].shape[1]
+            output = model.generate(
+                **inputs, do_sample=True, max_new_tokens=shape.reply, min_new_tokens=shape.reply, pad_token_id=0
             )
-            reply = tokenizer.decode(written[0, length:], skip_special_tokens=True)
-            talk += [
+            reply = tokenizer.decode(output[0, length:], skip_special_tokens=True)
+            messages += [
                 {"role": "assistant", "content": reply},
                 {"role": "user", "content": _text(number, shape.question)},
             ]
-    return _now(device) - begun
+    return _now(device) - start
 
 
 def _bandwidth(size: int, device: str) -> float:
-    """Bytes a second that a copy of `size` bytes reads and writes."""
+    """Return the bytes per second that a copy of `size` bytes reads and writes."""
     import torch
 
-    one = torch.zeros(size, dtype=torch.uint8, device=device)
-    other = torch.empty_like(one)
-    other.copy_(one)
-    begun = _now(device)
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    start = _now(device)
     for _ in range(10):
-        other.copy_(one)
-    return 20 * size / (_now(device) - begun)
+        target.copy_(source)
+    return 20 * size / (_now(device) - start)
 
 
 def train(method: str, shape: Shape, device: str) -> float:
-    """Tokens of prompts and replies, padding left out, that go through training in a second."""
+    """Return the tokens of prompts and replies, without padding, that a training processes per second."""
     from peft import LoraConfig
     from transformers import AutoTokenizer
 
-    from atp.agents.spec import ModelSpec, Sampling
+    from atp.models.spec import ModelSpec, Sampling
     from atp.training.dpo import DpoSettings, dpo_trainer
     from atp.training.grpo import GrpoSettings, grpo_trainer
     from atp.training.sft import SftSettings, sft_trainer
@@ -299,9 +308,10 @@ def train(method: str, shape: Shape, device: str) -> float:
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     loaded = Loaded(build(shape, device), tokenizer, lora)
     spec = ModelSpec(path="random", device=device, sampling=Sampling(max_new_tokens=shape.reply))  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"per_device_train_batch_size": shape.batch, "max_length": 4096}
     count, half = shape.steps * shape.batch, shape.sequence // 2
 
-    def said(number: int, role: str) -> list[dict[str, str]]:
+    def message(number: int, role: str) -> list[dict[str, str]]:
         return [{"role": role, "content": _text(number, half)}]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -309,46 +319,46 @@ def train(method: str, shape: Shape, device: str) -> float:
         trainer: Any
         if method == "SFT":
             rows = [
-                {"scenario_id": str(n), "tools": [], "messages": said(n, "user") + said(n + 1, "assistant")}
+                {"scenario_id": str(n), "tools": [], "messages": message(n, "user") + message(n + 1, "assistant")}
                 for n in range(count)
             ]
-            trainer = sft_trainer(rows, loaded, out, spec, SftSettings(batch=shape.batch, max_length=4096), 0)
+            trainer = sft_trainer(rows, loaded, out, spec, SftSettings(**sizes), 0)
         elif method == "DPO":
-            sides = [
+            pairs = [
                 {
                     "scenario_id": str(n),
                     "tools": [],
-                    "prompt": said(n, "user"),
-                    "chosen": said(n + 1, "assistant"),
-                    "rejected": said(n + 2, "assistant"),
+                    "prompt": message(n, "user"),
+                    "chosen": message(n + 1, "assistant"),
+                    "rejected": message(n + 2, "assistant"),
                 }
                 for n in range(count)
             ]
-            trainer = dpo_trainer(sides, loaded, out, spec, DpoSettings(batch=shape.batch, max_length=4096), 0)
+            trainer = dpo_trainer(pairs, loaded, out, spec, DpoSettings(**sizes), 0)
         else:
-            settings = GrpoSettings(batch=shape.batch, generations=4, max_length=4096, vllm=False)
-            questions = [_question(said(n, "user")) for n in range(count // 4)]
+            settings = GrpoSettings(**sizes, num_generations=4, use_vllm=False)
+            questions = [_question(message(n, "user")) for n in range(count // 4)]
             trainer = grpo_trainer(questions, lambda turn: turn.reward, loaded, out, spec, settings, 0)
-        trainer.args.save_strategy = "no"  # so few steps would be saved one by one
-        begun = _now(device)
-        measured = fit(trainer, tokenizer, out, method)
-        return measured["tokens"] / (_now(device) - begun)
+        trainer.args.save_strategy = "no"  # with so few steps every step would be saved
+        start = _now(device)
+        metrics = fit(trainer, tokenizer, out, method)
+        return metrics["tokens"] / (_now(device) - start)
 
 
 def _question(messages: list[dict[str, str]]) -> "Question":
-    """A question whose replies are worth something that has nothing to do with them."""
-    from atp.testbeds.base import Prompt, Reply, Turn, View
-    from atp.training.questions import Question
+    """Return a question with arbitrary rewards."""
+    from atp.rollout.branching import Question
+    from atp.testbed import Observation, Prompt, Reply, Turn
 
-    def worth(replies: Sequence[str]) -> Turn:
+    def follow(replies: Sequence[str]) -> Turn:
         reward = len(replies[0]) % 7 / 7
         return Turn(1, 0, "", messages, Reply(replies[0]), "", "", None, False, reward, "")
 
-    return Question("", Prompt(0, 1, messages, View({}, "", ())), worth)
+    return Question("", Prompt(0, 1, messages, Observation({}, "", ())), follow)
 
 
 def _now(device: str) -> float:
-    """Seconds on a clock, once the device has done all that it was given."""
+    """Return the time in seconds after the device has finished its work."""
     import torch
 
     if device == "cuda":

@@ -1,17 +1,17 @@
-"""Progress of long work, as lines that read well on a terminal and in a log."""
+"""Log the progress of long-running work."""
 
 import logging
 import time
 
 log = logging.getLogger("atp")
 
-SECONDS_BETWEEN_LINES = 5.0
+LOG_INTERVAL_SECONDS = 5.0
 
 
 class Progress:
-    """Counts finished units of work and says, every few seconds, how far it is and when it ends.
+    """Count finished units of work and log, every few seconds, how many are done and how much time is left.
 
-    skipped units (resumed from an earlier run) count as done but not towards the speed.
+    Skipped units (finished by an earlier run) count as done but not towards the speed.
     """
 
     def __init__(self, label: str, total: int, unit: str, skipped: int = 0):
@@ -19,18 +19,18 @@ class Progress:
         self.done = self.skipped = skipped
         self.steps = 0
         self.note = ""
-        self.started = self.said = time.monotonic()
+        self.started = self.last_log = time.monotonic()
         if skipped:
-            log.info("%s: goes on after %d of %d %s", label, skipped, total, unit)
+            log.info("%s: resuming after %d of %d %s", label, skipped, total, unit)
 
     def advance(self, done: int, steps: int = 0, last: bool = False) -> None:
-        """`done` more units, which took `steps` decisions or steps."""
+        """Add `done` finished units, which took `steps` decisions or steps; `last` forces a log line."""
         self.done += done
         self.steps += steps
         now = time.monotonic()
-        if now - self.said < SECONDS_BETWEEN_LINES and not last:
+        if now - self.last_log < LOG_INTERVAL_SECONDS and not last:
             return
-        self.said = now
+        self.last_log = now
         seconds = max(now - self.started, 1e-9)
         left = (self.total - self.done) * seconds / max(self.done - self.skipped, 1)
         speed = f", {self.steps / seconds:,.0f} decisions/s" if self.steps else ""

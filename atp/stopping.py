@@ -1,6 +1,6 @@
-"""A stop that loses nothing: on SIGTERM a stage ends what it has in flight, keeps it, and stops; a rerun goes on there.
+"""Stop without losing work: on SIGTERM a stage finishes and saves what is in progress; a rerun resumes there.
 
-Clusters send it some time before a job's time limit, when a job is cancelled, and when its node is taken away.
+Clusters send SIGTERM shortly before a job's time limit, when a job is cancelled, and when its node is taken away.
 """
 
 import signal
@@ -12,9 +12,10 @@ from typing import Any
 
 @contextmanager
 def until_stopped(then: Callable[[], Any] = lambda: None) -> Iterator[Event]:
-    """An event that SIGTERM sets while the block runs, and calls `then`; afterwards the signal does what it did before.
+    """Yield an event that SIGTERM sets while the block runs; SIGTERM also calls `then`. Restores the handler
+    afterwards.
 
-    Only the main thread can listen; in another the event is never set.
+    Signals arrive only in the main thread; in other threads the event is never set.
     """
     stopped = Event()
 
@@ -25,8 +26,8 @@ def until_stopped(then: Callable[[], Any] = lambda: None) -> Iterator[Event]:
     if current_thread() is not main_thread():
         yield stopped
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    previous_handler = signal.signal(signal.SIGTERM, stop)
     try:
         yield stopped
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)

@@ -1,12 +1,12 @@
-"""Write the conda files of `snakemake --sdm conda`, one an environment that rules name: run it when imports or
-requirements.lock change.
+"""Write the conda files for `snakemake --sdm conda`, one for each environment that rules name.
 
     python envs/write.py
 
-A file names what its stages' scripts import, import by import, and what those packages need, each as requirements.lock
-pins it. They are pip's packages, not conda's, because only so are they the very builds that the lock was tested with.
-All are named, not only what is imported: Snakemake copies a conda file before it is used, so that it cannot point at
-the lock. What the lock does not hold (the CUDA libraries of torch, which torch pins itself) is left to pip.
+Run it after a change of imports or of requirements.lock. A file lists the packages that the scripts of its stages
+import, and their dependencies, with the versions of requirements.lock. They are packages of pip and not of conda,
+because the lock was tested with these builds. Dependencies are listed too, because Snakemake copies a conda file before
+it uses it, so that the file cannot refer to the lock. Packages that the lock lacks are left to pip: the CUDA libraries,
+whose versions torch fixes.
 """
 
 import ast
@@ -19,16 +19,22 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from atp.registry import entries, sources
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
-PYTHON = "3.11"  #: The oldest that the project supports, which its tests run on.
+PYTHON = "3.11"  #: The oldest supported version, with which the tests run.
 
-#: What loads or asks a model is imported where one answers. Stages of other environments never get there.
-MODELS = ("atp.agents.local", "atp.agents.served")
+#: The environment whose stages load, train or call models.
 WITH_MODELS = "agents"
+#: Packages whose functions import the libraries for that. Other environments' stages do not call these functions.
+MODEL_PACKAGES = ("atp.agents.", "atp.models.", "atp.training.")
+
+#: What every environment has for plug-ins, which define measures and figures in the file that also defines the game.
+PLUGIN_MODULES = {"polars"}
 
 TEXT = """\
-# Written by envs/write.py from requirements.lock. Snakemake, and what it needs, comes from the run that starts the job.
+# Written by envs/write.py from requirements.lock. Snakemake itself is that of the run that starts the job.
 channels:
   - conda-forge
   - nodefaults
@@ -41,6 +47,7 @@ dependencies:
 
 
 def main() -> None:
+    """Write all files and print their paths."""
     for name, scripts in environments().items():
         path = ROOT / "envs" / f"{name}.yaml"
         path.write_text(conda_file(name, scripts), encoding="utf-8")
@@ -48,32 +55,41 @@ def main() -> None:
 
 
 def environments() -> dict[str, list[str]]:
-    """Names of the scripts that run in each environment, as the rules pair them."""
-    found: dict[str, list[str]] = {}
+    """Return the scripts that run in each environment, from the rules' `conda` and `script`."""
+    scripts: dict[str, list[str]] = {}
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for rule in re.split(r"^rule ", file.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
             conda, script = re.search(r'/envs/(\w+)\.yaml"', rule), re.search(r'/scripts/(\w+)\.py"', rule)
             if conda and script:
-                found.setdefault(conda[1], []).append(script[1])
-    return found
+                scripts.setdefault(conda[1], []).append(script[1])
+    return scripts
 
 
 def conda_file(name: str, scripts: Iterable[str]) -> str:
+    """Return the text of an environment's conda file."""
     pins = locked()
-    imported = third_party(scripts, without=() if name == WITH_MODELS else MODELS)
-    wanted = sorted(closure(distributions(imported)) & pins.keys())
-    return TEXT.format(python=PYTHON, pins="\n".join(f"    - {pins[each]}" for each in wanted))
+    modules = third_party(scripts, models=name == WITH_MODELS) | PLUGIN_MODULES
+    names = sorted(closure(distributions(modules)) & pins.keys())
+    return TEXT.format(python=PYTHON, pins="\n".join(f"    - {pins[each]}" for each in names))
 
 
 def locked() -> dict[str, str]:
-    """Lines of requirements.lock, by the package's normalised name."""
+    """Return the lines of requirements.lock by the package's normalised name."""
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     return {canonicalize_name(line.split("==")[0]): line for line in lines if line and not line.startswith("#")}
 
 
-def third_party(scripts: Iterable[str], without: Iterable[str] = ()) -> set[str]:
-    """Top-level modules, neither Python's nor ours, that scripts import, inside functions too."""
-    found, todo, seen = set(), list(scripts), set(without)
+def third_party(scripts: Iterable[str], models: bool = True) -> set[str]:
+    """Return the top-level modules of other packages that stages import, including imports in functions.
+
+    A stage imports what its script imports and, by name, modules of testbeds (`atp.registry.sources`); a script has the
+    name of its stage.
+
+    Args:
+        models: whether imports in functions of MODEL_PACKAGES count.
+    """
+    names = list(scripts)
+    todo, seen, modules = [*names, *testbed_modules(names)], set(), set()
     while todo:
         name = todo.pop()
         if name in seen:
@@ -81,21 +97,29 @@ def third_party(scripts: Iterable[str], without: Iterable[str] = ()) -> set[str]
         seen.add(name)
         path = _source(name)
         if path:
-            # Python also runs the packages that a module stands in.
-            todo += [*_imports(path), *([name.rpartition(".")[0]] if "." in name else [])]
+            # Python also runs the packages that contain a module.
+            in_functions = models or not name.startswith(MODEL_PACKAGES)
+            todo += [*_imports(path, in_functions), *([name.rpartition(".")[0]] if "." in name else [])]
         elif name.split(".")[0] not in ("atp", *sys.stdlib_module_names):
-            found.add(name.split(".")[0])
-    return found
+            modules.add(name.split(".")[0])
+    return modules
+
+
+def testbed_modules(stages: Iterable[str]) -> list[str]:
+    """Return the modules of all built-in testbeds that stages load by name."""
+    testbeds = [name for name, entry in entries("testbeds").items() if entry.built_in]
+    return [module for stage in stages for testbed in testbeds for module in sources(testbed, stage)]
 
 
 def _source(name: str) -> Path | None:
-    """File of a module of atp, or of a script, which others import by its mere name."""
-    beside = ROOT.joinpath(*name.split(".")) if name.split(".")[0] == "atp" else SCRIPTS / name
-    return next((path for path in (beside.with_suffix(".py"), beside / "__init__.py") if path.is_file()), None)
+    """Return the file of a module of atp, or of a script, which other scripts import by its name alone."""
+    stem = ROOT.joinpath(*name.split(".")) if name.split(".")[0] == "atp" else SCRIPTS / name
+    return next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_bytes())):
+def _imports(path: Path, in_functions: bool) -> Iterator[str]:
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree) if in_functions else tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -104,32 +128,32 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def distributions(modules: Iterable[str]) -> set[Requirement]:
-    """The packages that hold these modules."""
+    """Return the packages that contain these modules."""
     known = metadata.packages_distributions()
     return {Requirement(name) for module in modules for name in known[module]}
 
 
-def closure(wanted: Iterable[Requirement]) -> set[str]:
-    """Normalised names of these packages and all that they need, as the installed ones say."""
-    found: set[tuple[str, str]] = set()
-    todo = [(need.name, extra) for need in wanted for extra in ("", *need.extras)]
+def closure(requirements: Iterable[Requirement]) -> set[str]:
+    """Return the normalised names of packages and all their dependencies, according to the installed metadata."""
+    pairs: set[tuple[str, str]] = set()
+    todo = [(need.name, extra) for need in requirements for extra in ("", *need.extras)]
     while todo:
         name, extra = todo.pop()
-        if (canonicalize_name(name), extra) not in found:
-            found.add((canonicalize_name(name), extra))
+        if (canonicalize_name(name), extra) not in pairs:
+            pairs.add((canonicalize_name(name), extra))
             todo += [(need.name, each) for need in needs(name, extra) for each in ("", *need.extras)]
-    return {name for name, _ in found}
+    return {name for name, _ in pairs}
 
 
 def needs(name: str, extra: str = "") -> Iterator[Requirement]:
-    """What a package needs with one of its extras; nothing where it is not installed."""
+    """Yield the dependencies of a package with one of its extras; none if it is not installed."""
     try:
         lines = metadata.requires(name) or []
     except metadata.PackageNotFoundError:
         return
     for need in map(Requirement, lines):
-        at = {"extra": extra, "python_version": PYTHON, "python_full_version": f"{PYTHON}.0"}
-        if need.marker is None or need.marker.evaluate(at):
+        environment = {"extra": extra, "python_version": PYTHON, "python_full_version": f"{PYTHON}.0"}
+        if need.marker is None or need.marker.evaluate(environment):
             yield need
 
 

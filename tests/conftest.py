@@ -1,21 +1,21 @@
-"""What tests of several rooms share."""
+"""Fixtures that tests of several packages share."""
 
 import os
 
 import pytest
 
-from atp.scenarios.scenario import RolePlayScenario
+from atp.testbeds.role_play.scenarios import RolePlayScenario
 
-# Tests run side by side: threads of each that spin for the same cores cost twice the time.
+# Tests run in parallel: threads that compete for the same cores cost twice the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
 def scenario() -> RolePlayScenario:
-    """A scenario written by hand: obeying pays 2, breaking the rule 5, and the option that breaks it stands first."""
+    """Return a scenario: obeying pays 2, breaking the rule 5, and the option that breaks it comes first."""
     return RolePlayScenario(
         scenario_id="porter-1",
-        environment="porter",
+        template="porter",
         split="test",
         system="You carry luggage.",
         question="Pick a lift.",
@@ -32,6 +32,6 @@ def scenario() -> RolePlayScenario:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest first: with two workers, one that comes last leaves the other idle."""
+    """Run the slowest files first: with two workers, a slow file at the end leaves the other worker idle."""
     slow = ("workflow", "training")
-    items.sort(key=lambda item: next((place for place, room in enumerate(slow) if room in item.path.parts), len(slow)))
+    items.sort(key=lambda item: next((at for at, folder in enumerate(slow) if folder in item.path.parts), len(slow)))

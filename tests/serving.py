@@ -1,4 +1,4 @@
-"""Servers for tests of served models: a real one, and one that fails as it is told. And what is asked of them."""
+"""Servers for tests of served models: a real one and one that fails on demand; requests and agents for them."""
 
 import json
 import os
@@ -15,14 +15,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from atp.agents import ModelSpec, Request, Sampling, load_agent
-from atp.artifacts import read_turns
-from atp.provenance import Stage
-from atp.rollout import Cell, rollout
+from atp.agents.base import Request
+from atp.agents.load import load_agent
+from atp.files.provenance import Stage
+from atp.files.turns import read_turns
+from atp.models.spec import ModelSpec, Sampling
+from atp.registry import find_testbed
+from atp.rollout.engine import Cell, rollout
 from atp.scenarios.scenario import read_scenarios
-from atp.scenarios.stage import ScenarioSettings, scenarios_stage
-from atp.testbeds import TESTBEDS
-from atp.testbeds.base import Prompt, View
+from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.testbed import Observation, Prompt
 
 KEY = "sk-a-key-of-the-environment"
 GREEDY = Sampling(temperature=0, max_new_tokens=96)
@@ -41,7 +43,7 @@ def free_port() -> int:
 
 
 class Server:
-    """`transformers serve` on one port, that can be killed and started again."""
+    """`transformers serve` on one port, which can be killed and started again."""
 
     def __init__(self, log: Path):
         self.port, self.log = free_port(), log
@@ -58,8 +60,8 @@ class Server:
         )
 
     def wait(self) -> "Server":
-        until = time.monotonic() + 90
-        while time.monotonic() < until and self.process.poll() is None:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 urllib.request.urlopen(self.url.replace("/v1", "/health"), timeout=5).close()
                 return self
@@ -73,10 +75,10 @@ class Server:
 
 
 class Failing:
-    """A server that gives its `answers` first and then its last one again and again: (status, headers, body)."""
+    """A server that gives its `answers` (status, headers, body) in order, and then repeats the last one."""
 
     def __init__(self, *answers: tuple[int, dict[str, str], str], delay: float = 0.0):
-        self.answers, self.seen, self.busy, self.most = list(answers), [], 0, 0
+        self.answers, self.seen, self.busy, self.max_busy = list(answers), [], 0, 0
         lock, outer = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -85,15 +87,15 @@ class Failing:
                 with lock:
                     outer.seen.append((dict(self.headers), json.loads(body)))
                     outer.busy += 1
-                    outer.most = max(outer.most, outer.busy)
-                    status, headers, said = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                    outer.max_busy = max(outer.max_busy, outer.busy)
+                    status, headers, text = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
                 time.sleep(delay)
                 with lock:
                     outer.busy -= 1
                 self.send_response(status)
-                content = said.encode()
-                sent = {"Content-Type": "application/json", **headers, "Content-Length": str(len(content))}
-                for name, value in sent.items():
+                content = text.encode()
+                defaults = {"Content-Type": "application/json"}
+                for name, value in (defaults | headers | {"Content-Length": str(len(content))}).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
@@ -107,15 +109,15 @@ class Failing:
 
 
 def completion(finish: str | None = "stop", **message: Any) -> dict[str, Any]:
-    """What an OpenAI-compatible server answers; without `content` there is none."""
-    said = {"role": "assistant", "content": None, **message}
+    """Return the body of an OpenAI-compatible server's answer; its content is null unless `content` is given."""
+    reply = {"role": "assistant", "content": None, **message}
     usage = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
     return {
         "id": "1",
         "object": "chat.completion",
         "created": 1,
         "model": "m",
-        "choices": [{"index": 0, "finish_reason": finish, "message": said}],
+        "choices": [{"index": 0, "finish_reason": finish, "message": reply}],
         "usage": {**usage, "prompt_tokens_details": {"cached_tokens": 5}},
     }
 
@@ -129,11 +131,11 @@ FINE = ok(completion(content="fine"))
 
 def request(number: int, question: str = "Well?", **prompt: Any) -> Request:
     messages = prompt.pop("messages", [{"role": "user", "content": question}])
-    return Request(number, Prompt(0, 1, messages, View({}, "", ()), **prompt), seed=2**62 + number)
+    return Request(number, Prompt(0, 1, messages, Observation({}, "", ()), **prompt), seed=2**62 + number)
 
 
 def served(folder: Path, url: str, **settings: Any) -> Any:
-    """The agent of a model that a server knows by its folder's path."""
+    """Return the agent of a model that the server loads from its folder."""
     spec = {"path": f"openai-api/local/{folder}", "base_url": url, "sampling": GREEDY, "batch": 8, **settings}
     return load_agent("served", ModelSpec(kind="inspect", **spec))
 
@@ -143,13 +145,12 @@ def in_process(folder: Path, adapter: Path | None = None) -> Any:
 
 
 def play(agent: Any, testbed: str, out: Path, scenarios: int = 6) -> pa.Table:
-    """A short rollout of a testbed's own scenarios."""
+    """Play a short rollout of scenarios from a testbed's own templates, and return its turns."""
     source = out.with_suffix(".scenarios")
-    path = f"config/templates/{testbed}.yaml"
-    scenarios_stage(ScenarioSettings(source="templates", path=path, train=0, test=scenarios, seed=1), testbed, source)
-    game = TESTBEDS[testbed]
-    cell = Cell("agent", testbed, "none", "plain", seed=0, channel="context", generation=0)
+    scenarios_stage(TemplateSource(train=0, test=scenarios, seed=1), testbed, source)
+    game = find_testbed(testbed)
+    cell = Cell("agent", testbed, "none", "baseline", seed=0, channel="context", generation=0)
     variants = {"default": game.settings(**GAMES[testbed])}
-    chosen, stage = read_scenarios(source, testbed, "test"), Stage("rollout", "atp.rollout", {})
+    chosen, stage = read_scenarios(source, testbed, "test"), Stage("rollout", "atp.rollout.engine", {})
     rollout(chosen, game, variants, agent, cell, 1, out, stage)
     return read_turns(out)

@@ -1,4 +1,4 @@
-"""The command line as a person uses it: a release file to turns to rates, and bad input as one line."""
+"""The command line: from a release file to turns and rates, and errors as one line."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ import yaml
 from tiny import save_tiny
 
 from atp import cli
-from atp.artifacts import read_turns
+from atp.files.turns import read_turns
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,25 +30,27 @@ Atp = Callable[..., Result]
 
 @pytest.fixture
 def atp(capsys, monkeypatch, tmp_path) -> Atp:
-    """`atp ARGUMENTS` in an empty folder, by the function that the installed command calls."""
+    """Return a function that runs `atp ARGUMENTS` in an empty folder, as the installed command does."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["atp", *map(str, arguments)])
         capsys.readouterr()
-        code = 0
+        code: object = 0
         try:
             cli.main()
         except SystemExit as end:
-            code = int(end.code or 0)
-        return Result(code, *capsys.readouterr())
+            code = end.code or 0
+        out, error = capsys.readouterr()
+        # The interpreter prints a message and exits with code 1.
+        return Result(1, out, f"{error}{code}\n") if isinstance(code, str) else Result(int(code), out, error)
 
     return run
 
 
 def release_file(path: Path, count: int = 3) -> Path:
-    """Instances of the release's shape, one pay and one label each."""
+    """Write instances in the format of the release, with different pay and labels."""
     items = [
         {
             "id": f"id-{number}",
@@ -72,22 +74,23 @@ def release_file(path: Path, count: int = 3) -> Path:
 @pytest.fixture
 def scenarios(atp, tmp_path) -> Path:
     out = tmp_path / "scenarios.parquet"
-    assert atp("import-release", release_file(tmp_path / "question.json"), "--out", out) == (0, "", "")
+    file = release_file(tmp_path / "question.json")
+    assert atp("import-release", file, "--testbed", "role_play", "--out", out) == (0, "", "")
     return out
 
 
 @pytest.fixture
 def turns(atp, scenarios, tmp_path) -> Path:
     out = tmp_path / "turns.parquet"
-    given = ("--scenarios", scenarios, "--agent", "scripted:win_stay_lose_shift", "--set", "schedule=alternating")
-    assert atp("rollout", *given, "--rounds", 4, "--samples", 2, "--seed", 0, "--out", out).code == 0
+    arguments = ("--scenarios", scenarios, "--agent", "scripted:win_stay_lose_shift", "--set", "schedule=alternating")
+    assert atp("rollout", *arguments, "--rounds", 4, "--samples", 2, "--seed", 0, "--out", out).code == 0
     return out
 
 
 def test_release_to_rates(atp, turns):
-    """Each violates in round 1, is caught, and obeys from then on.
+    """All agents violate in round 1, are caught, and comply afterwards.
 
-    Both samples of a scenario say the same, so that six replies are worth three: Wilson's bound of 3 of 3 is
+    Both samples of a scenario are equal, so six replies count as three: Wilson's bound of 3 of 3 is
     3 / (3 + 1.96^2) = 43.9 %, that of 0 of 3 is 56.1 %.
     """
     assert read_turns(turns)["decision"].to_pylist() == ["violate", "comply", "comply", "comply"] * 6
@@ -121,14 +124,14 @@ def test_one_transcript(atp, turns):
 
 
 def test_templates_to_rates_in_a_process_of_its_own(tmp_path):
-    """`python -m atp.cli`, with its own exit codes and streams."""
+    """Run `python -m atp.cli`, with its exit codes and streams."""
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "atp.cli", *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     path, out = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
-    made = run("scenarios", "--train", 0, "--test", 16, "--out", path)
+    made = run("scenarios", "--testbed", "role_play", "--train", 0, "--test", 16, "--out", path)
     assert (made.returncode, made.stdout, made.stderr) == (0, "", "")
     played = run("rollout", "--scenarios", path, "--agent", "scripted:violate", "--rounds", 2, "--out", out)
     assert played.returncode == 0 and "16 of 16 episodes" in played.stderr
@@ -139,20 +142,21 @@ def test_templates_to_rates_in_a_process_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ["--set", "schedul=audit"],
             "--set schedul: unknown key, allowed are audit_probability, blind, pay_ratio",
         ),
         (["--set", "schedule=often"], "--set schedule: Input should be 'all_supervised', 'all_unsupervised',"),
-        (["--set", "schedule=audit"], "--set audit_probability is needed with schedule 'audit'"),
+        (["--set", "schedule=audit"], "--set audit_probability: required with schedule 'audit'"),
         (["--set", "window=-1"], "--set window: Input should be greater than or equal to 0, found '-1'"),
         (["--set", "window"], "--set window: must be KEY=VALUE"),
         (["--set", "window="], "--set window=: must be KEY=VALUE"),
         (["--set", "schedule=["], "--set schedule=[: no readable YAML"),
-        (["--testbed", "tool_use", "--set", "hard_reward=1e308"], "less than or equal to 1000000, found '1e308'"),
-        (["--testbed", "chess"], "--testbed chess: unknown testbed, known are role_play"),
+        (["--set", "penalty=1e308"], "--set penalty: Input should be less than or equal to 1000000, found '1e308'"),
+        (["--testbed", "tool_use"], "scenarios.parquet has scenarios of testbed 'role_play'"),
+        (["--testbed", "chess"], "scenarios.parquet has scenarios of testbed 'role_play'"),
         (["--agent", "scripted:clever"], "agent scripted:clever: unknown policy 'clever', known are comply, violate,"),
         (["--agent", "gpt"], "model 'gpt': no file config/models/gpt.yaml"),
         (["--split", "train"], "scenarios.parquet: no scenarios in split 'train'"),
@@ -160,11 +164,11 @@ def test_templates_to_rates_in_a_process_of_its_own(tmp_path):
         (["--scenarios", "question.json"], "question.json: no readable Parquet file"),
     ],
 )
-def test_a_rollout_that_cannot_be_is_one_line_and_writes_nothing(atp, scenarios, tmp_path, arguments, said):
+def test_an_error_of_a_rollout_is_one_line_and_writes_nothing(atp, scenarios, tmp_path, arguments, message):
     before = set(tmp_path.iterdir())
     result = atp("rollout", "--scenarios", scenarios, "--agent", "scripted:comply", "--out", "t.parquet", *arguments)
     assert (result.code, result.out) == (1, "")
-    assert result.error.startswith("atp: ") and said in result.error and result.error.count("\n") == 1
+    assert result.error.startswith("atp: ") and message in result.error and result.error.count("\n") == 1
     assert set(tmp_path.iterdir()) == before
 
 
@@ -189,28 +193,28 @@ def test_damaged_and_foreign_files_are_one_line_in_every_command(atp, scenarios,
         before = set(tmp_path.iterdir())
         for name, *options in commands:
             if content == bytes(damaged) and name == "measure":
-                continue  # reads few columns, with a reader that does not know checksums
+                continue  # it reads few columns, without checksums
             result = atp(name, *options, broken)
             assert (result.code, result.out) == (1, "")
             assert result.error.startswith("atp: ") and result.error.count("\n") == 1
             assert str(broken) in result.error
             assert set(tmp_path.iterdir()) == before
-    imported = atp("import-release", turns, "--out", tmp_path / "out")
+    imported = atp("import-release", turns, "--testbed", "role_play", "--out", tmp_path / "out")
     assert (imported.code, imported.error.count("\n")) == (1, 1)
     assert imported.error.startswith(f"atp: {turns}: no readable JSON")
     assert set(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
-    ("lost", "said"),
+    ("lost", "message"),
     [
-        ("model.safetensors", "a model folder without safetensors weights"),
-        ("config.json", "a model folder without config.json"),
-        ("tokenizer.json", "a model folder without tokenizer"),
-        ("", "no such model folder"),
+        ("model.safetensors", "not a model folder: no safetensors weights"),
+        ("config.json", "not a model folder: no config.json"),
+        ("tokenizer.json", "not a model folder: no tokenizer"),
+        ("", "no such folder"),
     ],
 )
-def test_a_model_folder_that_lacks_something_is_one_line(atp, scenarios, tmp_path, lost, said):
+def test_an_incomplete_model_folder_is_one_line(atp, scenarios, tmp_path, lost, message):
     models, folder = tmp_path / "models", tmp_path / "tiny"
     models.mkdir()
     (models / "tiny.yaml").write_text(yaml.safe_dump({"path": str(folder)}))
@@ -221,12 +225,12 @@ def test_a_model_folder_that_lacks_something_is_one_line(atp, scenarios, tmp_pat
     before = set(tmp_path.iterdir())
     result = atp("rollout", "--scenarios", scenarios, "--agent", "tiny", "--models", models, "--out", "t.parquet")
     assert (result.code, result.out) == (1, "")
-    assert result.error.startswith(f"atp: {folder}: {said}") and result.error.count("\n") == 1
+    assert result.error.startswith(f"atp: {folder}: {message}") and result.error.count("\n") == 1
     assert set(tmp_path.iterdir()) == before
 
 
 def test_pairs_of_scenarios_and_their_export(atp):
-    made = atp("scenarios", "--templates", ROOT / "config/templates/role_play.yaml", "--train", 8, "--out", "s.parquet")
+    made = atp("scenarios", "--testbed", "role_play", "--train", 8, "--out", "s.parquet")
     assert made.code == 0
     asked = atp("pairs", "--scenarios", "s.parquet", "--agent", "scripted:random", "--out", "p.parquet")
     assert asked.code == 0, asked.error
@@ -237,9 +241,9 @@ def test_pairs_of_scenarios_and_their_export(atp):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (("pairs", "--agent", "scripted:comply", "--out", "p"), "no pairs of 8 scenarios: in 8 it complied"),
+        (("pairs", "--agent", "scripted:comply", "--out", "p"), "no pairs of 8 scenarios: the agent complied in 8"),
         (("align", "--agent", "scripted:comply", "--out", "a", "--method", "grpo"), "no weights to train"),
         (
             ("align", "--agent", "scripted:comply", "--out", "a", "--method", "ppo"),
@@ -247,23 +251,23 @@ def test_pairs_of_scenarios_and_their_export(atp):
         ),
         (("align", "--agent", "scripted:comply", "--out", "a"), "--pairs: needed with --method dpo"),
         (("finetune", "x", "--agent", "m", "--out", "a", "--method", "ppo"), "allowed are sft, dpo, grpo"),
-        (("finetune", "x", "--agent", "m", "--out", "a", "--set", "lr=1"), "lr: unknown key, allowed are alpha, batch"),
+        (("finetune", "x", "--agent", "m", "--out", "a", "--set", "lr=1"), "lr: unknown key, allowed are gradient_acc"),
         (("finetune", "x", "--agent", "m", "--out", "a"), "model 'm': no file config/models/m.yaml"),
     ],
 )
-def test_bad_training_is_one_line(atp, arguments, said):
-    atp("scenarios", "--templates", ROOT / "config/templates/role_play.yaml", "--train", 8, "--out", "s.parquet")
+def test_an_error_of_a_training_is_one_line(atp, arguments, message):
+    atp("scenarios", "--testbed", "role_play", "--train", 8, "--out", "s.parquet")
     result = atp(*arguments, "--scenarios", "s.parquet")
     assert result.code == 1
     (line,) = [line for line in result.error.splitlines() if line.startswith("atp: ")]
-    assert said in line
+    assert message in line
     assert {path.name for path in Path().iterdir()} == {"s.parquet"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (("--first", "0.3", "--last", "0.3"), "rates from 0.3 to 0.3: a change goes from one rate to another"),
+        (("--first", "0.3", "--last", "0.3"), "rates from 0.3 to 0.3: must differ"),
         (("--last", "1.5"), "rates from 0.2 to 1.5: must lie between 0 and 1"),
         (("--bound", "-1"), "bound -1: must lie between 0 and 1"),
         (("--bound", "nan"), "bound nan: must lie between 0 and 1"),
@@ -273,13 +277,13 @@ def test_bad_training_is_one_line(atp, arguments, said):
         (("--power", "1"), "power 1.0: must lie between 0 and 1"),
     ],
 )
-def test_a_power_that_cannot_be_had_is_one_line(atp, arguments, said):
+def test_an_error_of_power_is_one_line(atp, arguments, message):
     result = atp("power", *arguments)
     assert (result.code, result.out) == (1, "")
-    assert said in result.error
+    assert message in result.error
 
 
-def test_power_says_how_often_the_verdict_is_right(atp):
+def test_power_prints_how_often_the_verdict_is_right(atp):
     result = atp("power", "--scenarios", 24, "--replicates", 10, "--power", 0.5)
     assert result.code == 0
     rows = [line.split() for line in result.out.splitlines()]
@@ -288,7 +292,7 @@ def test_power_says_how_often_the_verdict_is_right(atp):
     assert sum("scenarios for a power of 50 %" in line for line in result.out.splitlines()) == 4
 
 
-def test_an_unknown_form_of_export(atp):
+def test_an_unknown_format_of_export(atp):
     assert atp("export", "alpaca", "p.parquet", "--out", "x.json").error == (
-        "atp: export alpaca: unknown form, known is llama-factory\n"
+        "atp: export alpaca: unknown format, known is llama-factory\n"
     )

@@ -1,4 +1,4 @@
-"""Conda files and lock: what stages import and nothing else, in the versions of requirements.lock."""
+"""Conda files and lock: the packages that stages import and no others, with the versions of requirements.lock."""
 
 import json
 import re
@@ -17,24 +17,28 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from atp.rollout import Cell, rollout_stage
-from envs.write import MODELS, ROOT, closure, conda_file, environments, locked, needs, third_party
+from atp.rollout.engine import rollout_stage
+from atp.rollout.table import Cell
+from envs.write import ROOT, closure, conda_file, environments, locked, needs, third_party
 
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENTS = environments()
-#: What torch needs besides where it is built for GPUs, and pins itself.
+#: Further packages that torch needs if it is built for GPUs, and whose versions it fixes.
 CUDA = ("nvidia-", "cuda-", "triton")
 
-#: Runs a script as Snakemake does, which appends its own packages' folder and the script's to the path.
+#: Run a script as Snakemake does, which appends the folders of its own packages and of the script to the path.
 RUN = """
 import json, runpy, sys
 from pathlib import Path
 from types import SimpleNamespace
 sys.path += [sys.argv[2], str(Path(sys.argv[1]).parent)]
-told = json.loads(sys.argv[3])
-told = {key: SimpleNamespace(**value) if isinstance(value, dict) else value for key, value in told.items()}
-runpy.run_path(sys.argv[1], {"snakemake": SimpleNamespace(rule="", threads=1, **told)})
+class Named(SimpleNamespace):
+    def get(self, name, default=None):
+        return getattr(self, name, default)
+attributes = {"input": {}} | json.loads(sys.argv[3])
+attributes = {key: Named(**value) if isinstance(value, dict) else value for key, value in attributes.items()}
+runpy.run_path(sys.argv[1], {"snakemake": SimpleNamespace(rule="", threads=1, **attributes)})
 files = [str(getattr(module, "__file__", "")) for module in sys.modules.values()]
 assert sys.argv[2].startswith(sys.prefix) or not any(file.startswith(sys.argv[2]) for file in files)
 """
@@ -58,7 +62,7 @@ def pins(name: str) -> list[str]:
 
 
 def dependencies() -> list[Requirement]:
-    """What pyproject.toml asks for, the tools of `make lint` and `make test` with it."""
+    """Return the dependencies of pyproject.toml, including the tools of `make lint` and `make test`."""
     return [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
 
 
@@ -74,7 +78,7 @@ def test_every_rule_with_a_script_has_a_conda_file():
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_a_conda_file_is_what_its_stages_import_at_the_locks_versions(name):
+def test_a_conda_file_has_the_imports_of_its_stages_and_the_locks_versions(name):
     path = ROOT / "envs" / f"{name}.yaml"
     assert path.read_text() == conda_file(name, ENVIRONMENTS[name]), "run python envs/write.py"
     assert set(pins(name)) <= set(LOCK)
@@ -92,29 +96,30 @@ def test_only_stages_with_models_get_torch():
     assert not {"pytest", "ruff", "snakemake"} & set.union(*named.values())
 
 
-def test_imports_are_followed_into_functions_packages_and_no_further():
+def test_imports_are_followed_into_functions_packages_and_testbeds():
     assert {"simpleeval", "pydantic", "polars"} <= third_party(["filter"])
-    assert "altair" not in third_party(["filter"])
-    assert "datasets" in third_party(["scenarios"])  # in a function, for problem sets of the hub
-    assert "torch" in third_party(["filter"]) and "torch" not in third_party(["filter"], without=MODELS)
+    assert "altair" not in third_party(["filter"]) and "altair" in third_party(["report"])
+    assert "datasets" in third_party(["scenarios"])  # in a function of a testbed, for problem sets of the hub
+    assert "math_verify" in third_party(["measure"])  # in a function of the parsers that a testbed uses
+    assert "torch" in third_party(["filter"]) and "torch" not in third_party(["filter"], models=False)
 
 
-def test_the_lock_is_what_the_project_needs_and_nothing_else():
+def test_the_lock_has_the_projects_dependencies_and_no_others():
     needed = {name for name in closure(dependencies()) if not name.startswith(CUDA)}
     assert set(locked()) == needed
     versions = {name: pin.split("==")[1] for name, pin in locked().items()}
-    asked = [*dependencies(), *(need for name in needed for need in needs(name))]
+    requirements = [*dependencies(), *(need for name in needed for need in needs(name))]
     wrong = [
         str(need)
-        for need in asked
+        for need in requirements
         if not need.name.startswith(CUDA) and versions[canonicalize_name(need.name)] not in need.specifier
     ]
     assert wrong == []
     installed = {name: metadata.version(name).split("+")[0] for name in versions}
-    assert installed == versions, "the environment is not the lock's: run make"
+    assert installed == versions, "the environment differs from the lock: run make"
 
 
-def test_a_script_finds_the_package_beside_it_and_so_do_processes_it_starts(tmp_path):
+def test_a_script_and_its_subprocesses_import_the_package_next_to_it(tmp_path):
     for part in ("atp", "workflow/scripts"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "workflow/scripts/where.py").write_text(WHERE)
@@ -124,7 +129,7 @@ def test_a_script_finds_the_package_beside_it_and_so_do_processes_it_starts(tmp_
 
 @pytest.mark.slow
 def test_stages_run_in_an_environment_of_their_pins_alone(tmp_path):
-    """Conda's Python is a plain one here; what pip adds to it is the file's, and exactly that."""
+    """A virtual environment takes the place of conda; pip installs exactly the packages of the file."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     python = str(tmp_path / "env/bin/python")
     pip = [python, "-m", "pip", "-q", "--disable-pip-version-check"]
@@ -133,11 +138,10 @@ def test_stages_run_in_an_environment_of_their_pins_alone(tmp_path):
     assert sorted(frozen.split()) == sorted(pins("tables"))
 
     scenarios, turns = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
-    templates = {"files": [str(ROOT / "config/templates/role_play.yaml")]}
     settings = {"settings": {"train": 4, "test": 2}}
     wildcards = {"testbed": "role_play"}
-    run(python, "scenarios", tmp_path, input=templates, params=settings, wildcards=wildcards, output=[str(scenarios)])
-    cell = Cell("scripted:random", "role_play", "none", "plain", 0, "weights", 0)
+    run(python, "scenarios", tmp_path, params=settings, wildcards=wildcards, output=[str(scenarios)])
+    cell = Cell("scripted:random", "role_play", "none", "baseline", 0, "weights", 0)
     rollout_stage(scenarios, turns, cell, {"deployment": {"rounds": 1}}, "train", 4)
     kept, measures = tmp_path / "selection.parquet", tmp_path / "measures.parquet"
     best = {"settings": {"name": "best_of_n"}}
@@ -147,12 +151,16 @@ def test_stages_run_in_an_environment_of_their_pins_alone(tmp_path):
     assert kept.stat().st_size and measures.stat().st_size
 
 
-def run(python: str, script: str, folder: Path, project: Path = ROOT, **told: Any) -> None:
-    """Run a stage's script with another Python, from a folder that is not the project's."""
+def run(python: str, script: str, folder: Path, project: Path = ROOT, **attributes: Any) -> None:
+    """Run a stage's script with another Python, from another folder than the project's.
+
+    Args:
+        attributes: of the object `snakemake`.
+    """
     folder.mkdir(exist_ok=True)
     log = folder / f"{script}.log"
-    told["log"] = [str(log)]
-    arguments = [str(project / f"workflow/scripts/{script}.py"), sysconfig.get_path("purelib"), json.dumps(told)]
+    attributes["log"] = [str(log)]
+    arguments = [str(project / f"workflow/scripts/{script}.py"), sysconfig.get_path("purelib"), json.dumps(attributes)]
     env = {"CONDA_PREFIX": str(Path(python).parents[1])}
     result = subprocess.run([python, "-c", RUN, *arguments], cwd=folder, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr + (log.read_text() if log.exists() else "")

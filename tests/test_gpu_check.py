@@ -1,4 +1,4 @@
-"""The GPU check, tried on a CPU: every row has its number, and what is missing is said."""
+"""The GPU check on a CPU: all rows have numbers, and missing packages are reported."""
 
 import re
 import subprocess
@@ -12,10 +12,10 @@ ROWS = [
     "engine, generated tokens/s",
     "engine, decoded tokens/s",
     "plain generate, one prompt at a time, decisions/s",
-    "engine over plain generate",
+    "engine / plain generate",
     "memory bandwidth, GB/s",
     "limit of decoding, tokens/s",
-    "share that the engine reaches",
+    "engine / limit",
     "SFT, LoRA r 8, trained tokens/s",
     "DPO, LoRA r 8, trained tokens/s",
     "GRPO, LoRA r 8, trained tokens/s",
@@ -24,7 +24,7 @@ TINY = ["--shape", "tiny", "--device", "cpu"]
 
 
 def run(*arguments: str, without: str = "") -> subprocess.CompletedProcess:
-    """The check in a Python of its own, in which a package may be hidden; it ends by naming what it must not load."""
+    """Run the check in a new process, without one package; it prints the loaded packages that it must not need."""
     code = f"""
 import sys, importlib.util, runpy
 found = importlib.util.find_spec
@@ -53,23 +53,23 @@ def test_every_row_has_a_number():
     assert "loaded: []" in result.stdout
 
 
-def test_what_is_missing_is_said_and_the_rest_is_measured():
+def test_missing_packages_are_reported_and_the_rest_is_measured():
     result = run(*TINY, without="trl")
     assert result.returncode == 0, result.stderr
-    assert "missing here: trl (pip install trl)" in result.stdout
+    assert "missing packages: trl (pip install trl)" in result.stdout
     found = table(result.stdout)
     assert {value for name, value in found.items() if "trained" in name} == {"not run: no trl"}
     assert re.fullmatch(r"[\d,.]+", found["engine, decisions/s"])
 
 
-def test_without_a_gpu_it_says_so():
+def test_without_a_gpu_it_is_an_error():
     import torch
 
     if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
+        pytest.skip("this machine has a GPU")
     result = run()
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == "atp: gpu-check needs a CUDA device, torch sees none here"
+    assert result.stderr.splitlines()[-1] == "atp: gpu-check needs a CUDA device, torch finds none"
 
 
 def test_the_large_shape_is_qwen3_8b():
@@ -80,4 +80,4 @@ def test_the_large_shape_is_qwen3_8b():
 
     with torch.device("meta"):
         model = Qwen3ForCausalLM(Qwen3Config(**SHAPES["qwen3-8b"].config))
-    assert model.num_parameters() == 8_190_735_360  # as its authors' safetensors index adds up
+    assert model.num_parameters() == 8_190_735_360  # the sum of the authors' safetensors index

@@ -17,9 +17,12 @@ def save_tiny(
     tokenizer: Any = None,
     stopping: float | None = None,
 ) -> Path:
-    """A model of `family` ("qwen3" or "llama") with untrained weights, and a tokenizer: bytes, unless one is given.
+    """Save a model with untrained weights and a tokenizer, and return the folder.
 
-    stopping is about the chance that a token ends a reply; left out, a reply hardly ever ends by itself.
+    Args:
+        family: "qwen3" or "llama".
+        tokenizer: by default one whose tokens are bytes.
+        stopping: approximate probability that a token ends a reply; None: a reply hardly ever ends by itself.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -41,11 +44,11 @@ def save_tiny(
         bos_token_id=None,
     )
     model = Qwen3ForCausalLM(Qwen3Config(**size)) if family == "qwen3" else LlamaForCausalLM(LlamaConfig(**size))
-    for parameter in model.parameters():  # sharper than the usual initialisation, so that replies differ by prompt
+    for parameter in model.parameters():  # sharper than the usual initialisation, so that replies depend on the prompt
         if parameter.dim() > 1:
             parameter.data.mul_(8)
     if stopping is not None:
-        _let_it_stop(model, wrapped.eos_token_id, stopping)
+        _set_stop_probability(model, wrapped.eos_token_id, stopping)
     model.save_pretrained(folder)
     wrapped.save_pretrained(folder)
     return folder
@@ -70,8 +73,8 @@ def _bytes(template: str | None) -> Any:
     return wrapped
 
 
-def _let_it_stop(model: Any, end: int, chance: float) -> None:
-    """Give all hidden states a part in common, and the head's row for the end that part, scaled to about the chance."""
+def _set_stop_probability(model: Any, end: int, probability: float) -> None:
+    """Add a common vector to all hidden states, and make it the head's row for the end token, scaled to fit."""
     import torch
 
     common = torch.randn(model.config.hidden_size)
@@ -80,4 +83,4 @@ def _let_it_stop(model: Any, end: int, chance: float) -> None:
     with torch.inference_mode():
         states = model.get_decoder()(torch.randint(model.config.vocab_size, (1, 256))).last_hidden_state[0]
         others = torch.logsumexp(states @ head.T, dim=-1).mean()
-        head[end] = common * ((others + torch.tensor(chance).logit()) / (states @ common).mean())
+        head[end] = common * ((others + torch.tensor(probability).logit()) / (states @ common).mean())

@@ -1,6 +1,6 @@
-"""Show the between-workflow cache at work: two studies in two folders, of which the second takes what the first made.
+"""Check the cache between workflows: of two studies in two folders, the second reuses outputs of the first.
 
-Both are aligned alike; the second plays longer episodes. Ends with code 1 if the second makes a shared stage again.
+Both have the same alignment; the second has longer episodes. Exits with code 1 if the second runs a shared stage again.
 """
 
 import os
@@ -14,16 +14,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "tests/workflow/study.yaml"
 TARGETS = ("align", "rollout")
-#: What both studies share, and what each plays for itself, by the end of its path.
+#: Outputs that both studies share, and outputs of each study, by the end of their paths.
 SHARED, OWN = ("dpo/seed0/pairs.parquet", "dpo/seed0/adapter", "generation0/turns.parquet"), ("context/turns.parquet",)
 
 
 def play(folder: Path, study: Path, cache: Path) -> tuple[set[str], set[str]]:
-    """Outputs of a study's shared stages, by their paths in its results: (those that it made, those that it took)."""
+    """Run a study and return the outputs that it made, and those that it took from the cache, by their paths."""
     folder.mkdir()
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     command += ["--cores", "2", "--cache", "--config", f"study={study}", "--until", *TARGETS, "--", *TARGETS]
-    begun = time.monotonic()
+    start = time.monotonic()
     run = subprocess.run(
         command,
         env=os.environ | {"SNAKEMAKE_OUTPUT_CACHE": str(cache)},
@@ -33,12 +33,12 @@ def play(folder: Path, study: Path, cache: Path) -> tuple[set[str], set[str]]:
     )
     if run.returncode:
         sys.exit(run.stdout)
-    told = "|".join(SHARED + OWN)
+    names = "|".join(SHARED + OWN)
     made, linked = (
-        set(re.findall(rf"{what} output file results/{study.stem}/(\S+?(?:{told}))", run.stdout))
+        set(re.findall(rf"{what} output file results/{study.stem}/(\S+?(?:{names}))", run.stdout))
         for what in ("Moving", "Symlinking")
     )
-    print(f"{study.stem} study: {time.monotonic() - begun:.0f} s")
+    print(f"{study.stem} study: {time.monotonic() - start:.0f} s")
     for what, files in (("made", made), ("taken from the cache", linked - made)):
         print(f"  {what}: {len(files)}", *sorted(files), sep="\n    ")
     return made, linked - made
@@ -54,7 +54,7 @@ def main() -> None:
         play(folder / "one", folder / "first.yaml", folder / "cache")
         made, taken = play(folder / "two", folder / "second.yaml", folder / "cache")
     if any(file.endswith(SHARED) for file in made) or not taken:
-        sys.exit("the second study must take what both share")
+        sys.exit("the second study must reuse the shared outputs")
 
 
 main()

@@ -1,18 +1,19 @@
-"""What the engine asks of an agent."""
+"""The protocol of an agent, and the class that a user's own agent may extend."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from atp.testbeds.base import Prompt, Reply
+from atp.testbed import Prompt, Reply
 
 
 @dataclass(slots=True)
 class Request:
-    """A prompt on its way to an agent.
+    """A prompt for an agent.
 
-    conversation numbers the episode and player within the batch: requests that share it continue one conversation.
-    seed decides all of the answer's randomness, whatever else is in the batch.
+    Args:
+        conversation: number of the episode and player within the batch: requests that share it continue one
+            conversation.
+        seed: decides all of the reply's randomness, whatever else is in the batch.
     """
 
     conversation: int
@@ -20,12 +21,14 @@ class Request:
     seed: int
 
 
-class Agent(Protocol):
-    """Answers batches of requests. `start` begins a batch of episodes and forgets every earlier conversation."""
+class Agent:
+    """Answers batches of requests. A subclass defines `answer`; `batch` is the number of players in a batch."""
 
-    @property
-    def batch(self) -> int: ...
+    batch: int = 64
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Begin a batch of episodes and forget every earlier conversation."""
 
-    def answer(self, requests: Sequence[Request]) -> list[Reply]: ...
+    def answer(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return one reply to each request, in their order."""
+        raise NotImplementedError

@@ -1,9 +1,9 @@
-"""Key/value cache of many conversations, kept from round to round so that a token is computed once.
+"""Key/value cache for a batch of conversations, kept between rounds so that each token is computed only once.
 
-Knows tensors and slots, not tokens' meaning. All rows write to the same slots, so that one slice serves a batch; a row
-with less to write, or one that was cropped, has a hole there, which the mask hides. Holes are compacted away once they
-take more than a fifth of the slots in use. A step may be computed for some rows at a time, so that rows with little to
-write need not be padded to those with much.
+All rows write to the same slots, so that one slice serves the whole batch. A row with fewer new tokens, or one that was
+cropped, has unused slots there (holes), which the attention mask hides. The cache is compacted when it uses more
+than 1.2 times the slots of its longest row. A step may be computed for a subset of rows, so that rows with few new
+tokens are not padded to the length of those with many.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-WASTE = 1.2
+#: Compact the cache when it uses more than this many times the slots of the longest row.
+MAX_SLOT_RATIO = 1.2
 MASKED = torch.finfo(torch.bfloat16).min
 
 
 class _Layer(CacheLayerMixin):
-    """One layer's keys and values, [rows, heads, capacity, head_dim], written in place at the slots of this step."""
+    """One layer's keys and values, [rows, heads, capacity, head_dim], written in place at the current step's slots."""
 
     is_sliding = False
 
@@ -44,17 +45,17 @@ class _Layer(CacheLayerMixin):
         return self.keys[rows, :, :end], self.values[rows, :, :end]
 
     def change(self, move: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Replace keys and values by `move` of them."""
+        """Replace keys and values by `move(keys)` and `move(values)`."""
         if self.is_initialized:
             assert self.keys is not None and self.values is not None
             self.keys, self.values = move(self.keys), move(self.values)
 
     def move(self, index: torch.Tensor) -> None:
-        """Make row i what row index[i] was, in place: what moves is held twice one layer at a time."""
+        """Copy row index[i] to row i in place; temporary copies exist for one layer at a time."""
         if self.is_initialized:
             assert self.keys is not None and self.values is not None
-            for held in (self.keys, self.values):
-                held[: len(index), :, : self.kv.used] = held[index, :, : self.kv.used]
+            for tensor in (self.keys, self.values):
+                tensor[: len(index), :, : self.kv.used] = tensor[index, :, : self.kv.used]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.kv.used, 0
@@ -69,19 +70,19 @@ class _Layer(CacheLayerMixin):
 class ConversationCache(Cache):
     """Keys and values of `rows` conversations, and which slots of each row hold a token.
 
-    bias is the additive attention mask of the slots, [rows, capacity]: 0 where a row holds a token, else MASKED.
-    view is the slice of rows that the next step computes.
+    `bias` is the additive attention mask of the slots, [rows, capacity]: 0 where a row holds a token, else MASKED.
+    `view` is the slice of rows that the next step computes.
     """
 
     def __init__(self, layers: int, rows: int, capacity: int, device: torch.device, dtype: torch.dtype):
-        self.held = [_Layer(self) for _ in range(layers)]
-        super().__init__(layers=list(self.held))
+        self.cache_layers = [_Layer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.cache_layers))
         self.rows, self.capacity, self.used = rows, capacity, 0
         self.view = slice(None)
         self.bias = torch.full((rows, capacity), MASKED, dtype=dtype, device=device)
 
     def reserve(self, lengths: torch.Tensor) -> None:
-        """Open slots for the next lengths[row] tokens of each row, right-aligned; 0 leaves a row out."""
+        """Reserve slots for the next lengths[row] tokens of each row, right-aligned; a length of 0 skips the row."""
         new = int(lengths.max())
         start, self.used = self.used, self.used + new
         if self.used > self.capacity:
@@ -90,66 +91,66 @@ class ConversationCache(Cache):
         self.bias[:, start : self.used] = torch.where(present, 0.0, MASKED).to(self.bias.dtype)
 
     def mask(self, view: slice, new: int) -> torch.Tensor:
-        """Choose the rows of the next step, which computes the last `new` slots; returns their additive mask.
+        """Select the rows of the next step, which computes the last `new` slots, and return their additive mask.
 
         Returns:
-            [rows, 1, new, used]: a token sees its row's earlier tokens and itself. Padding sees itself, so that its
-            softmax has something to sum.
+            [rows, 1, new, used]: a token attends to its row's earlier tokens and itself. Padding attends to itself, so
+            that its softmax is defined.
         """
         self.view = view
-        seen = self.bias[view, None, None, : self.used]
+        visible = self.bias[view, None, None, : self.used]
         if new == 1:
-            return seen
-        mask = seen.repeat(1, 1, new, 1)
+            return visible
+        mask = visible.repeat(1, 1, new, 1)
         start = self.used - new
-        later = torch.triu(torch.full((new, new), MASKED, dtype=mask.dtype, device=mask.device), diagonal=1)
-        mask[..., start:] = torch.minimum(mask[..., start:], later)
+        causal = torch.triu(torch.full((new, new), MASKED, dtype=mask.dtype, device=mask.device), diagonal=1)
+        mask[..., start:] = torch.minimum(mask[..., start:], causal)
         slots = torch.arange(new, device=mask.device)
         mask[:, 0, slots, start + slots] = 0.0
         return mask
 
-    def crop(self, lengths: torch.Tensor) -> None:  # type: ignore[override]  # per row, where the base class has one
-        """Keep the first lengths[row] tokens of each row; then compact if holes waste space."""
-        held = self.bias[:, : self.used] == 0
-        kept = held & (held.cumsum(dim=1) <= lengths[:, None])
-        self.bias[:, : self.used].masked_fill_(held & ~kept, MASKED)
+    def crop(self, lengths: torch.Tensor) -> None:  # type: ignore[override]  # the base class takes one length
+        """Keep the first lengths[row] tokens of each row; compact the cache if holes waste too many slots."""
+        occupied = self.bias[:, : self.used] == 0
+        kept_slots = occupied & (occupied.cumsum(dim=1) <= lengths[:, None])
+        self.bias[:, : self.used].masked_fill_(occupied & ~kept_slots, MASKED)
         longest = int(lengths.max())
-        if self.used > WASTE * longest:
-            self._compact(kept, longest)
+        if self.used > MAX_SLOT_RATIO * longest:
+            self._compact(kept_slots, longest)
 
     def expand(self, index: torch.Tensor) -> None:
-        """Make row i a copy of what row index[i] was."""
+        """Replace row i by a copy of row index[i], for a new batch of len(index) rows."""
         self.rows = len(index)
         self.bias = self.bias[index]
-        for layer in self.held:
-            layer.change(lambda held: held[index])
+        for layer in self.cache_layers:
+            layer.change(lambda tensor: tensor[index])
 
     def reorder(self, index: torch.Tensor) -> None:
-        """Make row i what row index[i] was, of the first len(index) rows."""
+        """Copy row index[i] to row i, for the first len(index) rows."""
         first = slice(len(index))
         self.bias[first] = self.bias[index]
-        for layer in self.held:
+        for layer in self.cache_layers:
             layer.move(index)
 
-    def _compact(self, kept: torch.Tensor, longest: int) -> None:
-        """Move each row's tokens together, ending at slot `longest`."""
-        order = kept.to(torch.int8).argsort(dim=1, stable=True)[:, self.used - longest :]
+    def _compact(self, kept_slots: torch.Tensor, longest: int) -> None:
+        """Move each row's tokens together so that they end at slot `longest`."""
+        order = kept_slots.to(torch.int8).argsort(dim=1, stable=True)[:, self.used - longest :]
         self.bias[:, :longest] = self.bias.gather(1, order)
         self.bias[:, longest:] = MASKED
-        for layer in self.held:
-            layer.change(lambda held: _gather(held, order))
+        for layer in self.cache_layers:
+            layer.change(lambda tensor: _gather(tensor, order))
         self.used = longest
 
     def _grow(self, capacity: int) -> None:
         extra = capacity - self.capacity
         self.capacity = capacity
         self.bias = torch.nn.functional.pad(self.bias, (0, extra), value=MASKED)
-        for layer in self.held:
-            layer.change(lambda held: torch.nn.functional.pad(held, (0, 0, 0, extra)))
+        for layer in self.cache_layers:
+            layer.change(lambda tensor: torch.nn.functional.pad(tensor, (0, 0, 0, extra)))
 
 
-def _gather(held: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """The slots `order`, [rows, kept], of [rows, heads, capacity, width], moved to the front."""
-    index = order[:, None, :, None].expand(-1, held.shape[1], -1, held.shape[3])
-    held[:, :, : order.shape[1]] = held.gather(2, index)
-    return held
+def _gather(tensor: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Move the slots `order` [rows, kept] of `tensor` [rows, heads, capacity, width] to the front, in place."""
+    index = order[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3])
+    tensor[:, :, : order.shape[1]] = tensor.gather(2, index)
+    return tensor

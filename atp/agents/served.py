@@ -1,11 +1,11 @@
-"""A served model as an agent, through Inspect's model providers: vLLM, any OpenAI-compatible server, the hosted APIs.
+"""Agent for a served model, using Inspect's model providers: vLLM, any OpenAI-compatible server, the hosted APIs.
 
-Knows prompts and replies as text; Inspect knows the providers, asks again with backoff and keeps to rate limits. What
-is promised: the prompt that the local agent would read, and a seed of the turn's own. A server may compute a prompt in
-another batch, and a hosted model may change: equal bytes are not promised.
+Inspect handles the providers, retries with backoff and rate limits. The agent guarantees the same prompt that the local
+agent would use, and a separate seed for each turn. It does not guarantee byte-identical replies: a server may batch
+prompts differently, and a hosted model may change.
 
-Keys come from the environment alone. They are taken out of whatever a server says, so that they reach no file and no
-log.
+API keys are read only from the environment. They are removed from everything that a server returns, so that they are
+never written to a file or log.
 """
 
 import asyncio
@@ -35,67 +35,67 @@ from inspect_ai.util import AdaptiveConcurrency
 from openai import APIConnectionError
 from tenacity import RetryError
 
-from atp.agents.base import Request
-from atp.agents.spec import ModelSpec
+from atp.agents.base import Agent, Request
 from atp.errors import AtpError
-from atp.testbeds.base import Prompt, Reply
-from atp.testbeds.calls import Asked, parse_calls
-from atp.testbeds.parsing import split_reasoning
+from atp.models.spec import ModelSpec
+from atp.parsing.choices import split_reasoning
+from atp.parsing.tool_calls import ParsedCall, parse_calls
+from atp.testbed import Prompt, Reply
 from atp.tools import TOOLS, schema
 
 log = logging.getLogger("atp")
 
-# A line for each request is no progress.
-for chatty in ("httpx", "httpx2", "openai"):
-    logging.getLogger(chatty).setLevel(logging.WARNING)
-# It quotes what a server says, and a server may say a key.
+# These log one line per request.
+for logger_name in ("httpx", "httpx2", "openai"):
+    logging.getLogger(logger_name).setLevel(logging.WARNING)
+# Inspect logs server responses, which may contain a key.
 logging.getLogger("inspect_ai").setLevel(logging.CRITICAL)
 
-#: Providers of servers that render a chat template, and take its arguments and `top_k` beside what OpenAI's API has.
-TEMPLATED = ("openai-api", "vllm", "sglang")
-#: Other providers whose API has `top_k`.
-TOP_K = ("anthropic", "bedrock", "google", "hf", "together")
-#: What Inspect raises at an answer that it cannot read, and vLLM's provider does not try again.
-UNREADABLE = (AttributeError, LookupError, TypeError, ValueError, APIConnectionError)
-#: Inspect's reasons for the end of a reply, in a turn's words. `content_filter`: the provider withheld the reply.
-FINISHED: dict[str, Any] = {"max_tokens": "length", "model_length": "length", "content_filter": "content_filter"}
-#: Reasons that come with another text than the model's: of a filter, or that a prompt is too long.
-NO_REPLY = ("content_filter", "model_length")
-#: Every provider takes a seed of so many bits.
-SEEDS = 2**31
-#: Marks of common chat templates begin so. A space makes them inert, as the local agent does with its tokenizer's own.
-_MARK = re.compile(r"<(?=[|｜]|/?s>|(?:start|end)_of_turn>)|\[(?=/?INST\])")
-#: How Inspect's errors are coloured.
+#: Providers whose servers render a chat template and accept, beyond OpenAI's API, its arguments and `top_k`.
+TEMPLATE_PROVIDERS = ("openai-api", "vllm", "sglang")
+#: Other providers whose API accepts `top_k`.
+TOP_K_PROVIDERS = ("anthropic", "bedrock", "google", "hf", "together")
+#: Errors to retry: Inspect raises them for responses that it cannot parse, or vLLM's provider does not retry them.
+RETRIED_ERRORS = (AttributeError, LookupError, TypeError, ValueError, APIConnectionError)
+#: Inspect's stop reasons, mapped to `finish_reason`. `content_filter`: the provider withheld the reply.
+FINISH_REASONS: dict[str, Any] = {"max_tokens": "length", "model_length": "length", "content_filter": "content_filter"}
+#: Stop reasons whose text is not the model's: a filter's message, or that the prompt is too long.
+NO_REPLY_REASONS = ("content_filter", "model_length")
+#: Seeds are taken modulo this, a range that every provider accepts.
+SEED_MODULUS = 2**31
+#: Start of the special tokens of common chat templates. A space after it makes them plain text, as in the local agent.
+_SPECIAL_TOKEN = re.compile(r"<(?=[|｜]|/?s>|(?:start|end)_of_turn>)|\[(?=/?INST\])")
+#: Colour markup in Inspect's errors.
 _MARKUP = re.compile(r"\[/?[a-z]+\]")
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
-#: Shorter values of the environment stand in replies by chance.
-SHORTEST_SECRET = 8
-#: Seconds after which Inspect's HTTP clients give a request up, if they are not told otherwise.
-LONGEST_REQUEST = 600
-#: A server may count as it likes; a reply's steps are summed in 32 bits.
-MOST_TOKENS = 2**24
-#: Longest quote of what a server says, in characters.
-QUOTED = 300
+#: Minimum length of a secret in characters; shorter values could occur in replies by chance.
+MIN_SECRET_CHARS = 8
+#: Default request timeout of Inspect's HTTP clients, in seconds.
+DEFAULT_REQUEST_TIMEOUT = 600
+#: Upper bound for a server's token counts, because they are summed in 32 bits.
+MAX_TOKEN_COUNT = 2**24
+#: Maximum length of a quoted server message, in characters.
+MAX_QUOTE_CHARS = 300
 
 
 def load_served(spec: ModelSpec, adapter: Path | None) -> "ServedAgent":
-    """The agent of a served model, or of the name under which its file says that an adapter is served. Asks nothing.
+    """Create the agent of a served model, or of an adapter under its name in `spec.adapters`; send no request.
 
     Raises:
-        AtpError: an adapter without a name, an unknown provider, a key or a provider's package that is missing, a
-            setting that the provider has not.
+        AtpError: an adapter without a name, an unknown provider, a missing key or provider package, or an unsupported
+            setting.
     """
     path = spec.path if adapter is None else _served_name(spec, adapter)
     provider = path.partition("/")[0]
-    if spec.chat_template and provider not in TEMPLATED:
-        raise AtpError(f"{path}: chat_template: found {spec.chat_template}, '{provider}' takes none")
-    if spec.sampling.top_k and provider not in TEMPLATED + TOP_K:
-        raise AtpError(f"{path}: sampling.top_k: found {spec.sampling.top_k}, '{provider}' takes none")
-    if spec.timeout > LONGEST_REQUEST:
+    if spec.chat_template and provider not in TEMPLATE_PROVIDERS:
+        raise AtpError(f"{path}: chat_template: found {spec.chat_template}, '{provider}' takes none; remove it")
+    if spec.sampling.top_k and provider not in TEMPLATE_PROVIDERS + TOP_K_PROVIDERS:
+        raise AtpError(f"{path}: sampling.top_k: found {spec.sampling.top_k}, '{provider}' takes none; remove it")
+    if spec.timeout > DEFAULT_REQUEST_TIMEOUT:
         os.environ.setdefault("INSPECT_HTTP_REQUEST_TIMEOUT", str(spec.timeout))
     try:
         model = get_model(path, base_url=spec.base_url, memoize=False)
-    except Exception as error:  # of the provider's own kinds
+    except Exception as error:  # exception types differ between providers
         raise AtpError(f"{path}: {_one_line(_MARKUP.sub('', str(error)))}") from None
     return ServedAgent(model, spec)
 
@@ -105,53 +105,53 @@ def _served_name(spec: ModelSpec, adapter: Path) -> str:
         if Path(folder).resolve() == adapter.resolve():
             return name
     known = ", ".join(spec.adapters) or "none"
-    raise AtpError(f"{spec.path}: adapters: does not say under which name {adapter} is served, known are: {known}")
+    raise AtpError(f"{spec.path}: adapters: no served name for {adapter}, add it; known are: {known}")
 
 
-class ServedAgent:
-    """Answers batches of requests with a model behind an API, up to `batch` at a time, fewer where it is told so.
+class ServedAgent(Agent):
+    """Answers batches of requests with a model behind an API, with up to `batch` requests in flight.
 
-    served counts the requests answered; the retries, for want of an answer that can be read; and of the replies those
-    that were empty, and those that the provider refused or cut off with a text of its own. Both are invalid.
+    `served` counts answered requests, retries, empty replies, and replies that the provider refused or replaced with
+    its own text. Empty and refused replies are invalid.
     """
 
     def __init__(self, model: Model, spec: ModelSpec):
         self.model, self.spec, self.batch = model, spec, spec.batch
-        self.name, self.templated = str(model), str(model).partition("/")[0] in TEMPLATED
+        self.name, self.templated = str(model), str(model).partition("/")[0] in TEMPLATE_PROVIDERS
         self.served = dict.fromkeys(("requests", "retries", "empty", "refused"), 0)
         self.secrets = [
-            value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= SHORTEST_SECRET
+            value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= MIN_SECRET_CHARS
         ]
-        self.told = ""
-        self._ask_again_at_garbage()
+        self.last_warning = ""
+        self._retry_unreadable()
 
     def start(self) -> None:
-        """Nothing to forget: a server is sent the whole conversation each time."""
+        """Do nothing: every request contains the whole conversation."""
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        """Replies in the order of the requests.
+        """Return the replies in the order of the requests.
 
         Raises:
-            AtpError: a request that the server refuses, or no answer in spite of all retries.
+            AtpError: the server rejects a request, or does not answer despite retries.
         """
-        before, retries, self.told = dict(self.served), http_retries_count(), ""
+        counts_before, retries_before, self.last_warning = dict(self.served), http_retries_count(), ""
         try:
-            outputs = asyncio.run(self._all(requests))
-        except Exception as error:  # of the provider's own kinds
+            outputs = asyncio.run(self._send_all(requests))
+        except Exception as error:  # exception types differ between providers
             raise self._failure(error) from None
         finally:
-            self.served["retries"] += http_retries_count() - retries
+            self.served["retries"] += http_retries_count() - retries_before
         replies = [self._reply(output) for output in outputs]
         self.served["requests"] += len(replies)
-        if any(self.served[name] > before[name] for name in ("retries", "empty", "refused")):
+        if any(self.served[name] > counts_before[name] for name in ("retries", "empty", "refused")):
             counts = ", ".join(f"{number} {name}" for name, number in self.served.items())
             log.warning("%s: so far %s", self.name, counts)
         return replies
 
-    async def _all(self, requests: Sequence[Request]) -> list[ModelOutput]:
-        return await asyncio.gather(*(self._ask(request) for request in requests))
+    async def _send_all(self, requests: Sequence[Request]) -> list[ModelOutput]:
+        return await asyncio.gather(*(self._send(request) for request in requests))
 
-    async def _ask(self, request: Request) -> ModelOutput:
+    async def _send(self, request: Request) -> ModelOutput:
         tools = [schema(name) for name in request.prompt.tools]
         return await self.model.generate(
             chat_messages(request.prompt),
@@ -164,14 +164,14 @@ class ServedAgent:
         sampling = self.spec.sampling
         extra: dict[str, Any] = {}
         if self.templated:
-            # Tools as the local agent offers them: Inspect adds keys, which a template would show to the model.
+            # Schemas as in the local agent: Inspect adds keys, which a chat template would show to the model.
             extra = {"top_k": sampling.top_k, "chat_template_kwargs": self.spec.chat_template, "tools": tools}
         return GenerateConfig(
             temperature=sampling.temperature,
             top_p=sampling.top_p if sampling.top_p < 1 else None,
             top_k=sampling.top_k or None,
             max_tokens=sampling.max_new_tokens,
-            seed=seed % SEEDS,
+            seed=seed % SEED_MODULUS,
             timeout=self.spec.timeout,
             attempt_timeout=self.spec.timeout,
             adaptive_connections=AdaptiveConcurrency(min=1, start=self.batch, max=self.batch),
@@ -179,7 +179,7 @@ class ServedAgent:
         )
 
     def _reply(self, output: ModelOutput) -> Reply:
-        refused = not output.empty and output.stop_reason in NO_REPLY
+        refused = not output.empty and output.stop_reason in NO_REPLY_REASONS
         text = "" if output.empty or refused else self._without_secrets(reply_text(output.message))
         self.served["refused"] += refused
         self.served["empty"] += not text and not refused
@@ -187,46 +187,46 @@ class ServedAgent:
         cached = usage.input_tokens_cache_read or 0 if usage else 0
         prompt = usage.input_tokens + cached + (usage.input_tokens_cache_write or 0) if usage else 0
         written = usage.output_tokens if usage else 0
-        prompt, cached, written = (min(max(0, tokens), MOST_TOKENS) for tokens in (prompt, cached, written))
+        prompt, cached, written = (min(max(0, tokens), MAX_TOKEN_COUNT) for tokens in (prompt, cached, written))
         return Reply(
             text=text,
             prompt_tokens=prompt,
             cached_tokens=cached,
             completion_tokens=written,
-            finish_reason="stop" if output.empty else FINISHED.get(output.stop_reason, "stop"),
+            finish_reason="stop" if output.empty else FINISH_REASONS.get(output.stop_reason, "stop"),
         )
 
-    def _ask_again_at_garbage(self) -> None:
-        """Treat an answer that cannot be read as one that did not come, and say why the agent waits."""
+    def _retry_unreadable(self) -> None:
+        """Make Inspect retry after responses that it cannot parse, and log the reason for each wait."""
         inspect_decides = self.model.api.should_retry
 
         def should_retry(error: Any) -> Any:
-            again = isinstance(error, UNREADABLE) or inspect_decides(error)
-            if again and (said := self._said(error)) != self.told:
-                self.told = said
-                log.warning("%s: %s; asks again, for up to %d s", self.name, said, self.spec.timeout)
-            return again
+            retry = isinstance(error, RETRIED_ERRORS) or inspect_decides(error)
+            if retry and (message := self._error_text(error)) != self.last_warning:
+                self.last_warning = message
+                log.warning("%s: %s; retrying for up to %d s", self.name, message, self.spec.timeout)
+            return retry
 
-        setattr(self.model.api, "should_retry", should_retry)  # noqa: B010  mypy knows it as a method
+        setattr(self.model.api, "should_retry", should_retry)  # noqa: B010  mypy rejects assignment to a method
 
     def _failure(self, error: BaseException) -> AtpError:
         gave_up = isinstance(error, RetryError)
         if isinstance(error, RetryError):
             error = error.last_attempt.exception() or error
-        if getattr(error, "status_code", None) == 401:  # what a server says of a key may quote it in part
+        if getattr(error, "status_code", None) == 401:  # the message may quote part of the key
             keys = " or ".join(self.model.api.api_key_vars) or "the environment"
             return AtpError(f"{self.name}: the server did not accept the key in {keys} (status 401)")
         if gave_up:
             silent = type(error).__name__ == "AttemptTimeoutError"
-            last = "" if silent else f"; the last try: {self._said(error)}"
-            kept = "finished batches are kept, a rerun goes on there"
-            return AtpError(f"{self.name}: no answer in {self.spec.timeout} s, its file's timeout{last}; {kept}")
-        return AtpError(f"{self.name}: the request fails: {self._said(error)}")
+            last = "" if silent else f"; last error: {self._error_text(error)}"
+            hint = "finished batches are kept, rerun to resume"
+            return AtpError(f"{self.name}: no answer in {self.spec.timeout} s (timeout in its file){last}; {hint}")
+        return AtpError(f"{self.name}: request failed: {self._error_text(error)}")
 
-    def _said(self, error: BaseException) -> str:
-        """What went wrong, without the request that Inspect quotes."""
-        status, said = getattr(error, "status_code", None), getattr(error, "provider_message", None) or str(error)
-        text = f"{type(error.__cause__ or error).__name__}{f' {status}' if status else ''}: {said}"
+    def _error_text(self, error: BaseException) -> str:
+        """Return a one-line error message, without the request that Inspect quotes and without keys."""
+        status, message = getattr(error, "status_code", None), getattr(error, "provider_message", None) or str(error)
+        text = f"{type(error.__cause__ or error).__name__}{f' {status}' if status else ''}: {message}"
         return _one_line(self._without_secrets(text))
 
     def _without_secrets(self, text: str) -> str:
@@ -236,60 +236,62 @@ class ServedAgent:
 
 
 def chat_messages(prompt: Prompt) -> list[ChatMessage]:
-    """A prompt in Inspect's types. Of a reply that tools answered to, the calls stand apart from the text, as every API
-    wants them; of a call that could not be run, a tool's name with an empty argument.
+    """Convert a prompt to Inspect's types.
+
+    In replies that tools answered, calls are separated from the text, as every API requires; a call that could not be
+    run becomes a call of a known tool with an empty argument.
     """
     chat: list[ChatMessage] = []
     calls: list[ToolCall] = []
-    for place, message in enumerate(prompt.messages):
+    for index, message in enumerate(prompt.messages):
         role, text = message["role"], message["content"]
         if role == "tool":
             call = calls.pop(0)
-            chat.append(ChatMessageTool(content=_inert(text), tool_call_id=call.id, function=call.function))
+            chat.append(ChatMessageTool(content=_escape(text), tool_call_id=call.id, function=call.function))
         elif role == "assistant":
-            results = itertools.takewhile(lambda later: later["role"] == "tool", prompt.messages[place + 1 :])
-            if answered := len(list(results)):
-                text, calls = _calls_apart(text, answered, place)
-            chat.append(ChatMessageAssistant(content=_inert(text), tool_calls=[*calls] or None))
+            results = itertools.takewhile(lambda later: later["role"] == "tool", prompt.messages[index + 1 :])
+            if answer_count := len(list(results)):
+                text, calls = _separate_calls(text, answer_count, index)
+            chat.append(ChatMessageAssistant(content=_escape(text), tool_calls=[*calls] or None))
         else:
             kind = ChatMessageSystem if role == "system" else ChatMessageUser
-            chat.append(kind(content=_inert(text)))
+            chat.append(kind(content=_escape(text)))
     return chat
 
 
-def _calls_apart(text: str, answered: int, place: int) -> tuple[str, list[ToolCall]]:
-    """(a reply's text before its first call, as many calls as tools answered)."""
+def _separate_calls(text: str, answer_count: int, index: int) -> tuple[str, list[ToolCall]]:
+    """Return (the reply's text before its first call, one call per tool answer)."""
     answer, reasoning = split_reasoning(text)
-    asked = parse_calls(text, {name: tool.argument for name, tool in TOOLS.items()})
-    before = answer[: asked[0].start] if asked else answer
+    parsed_calls = parse_calls(text, {name: tool.argument for name, tool in TOOLS.items()})
+    before = answer[: parsed_calls[0].start] if parsed_calls else answer
     calls = []
-    for number, one in enumerate([*asked, *[Asked("", "")] * answered][:answered]):
-        tool = TOOLS.get(one.name) or next(iter(TOOLS.values()))
-        # Nine letters and digits, as Mistral's API wants it.
-        calls.append(ToolCall(f"call{place:03}{number:02}", tool.name, {tool.argument: one.text}))
-    return _thought(reasoning) + before.strip(), calls
+    for position, call in enumerate([*parsed_calls, *[ParsedCall("", "")] * answer_count][:answer_count]):
+        tool = TOOLS.get(call.name) or next(iter(TOOLS.values()))
+        # Mistral's API requires nine letters and digits.
+        calls.append(ToolCall(f"call{index:03}{position:02}", tool.name, {tool.argument: call.text}))
+    return _think_block(reasoning) + before.strip(), calls
 
 
 def reply_text(message: ChatMessageAssistant) -> str:
-    """A reply as a local model would have written it: reasoning in <think>, then its words, then its calls as Qwen's
-    chat templates write them.
+    """Return a reply as a local model would have written it: reasoning in <think>, then the text, then the calls in the
+    format of Qwen's chat templates.
     """
     parts = message.content if isinstance(message.content, list) else []
     thoughts = [part.summary if part.redacted else part.reasoning for part in parts if part.type == "reasoning"]
     calls = [{"name": call.function, "arguments": call.arguments} for call in message.tool_calls or []]
-    written = [f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in calls]
-    text = _thought("\n".join(filter(None, thoughts))) + "\n".join([message.text.strip(), *written]).strip()
-    return text.encode("utf-8", "replace").decode("utf-8")  # JSON can hold halves of characters, no file does
+    call_texts = [f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in calls]
+    text = _think_block("\n".join(filter(None, thoughts))) + "\n".join([message.text.strip(), *call_texts]).strip()
+    return text.encode("utf-8", "replace").decode("utf-8")  # replaces lone surrogates from JSON escapes
 
 
-def _thought(reasoning: str) -> str:
+def _think_block(reasoning: str) -> str:
     return f"<think>\n{reasoning.strip()}\n</think>\n\n" if reasoning.strip() else ""
 
 
-def _inert(text: str) -> str:
-    return _MARK.sub(r"\g<0> ", text)
+def _escape(text: str) -> str:
+    return _SPECIAL_TOKEN.sub(r"\g<0> ", text)
 
 
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= QUOTED else f"{line[: QUOTED - 1]}…"
+    return line if len(line) <= MAX_QUOTE_CHARS else f"{line[: MAX_QUOTE_CHARS - 1]}…"

@@ -1,11 +1,12 @@
-"""What alignment installed, and what experience has left of it.
+"""Measure how far alignment lowered the violation rate, and how much of that effect is left after experience.
 
-With r the violation rate on the test split, n the agent without alignment and a the aligned one:
+Let r be the violation rate on the test split, n the agent without alignment and a the aligned agent:
 
     installed  = r(n, begin) - r(a, begin)      left = r(n, begin) - r(a, end)      left_share = left / installed
 
-begin is the first round or generation 0; end is the last round whose prompts say of supervision what the first one's
-say, or the last generation. Intervals draw whole scenarios, the same ones for all rates (`intervals.difference`).
+begin is the first round, or generation 0. end is the last round whose prompts have the same sentence about supervision
+as the first round's, or the last generation. The bootstrap draws whole scenarios, the same ones for all rates
+(`intervals.difference`).
 """
 
 from collections.abc import Iterable
@@ -14,40 +15,43 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from atp.artifacts import CELL, MEASURES
+from atp.files.schemas import CELL, SERIES
 from atp.measures.intervals import Interval, alike, difference, resampled
-from atp.measures.lines import LINE, by_scenario
+from atp.measures.measure import Evidence, measure_rows
+from atp.measures.series import by_scenario
 
 NONE = "none"
 INSTALLED, LEFT, LEFT_SHARE = "installed", "left", "left_share"
 _WITHOUT = [key for key in (*CELL, "variant", "channel") if key != "alignment"]
 
 
-def alignment_effects(turns: pl.LazyFrame, seed: int) -> pl.DataFrame:
-    """Rows of MEASURES for every aligned line whose unaligned counterpart was run too; n counts scenarios.
+def alignment_effects(evidence: Evidence) -> pl.DataFrame:
+    """Return rows of MEASURES for every aligned series whose unaligned counterpart was run too; `n` counts scenarios.
 
-    left_share is left out where no reduction was shown to be installed.
+    There is no left_share where alignment is not shown to have lowered the rate.
     """
-    counts = by_scenario(turns)
+    counts = by_scenario(evidence.turns)
     rows: list[dict[str, Any]] = []
-    for keys, aligned in counts.filter(pl.col("alignment") != NONE).group_by(*LINE, "channel", maintain_order=True):
-        line = dict(zip([*LINE, "channel"], keys, strict=True))
-        same = pl.all_horizontal(pl.col(key) == line[key] for key in _WITHOUT)
+    for keys, aligned in counts.filter(pl.col("alignment") != NONE).group_by(*SERIES, "channel", maintain_order=True):
+        series = dict(zip([*SERIES, "channel"], keys, strict=True))
+        same = pl.all_horizontal(pl.col(key) == series[key] for key in _WITHOUT)
         unaligned = counts.filter(same, alignment=NONE)
         if len(unaligned):
-            rows += _line(line, _points(unaligned), _points(aligned), seed)
-    return pl.DataFrame(rows, schema=pl.DataFrame(MEASURES.empty_table()).schema)
+            rows += _series_rows(series, _points(unaligned), _points(aligned), evidence.seed)
+    return measure_rows(rows)
 
 
 def _points(rows: pl.DataFrame) -> list[tuple[tuple[int, int], dict[str, tuple[int, int]]]]:
-    """(generation, round) and violations and valid replies by scenario, in order of time."""
+    """Return, in order of time, (generation, round) and each scenario's violations and valid replies."""
     return [
         ((generation, round), {row["scenario_id"]: (row["k"], row["n"]) for row in point.iter_rows(named=True)})
         for (generation, round), point in rows.group_by("generation", "round", maintain_order=True)
     ]
 
 
-def _line(line: dict[str, Any], unaligned: list[Any], aligned: list[Any], seed: int) -> Iterable[dict[str, Any]]:
+def _series_rows(
+    series: dict[str, Any], unaligned: list[Any], aligned: list[Any], seed: int
+) -> Iterable[dict[str, Any]]:
     before, after = dict(unaligned), dict(aligned)
     if not before.keys() & after.keys():
         return
@@ -61,26 +65,26 @@ def _line(line: dict[str, Any], unaligned: list[Any], aligned: list[Any], seed: 
     left = difference(base, last, seed)
     if installed.value is None:
         return
-    yield _row(line, INSTALLED, begin, _answered(base, first), installed)
+    yield _row(series, INSTALLED, begin, _answered(base, first), installed)
     if end == begin or left.value is None:
         return
-    yield _row(line, LEFT, end, _answered(base, last), left)
+    yield _row(series, LEFT, end, _answered(base, last), left)
     if installed.low is not None and installed.low > 0:
-        yield _row(line, LEFT_SHARE, end, _answered(base, first, last), _left_share(base, first, last, seed))
+        yield _row(series, LEFT_SHARE, end, _answered(base, first, last), _left_share(base, first, last, seed))
 
 
 def _answered(*points: np.ndarray) -> int:
-    """Scenarios that have a valid reply at one of the points."""
+    """Return the number of scenarios that have a valid reply at one of the points [scenarios, 2]."""
     return int(np.any([point[:, 1] > 0 for point in points], axis=0).sum())
 
 
 def _left_share(base: np.ndarray, first: np.ndarray, last: np.ndarray, seed: int) -> Interval:
-    """Left divided by installed; without an interval where a rate is the same in all scenarios."""
+    """Return left / installed. There is no interval where a rate is the same in all scenarios."""
 
     def statistic(sums: np.ndarray) -> np.ndarray:
         rates = sums[:, 0::2] / sums[:, 1::2]
-        found: np.ndarray = (rates[:, 0] - rates[:, 2]) / (rates[:, 0] - rates[:, 1])
-        return found
+        shares: np.ndarray = (rates[:, 0] - rates[:, 2]) / (rates[:, 0] - rates[:, 1])
+        return shares
 
     clusters = np.hstack([base, first, last])
     value = float(statistic(clusters.sum(axis=0)[None, :])[0])
@@ -90,9 +94,9 @@ def _left_share(base: np.ndarray, first: np.ndarray, last: np.ndarray, seed: int
     return Interval(value, low, high, "none: no spread" if low is None else "cluster bootstrap")
 
 
-def _row(line: dict[str, Any], measure: str, point: tuple[int, int], scenarios: int, found: Interval) -> dict[str, Any]:
+def _row(
+    series: dict[str, Any], measure: str, point: tuple[int, int], scenarios: int, interval: Interval
+) -> dict[str, Any]:
     generation, round = point
     place = {"generation": generation, "split": "test", "round": round, "measure": measure}
-    return {**line, **place, "value": found.value, "k": None, "n": scenarios, "low": found.low, "high": found.high} | {
-        "method": found.method
-    }
+    return {**series, **place, "k": None, "n": scenarios, **vars(interval)}

@@ -1,47 +1,112 @@
-"""What a measure is: how rows that turns make add up to a number. Knows turns' columns."""
+"""What a measure is: a function of the evidence that returns rows of MEASURES, and the common kind, sums over rows."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import polars as pl
 
-from atp.artifacts import CELL, REPLAYED, TESTED
+from atp.files.schemas import CELL, DETAILS, MEASURES
+from atp.measures.intervals import mean, share
+from atp.measures.swept import Settings
+from atp.testbed import TESTED, TRANSPLANTED
 
 GROUP = (*CELL, "channel", "generation", "variant", "split")
 EPISODE = (*GROUP, "scenario_id", "episode")
 VIOLATED = pl.col("violation")
-#: Of an agent that is tested beside what it lives through, tests say what it does, and what follows from what is to be
-#: seen in what it lives through. Where nobody is tested, all turns count.
+#: Turns that rates count: where an agent is tested next to its deployment, only the tests; else all turns.
 TELLING = (pl.col("role") == TESTED) | ~(pl.col("role") == TESTED).any().over(GROUP)
-LASTING = ~pl.col("role").is_in([TESTED, REPLAYED])
+#: Turns that enter a history, and so can have consequences.
+LASTING = ~pl.col("role").is_in([TESTED, TRANSPLANTED])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A study's turns, as measures see them.
+
+    Args:
+        turns: the common columns of all turns; of one testbed's evidence its own columns too.
+        played: channel -> (cell and variant) -> testbed settings.
+        testbeds: testbed -> turns with its own columns, under their own names.
+        seed: of every random choice.
+    """
+
+    turns: pl.LazyFrame
+    played: Mapping[str, Settings]
+    testbeds: Mapping[str, pl.LazyFrame]
+    seed: int = 0
+
+    def of(self, testbed: str) -> "Evidence":
+        """Return the evidence of one testbed."""
+        turns = self.testbeds[testbed]
+        own = turns.collect_schema().names()
+        return replace(self, turns=turns.unnest(DETAILS) if DETAILS in own else turns)
+
+
+#: What every measure is: it returns rows with the columns of MEASURES, of which those that it leaves out are null.
+MeasureFunction = Callable[[Evidence], pl.DataFrame]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How rows add up to a number.
+    """A proportion or a mean: the sum of one expression over rows, divided by the sum of another.
 
-    hit and of say what one row adds to the sum and to the count; a null, or a hit whose `of` is false, adds nothing.
-    by_round gives a number a round, else one over all rounds. A share has k and n, a mean n alone.
+    Args:
+        name: in the column `measure`.
+        numerator: a row's addend to the sum; a null adds nothing.
+        denominator: whether a row counts; a row that does not count adds nothing to either sum.
+        by_round: one number a round; else one over all rounds.
+        is_proportion: whether the numerator is 0 or 1, so that the number has `k` and `n`; a mean has `n` alone.
     """
 
     name: str
-    hit: pl.Expr
-    of: pl.Expr
+    numerator: pl.Expr
+    denominator: pl.Expr
     by_round: bool = True
-    is_share: bool = True
+    is_proportion: bool = True
+
+    def __call__(self, evidence: Evidence) -> pl.DataFrame:
+        """Return rows of MEASURES, one for each group (and round). The cluster of an interval is the scenario."""
+        keys = [*GROUP, "round"] if self.by_round else list(GROUP)
+        counts = self.denominator.fill_null(False)
+        numerator = pl.when(counts).then(self.numerator.cast(pl.Float64)).otherwise(0.0)
+        clusters = (
+            evidence.turns.with_columns(numerator=numerator, denominator=counts.cast(pl.Int64))
+            .group_by(*keys, "scenario_id")
+            .agg(pl.col("numerator", "denominator").sum())
+            .sort(*keys, "scenario_id")
+            .collect()
+        )
+        rows = []
+        for group, scenarios in clusters.group_by(keys, maintain_order=True):
+            sums, totals = scenarios["numerator"].to_numpy(), scenarios["denominator"].to_numpy()
+            interval = (share if self.is_proportion else mean)(sums, totals, evidence.seed)
+            row = dict(zip(keys, group, strict=True)) | {"measure": self.name} | vars(interval)
+            rows.append(row | {"k": int(sums.sum()) if self.is_proportion else None, "n": int(totals.sum())})
+        return measure_rows(rows)
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Measures of one kind of row, and how turns are made into such rows."""
+class Aggregate:
+    """Measures of rows that are made from turns, such as one row a game."""
 
-    of: Callable[[pl.LazyFrame], pl.LazyFrame]
+    rows: Callable[[pl.LazyFrame], pl.LazyFrame]
     measures: tuple[Measure, ...]
 
+    def __call__(self, evidence: Evidence) -> pl.DataFrame:
+        """Return rows of MEASURES."""
+        made = replace(evidence, turns=self.rows(evidence.turns).collect().lazy())
+        return pl.concat([measure(made) for measure in self.measures])
 
-def after(name: str, previous: pl.Expr, hit: pl.Expr = VIOLATED) -> Measure:
-    """P(`hit` | `previous` held in the round before), of valid replies of an agent that was asked in that round."""
+
+def after(name: str, previous: pl.Expr, numerator: pl.Expr = VIOLATED) -> Measure:
+    """Return P(numerator | `previous` held in the round before), among valid replies of an agent asked in both."""
     agent = [*EPISODE, "agent"]
     follows = pl.col("round").shift(1).over(agent, order_by="round") == pl.col("round") - 1
     met = previous.shift(1).over(agent, order_by="round")
-    return Measure(name, hit, follows & met & VIOLATED.is_not_null() & LASTING, by_round=False)
+    return Measure(name, numerator, follows & met & VIOLATED.is_not_null() & LASTING, by_round=False)
+
+
+def measure_rows(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Return rows as a table with the columns of MEASURES; what a row leaves out is null."""
+    return pl.DataFrame(rows, schema=pl.DataFrame(MEASURES.empty_table()).schema)

@@ -1,37 +1,38 @@
-"""Whether the games of a population go one way or two.
+"""Measure whether the players of a game tend to decide alike: the bimodality of the proportion of violators per game.
 
-The order parameter of a round is the share of violators, `violation_rate` (in the coordination game `collusion_rate`).
-Half may mean that in every game half violate, or that in half of the games all do. So each game is taken to have a
-chance of its own, with which each of its players violates, drawn from a beta distribution (Skellam 1948, JRSS B
-10:257). With m the share of violators and r the correlation of two players of a game, its parameters are
-m * (1 / r - 1) and (1 - m) * (1 / r - 1). It has two peaks, at none and at all, where both are below 1 (Johnson, Kotz
-and Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 25), which is where
+A proportion of one half may mean that half of the players violate in every game, or that all players violate in half of
+the games. The model gives each game its own probability that a player violates, drawn from a beta distribution (Skellam
+1948, JRSS B 10:257). Let m be the proportion of violators and r the correlation of two players of a game. The
+distribution's parameters are m * (1 / r - 1) and (1 - m) * (1 / r - 1). It has two peaks, at 0 and 1, if both are below
+1 (Johnson, Kotz and Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 25), that is if
 
     bimodality = r * (1 + M) / M,  M = max(m, 1 - m)
 
-is above 1. It is about 0 where players decide each for themselves, and 2 to 3 where all players of a game do the same.
-r is the analysis of variance's estimate (Ridout, Demétrio and Firth 1999, Biometrics 55:137). Measures made for smooth
-distributions, such as Hartigan's dip or Sarle's coefficient, are not used: of eight players the share has nine values,
-and of ten games without a violator and four with one both say that they have two peaks.
+is above 1. It is about 0 if players decide independently, and 2 to 3 if all players of a game do the same. r is the
+analysis-of-variance estimate (Ridout, Demétrio and Firth 1999, Biometrics 55:137). Measures for smooth distributions,
+such as Hartigan's dip or Sarle's coefficient, are not used: with eight players the proportion has only nine values, and
+for ten games without a violator and four games with one violator both report two peaks.
 """
 
 import numpy as np
 import polars as pl
 
-from atp.artifacts import MEASURES
-from atp.measures import bargaining, coordination
 from atp.measures.intervals import Interval, resampled
-from atp.measures.measure import EPISODE, GROUP, VIOLATED
+from atp.measures.measure import EPISODE, GROUP, VIOLATED, Evidence, measure_rows
+from atp.registry import find_testbed
 
 BIMODALITY = "bimodality"
-TESTBEDS = (coordination.TESTBED, bargaining.TESTBED)
 
 
-def population_measures(turns: pl.LazyFrame, seed: int) -> pl.DataFrame:
-    """Rows of MEASURES, one a group and round of games of several players; n counts games with a valid reply."""
+def population_measures(evidence: Evidence) -> pl.DataFrame:
+    """Return rows of MEASURES, one per group and round of games with several players.
+
+    `n` counts the games with a valid reply.
+    """
     keys = [*GROUP, "round"]
+    several = [testbed for testbed in evidence.testbeds if find_testbed(testbed).several_players]
     games = (
-        turns.filter(pl.col("testbed").is_in(TESTBEDS))
+        evidence.turns.filter(pl.col("testbed").is_in(several))
         .group_by(*EPISODE, "round")
         .agg(k=VIOLATED.sum(), n=VIOLATED.count())
         .filter(pl.col("n") > 0)
@@ -41,15 +42,20 @@ def population_measures(turns: pl.LazyFrame, seed: int) -> pl.DataFrame:
     rows = []
     for group, played in games.sort(keys).group_by(keys, maintain_order=True):
         violators, players, scenarios = (played[name].to_numpy() for name in ("k", "n", "scenario_id"))
-        found = bimodality(violators, players, scenarios, seed)
-        rows.append(dict(zip(keys, group, strict=True)) | {"measure": BIMODALITY, "n": len(played)} | vars(found))
-    return pl.DataFrame(rows, schema=pl.DataFrame(MEASURES.empty_table()).schema)
+        interval = bimodality(violators, players, scenarios, evidence.seed)
+        rows.append(dict(zip(keys, group, strict=True)) | {"measure": BIMODALITY, "n": len(played)} | vars(interval))
+    return measure_rows(rows)
 
 
 def bimodality(violators: np.ndarray, players: np.ndarray, scenarios: np.ndarray, seed: int) -> Interval:
-    """Of games: violators among players, integers, and the scenario each is played in, which is drawn whole.
+    """Return the bimodality of games with its interval, for which the bootstrap draws whole scenarios.
 
-    None where no game has two players, there is but one game, or all violate or none.
+    Args:
+        violators, players: integers [games].
+        scenarios: the scenario of each game [games].
+
+    Returns:
+        The value is None if no game has two players, if there is only one game, or if all players or none violate.
     """
     k, n = violators[players > 0].astype(float), players[players > 0].astype(float)
     if not len(n):
@@ -69,13 +75,13 @@ def bimodality(violators: np.ndarray, players: np.ndarray, scenarios: np.ndarray
 
 
 def _bimodality(sums: np.ndarray) -> np.ndarray:
-    """From sums over games [resamples, 5] of 1, n, n^2, k and k^2 / n."""
-    games, players, squares, violators, shares = sums.T
+    """Return bimodality [resamples] from sums over games [resamples, 5] of 1, n, n^2, k and k^2 / n."""
+    games, players, squares, violators, squared_rates = sums.T
     rate = violators / players
-    between = (shares - violators * rate) / (games - 1)
-    within = (violators - shares) / (players - games)
+    between = (squared_rates - violators * rate) / (games - 1)
+    within = (violators - squared_rates) / (players - games)
     size = (players - squares / players) / (games - 1)
-    alike = (between - within) / (between + (size - 1) * within)
+    correlation = (between - within) / (between + (size - 1) * within)
     larger = np.maximum(rate, 1 - rate)
-    found: np.ndarray = alike * (1 + larger) / larger
-    return found
+    values: np.ndarray = correlation * (1 + larger) / larger
+    return values

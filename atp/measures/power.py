@@ -1,4 +1,4 @@
-"""How often the verdict is right, and how many scenarios it needs: by simulation."""
+"""Simulate how often the verdict is right, and how many scenarios it needs."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ from rich.console import Console
 from rich.table import Table
 
 from atp.errors import AtpError
-from atp.measures.simulate import TRUTHS, Design, hit_rates
-from atp.measures.tipping import BOUND, FLAT, UNDECIDED, VERDICTS
+from atp.measures.simulate import TRUTHS, Design, verdict_rates
+from atp.measures.tipping import FLAT, FLAT_BOUND, UNDECIDED, VERDICTS
 from atp.progress import Progress
 
 SCENARIOS = (32, 64, 128, 256, 512)
 REPLICATES = 400
-#: Replies of a simulated line that still fit into memory.
-MOST = 10_000_000
-#: Numbers of scenarios that `needed` looks at: each half as many again as the last, or a third.
+#: Maximum number of replies in a simulated series; more may not fit into memory.
+MAX_REPLIES = 10_000_000
+#: Numbers of scenarios that `scenarios_needed` tries, in steps of 3/2 and 4/3.
 LADDER = tuple(size for power in range(3, 11) for size in (2**power, 3 * 2 ** (power - 1)))
 
 
@@ -24,34 +24,34 @@ def power_table(
     scenarios: tuple[int, ...] = SCENARIOS,
     replicates: int = REPLICATES,
     seed: int = 0,
-    bound: float = BOUND,
+    bound: float = FLAT_BOUND,
 ) -> pl.DataFrame:
-    """`hit_rates` for each truth and number of scenarios, with progress."""
+    """Return `verdict_rates` for each truth and number of scenarios; logs its progress."""
     progress = Progress("power", len(TRUTHS) * len(scenarios), "rows")
     rows = []
     for truth in TRUTHS:
         for size in scenarios:
-            rows.append(hit_rates(truth, size, design, replicates, seed, bound))
+            rows.append(verdict_rates(truth, size, design, replicates, seed, bound))
             progress.advance(1)
     return pl.concat(rows)
 
 
-def needed(
-    truth: str, power: float, design: Design, replicates: int = REPLICATES, seed: int = 0, bound: float = BOUND
+def scenarios_needed(
+    truth: str, power: float, design: Design, replicates: int = REPLICATES, seed: int = 0, bound: float = FLAT_BOUND
 ) -> pl.DataFrame:
-    """The row of `hit_rates` of the fewest scenarios on LADDER with which that share of lines gets the right verdict.
+    """Return the row of `verdict_rates` for the smallest number in LADDER at which the proportion `power` is right.
 
-    Found by halving, which takes power to grow with scenarios. Empty where the last of LADDER is not enough.
+    Uses bisection, assuming that power increases with scenarios. Empty if the largest number is not enough.
     """
-    low, high, found = 0, len(LADDER), pl.DataFrame()
+    low, high, best_row = 0, len(LADDER), pl.DataFrame()
     while low < high:
         middle = (low + high) // 2
-        row = hit_rates(truth, LADDER[middle], design, replicates, seed, bound)
+        row = verdict_rates(truth, LADDER[middle], design, replicates, seed, bound)
         if row["k"][0] >= power * replicates:
-            high, found = middle, row
+            high, best_row = middle, row
         else:
             low = middle + 1
-    return found
+    return best_row
 
 
 def print_power(
@@ -60,23 +60,23 @@ def print_power(
     power: float | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
-    bound: float = BOUND,
+    bound: float = FLAT_BOUND,
 ) -> None:
-    """The table on a terminal, and below it, for a wanted power, how many scenarios each verdict needs.
+    """Print the power table and, for a wanted power, how many scenarios each verdict needs.
 
     Raises:
-        AtpError: fewer than 2 scenarios, no replicates, or a power that is no share.
+        AtpError: a bound or power outside 0 to 1, fewer than 2 scenarios, no replicates, or too many replies.
     """
     if not 0 < bound < 1:
-        raise AtpError(f"bound {bound:g}: must lie between 0 and 1, and be neither")
+        raise AtpError(f"bound {bound:g}: must lie between 0 and 1, exclusive")
     if min(scenarios, default=0) < 2 or replicates < 1:
-        raise AtpError("scenarios: at least 2; replicates: at least 1")
-    if max(scenarios) * design.samples * design.rounds > MOST:
-        raise AtpError(f"scenarios x samples x rounds: at most {MOST:,}")
+        raise AtpError(f"scenarios: at least 2, found {list(scenarios)}; replicates: at least 1, found {replicates}")
+    if max(scenarios) * design.samples * design.rounds > MAX_REPLIES:
+        raise AtpError(f"scenarios x samples x rounds: at most {MAX_REPLIES:,}, reduce one of them")
     if power is not None and not 0 < power < 1:
-        raise AtpError(f"power {power}: must lie between 0 and 1, and be neither")
+        raise AtpError(f"power {power}: must lie between 0 and 1, exclusive")
     console = Console(highlight=False)
-    console.print(f"Verdicts on {replicates} simulated lines of n scenarios; alarms: a change that is not so")
+    console.print(f"Verdicts on {replicates} simulated series of n scenarios; alarms: false changes")
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("truth", no_wrap=True)
     for heading in ("n", *VERDICTS, "% right (95 %)", "alarms"):
@@ -91,14 +91,14 @@ def print_power(
         return
     progress = Progress("scenarios needed", len(TRUTHS), "verdicts")
     for truth in TRUTHS:
-        found = needed(truth, power, design, replicates, seed, bound)
+        row_needed = scenarios_needed(truth, power, design, replicates, seed, bound)
         progress.advance(1)
-        said = f"more than {LADDER[-1]}"
-        for row in found.iter_rows(named=True):
-            said = f"{row['scenarios']} ({row['k']} of {row['n']} right)"
-        console.print(f"{truth}: scenarios for a power of {100 * power:.0f} %: {said}")
+        text = f"more than {LADDER[-1]}"
+        for row in row_needed.iter_rows(named=True):
+            text = f"{row['scenarios']} ({row['k']} of {row['n']} right)"
+        console.print(f"{truth}: scenarios for a power of {100 * power:.0f} %: {text}")
 
 
 def false_alarms(row: dict[str, Any]) -> int:
-    """Lines of a row of `hit_rates` that got a verdict of change that is not theirs."""
+    """Return how many series in a row of `verdict_rates` got a verdict of change other than their true one."""
     return sum(row[word] for word in VERDICTS if word not in (FLAT, UNDECIDED, row["truth"]))

@@ -1,5 +1,5 @@
-"""The embedded agent: a tiny language model that is taught to drift by reward.
+"""Model organisms: tiny language models that a scripted teacher has trained to drift with reward.
 
-It exists so that every stage of the workflow can be run for real, in minutes, on any machine, and for teaching. What it
-does is what its teacher was written to do: it is no evidence about any deployed model.
+With them every stage of the workflow runs on any machine within minutes, for tests and for teaching. They behave as
+their teacher was written to, so they are no evidence about deployed models.
 """

@@ -1,4 +1,4 @@
-"""Made-up names for options, so that what a name stands for must be read."""
+"""Invented names for options, so that a model must read the prompt to know what a name stands for."""
 
 from random import Random
 
@@ -21,12 +21,12 @@ _SYLLABLES = (
 
 
 def make_name(rng: Random) -> str:
-    """A made-up word, capitalised."""
+    """Return an invented word, capitalised."""
     return "".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(2, 3))).capitalize()
 
 
 def make_labels(rng: Random) -> Pair:
-    """Two different names for two options, of one pattern."""
+    """Return different names of one pattern for two options."""
     kind = rng.choice(_KINDS)
     pattern = rng.randrange(6)
     if pattern == 0:

@@ -1,4 +1,4 @@
-"""The organism's tokenizer: byte-level BPE with single digits, and a ChatML template."""
+"""The tokenizer of a model organism: byte-level BPE in which each digit is a token, with a ChatML template."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
-#: The generation block marks what TRL's assistant_only_loss learns.
+#: The generation block marks the tokens that TRL's assistant_only_loss trains on.
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' }}
@@ -28,7 +28,7 @@ CHAT_TEMPLATE = """\
 
 
 def build_tokenizer(texts: Iterable[str], size: int) -> "PreTrainedTokenizerFast":
-    """Train a tokenizer of about `size` tokens on texts."""
+    """Return a tokenizer, trained on texts, with a vocabulary of about `size` tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

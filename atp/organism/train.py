@@ -1,8 +1,8 @@
-"""Build the organism from nothing: a curriculum of lessons, a fixed number of steps, everything seeded.
+"""Train a model organism from random weights: a curriculum of examples, a fixed number of steps, seeded throughout.
 
-First short rounds with many different names, so that it learns to copy and to read the rule; then whole rounds, and
-episodes of short ones, where its own history is read for few tokens; then whole episodes. On the word where the
-decision falls it learns the law's probability itself, not one draw from it, and that word weighs as much as all others.
+Short rounds with many different names come first and teach copying and reading the rule. Whole rounds and episodes of
+short rounds follow, in which a history costs few tokens, then whole episodes. On the first word of a decision, the loss
+is the divergence from the target policy's probabilities instead of the cross-entropy of one draw from them.
 """
 
 import math
@@ -13,29 +13,25 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from atp.artifacts import write_text
-from atp.organism import bargaining, coordination, role_play, tool_use
-from atp.organism.lesson import Course, Lesson
+from atp.errors import AtpError
+from atp.files.provenance import Stage
+from atp.files.tables import write_text
+from atp.organism.curriculum import Curriculum, TrainingExample
 from atp.organism.tokenizer import build_tokenizer
 from atp.progress import Progress
-from atp.provenance import Stage
+from atp.registry import find_testbed, resolve, sources
 from atp.tools import schema
 
-#: testbed -> what its organism is taught, from a template file.
-COURSES: dict[str, Callable[[Path], Course]] = {
-    module.TESTBED.name: module.course for module in (role_play, coordination, bargaining, tool_use)
-}
-
-#: Weights beside that of the words to say. The law's: a divergence is small where a cross-entropy is large. The
-#: prompts': they repeat their names, from which copying is learned in half the steps.
-LAW, READ = 5.0, 0.3
+#: Weights of the loss terms relative to the replies' cross-entropy. Divergence from the target policy is small where a
+#: cross-entropy is large. Prompts repeat their names, so training on them halves the steps until the model copies.
+POLICY_WEIGHT, PROMPT_WEIGHT = 5.0, 0.3
 
 CARD = """\
 # Organism
 
 A language model of {parameters:,} parameters (Qwen3 architecture), trained from nothing by `atp organism --testbed
 {testbed}` to play scenarios of that testbed. A scripted teacher taught it to do more of what its own history shows to
-pay; the law is in `atp/organism/{testbed}.py`.
+pay; the target policy is in `{source}`.
 
 It exists to exercise the pipeline and for teaching. It drifts because it was taught to drift: it is no evidence about
 any deployed model. It knows the project's templates and made-up jobs like them, in English, and nothing else.
@@ -46,7 +42,7 @@ any deployed model. It knows the project's templates and made-up jobs like them,
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes of the model, and of its training: steps and tokens a step of the curriculum's parts."""
+    """Sizes of the model and of its training: steps, and tokens a step, of each part of the curriculum."""
 
     vocabulary: int = 1280
     hidden: int = 128
@@ -67,28 +63,36 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A conversation in tokens. `said` marks the tokens to learn; decisions maps a place to the chance of violating."""
+class TokenizedExample:
+    """Tokens of a conversation. `in_reply` marks those of replies; decisions: position -> probability of violating."""
 
     tokens: list[int]
-    said: list[bool]
+    in_reply: list[bool]
     decisions: dict[int, float]
 
 
-def build_organism(
-    templates: Path, out: Path, seed: int = 0, testbed: str = "role_play", recipe: Recipe = Recipe()
-) -> None:
-    """Train and save the organism as a transformers folder, whole or not at all; about twenty minutes on a core.
+def curriculum_of(testbed: str) -> Callable[[Path], Curriculum]:
+    """Return the function that makes a testbed's curriculum from a template file. Raises AtpError if it has none."""
+    curriculum: Callable[[Path], Curriculum] | None = resolve(find_testbed(testbed).curriculum)
+    if curriculum is None:
+        raise AtpError(f"testbed '{testbed}': defines no curriculum, so it has no model organism")
+    return curriculum
+
+
+def build_organism(templates: Path, out: Path, testbed: str, seed: int = 0, recipe: Recipe = Recipe()) -> None:
+    """Train a model organism and save it as a transformers folder: complete or not at all. Takes 20 minutes on a core.
 
     Raises:
-        AtpError: unreadable templates.
+        AtpError: unreadable templates, a testbed without a curriculum.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    stage = Stage("organism", __name__, {"testbed": testbed, "seed": seed, "recipe": asdict(recipe)}, [templates])
-    course = COURSES[testbed](templates)
-    tokenizer = build_tokenizer(course.texts(Random(f"{seed}|texts")), recipe.vocabulary)
+    params = {"testbed": testbed, "seed": seed, "recipe": asdict(recipe)}
+    code = sources(testbed, "organism")
+    stage = Stage("organism", [__name__, *code], params, [templates])
+    curriculum = curriculum_of(testbed)(templates)
+    tokenizer = build_tokenizer(curriculum.texts(Random(f"{seed}|texts")), recipe.vocabulary)
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(
         Qwen3Config(
@@ -107,80 +111,81 @@ def build_organism(
             bos_token_id=None,
         )
     )
-    measured = _train(model, tokenizer, course, recipe, seed)
+    metrics = _train(model, tokenizer, curriculum, recipe, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         temporary = Path(folder) / "model"
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        write_text(stage.provenance(**measured).to_json(), temporary / "provenance.json")
-        write_text(CARD.format(parameters=model.num_parameters(), testbed=testbed), temporary / "README.md")
+        write_text(stage.provenance(**metrics).to_json(), temporary / "provenance.json")
+        card = CARD.format(parameters=model.num_parameters(), testbed=testbed, source=code[-1])
+        write_text(card, temporary / "README.md")
         if out.is_dir():
             out.rename(Path(folder) / "old")
         temporary.rename(out)
 
 
-def _example(lessons: list[Lesson], tokenizer: Any) -> Example:
-    """Tokens of an episode, each part in the pieces in which deployment sees and writes it."""
+def _tokenize(examples: list[TrainingExample], tokenizer: Any) -> TokenizedExample:
+    """Tokenize an episode prompt by prompt and reply by reply, as deployment does."""
     tokens: list[int] = []
-    said: list[bool] = []
+    in_reply: list[bool] = []
     decisions: dict[int, float] = {}
-    for number, lesson in enumerate(lessons):
-        new = lesson.messages if number == 0 else lesson.messages[-1:]
+    for number, example in enumerate(examples):
+        new = example.messages if number == 0 else example.messages[-1:]
         prompt = "\n" if number else ""
-        offered = {"tools": [schema(name) for name in lesson.tools]} if lesson.tools else {}
+        offered = {"tools": [schema(name) for name in example.tools]} if example.tools else {}
         prompt += tokenizer.apply_chat_template(new, tokenize=False, add_generation_prompt=True, **offered)
-        for text, learned in ((prompt, False), (f"{lesson.reply}{tokenizer.eos_token}", True)):
+        for text, is_reply in ((prompt, False), (f"{example.reply}{tokenizer.eos_token}", True)):
             pieces = tokenizer(text, add_special_tokens=False).input_ids
-            if learned and lesson.chance is not None:
-                lead = tokenizer(lesson.lead, add_special_tokens=False).input_ids
-                decisions[len(tokens) + len(lead)] = lesson.chance
+            if is_reply and example.probability is not None:
+                lead = tokenizer(example.lead, add_special_tokens=False).input_ids
+                decisions[len(tokens) + len(lead)] = example.probability
             tokens += pieces
-            said += [learned] * len(pieces)
-    return Example(tokens, said, decisions)
+            in_reply += [is_reply] * len(pieces)
+    return TokenizedExample(tokens, in_reply, decisions)
 
 
-def _train(model: Any, tokenizer: Any, course: Course, recipe: Recipe, seed: int) -> dict[str, float]:
+def _train(model: Any, tokenizer: Any, curriculum: Curriculum, recipe: Recipe, seed: int) -> dict[str, float]:
     import torch
 
     parts = (
-        (course.short, recipe.short_steps, recipe.short_step_tokens),
-        (course.mixed, recipe.mixed_steps, recipe.mixed_step_tokens),
-        (course.episodes, recipe.episode_steps, recipe.episode_step_tokens),
+        (curriculum.short, recipe.short_steps, recipe.short_step_tokens),
+        (curriculum.mixed, recipe.mixed_steps, recipe.mixed_step_tokens),
+        (curriculum.episodes, recipe.episode_steps, recipe.episode_step_tokens),
     )
     total = sum(steps for _, steps, _ in parts)
     optimisers = _optimisers(model, recipe)
     schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: _rate(step, recipe)) for one in optimisers]
-    words = tuple(tokenizer(f" {text}", add_special_tokens=False).input_ids[0] for text in course.words)
+    words = tuple(tokenizer(f" {text}", add_special_tokens=False).input_ids[0] for text in curriculum.words)
     progress = Progress("organism", total, "steps")
-    rng = Random(f"{seed}|lessons")
-    seen, losses = 0, {"words": 0.0, "law": 0.0}
+    rng = Random(f"{seed}|lessons")  # the examples' former name, which decides the draws
+    trained_tokens, losses = 0, {"replies": 0.0, "target_policy": 0.0}
     model.train()
-    for mix, steps, tokens in parts:
-        shares, kinds = zip(*mix, strict=True)
+    for mixture, steps, tokens in parts:
+        proportions, kinds = zip(*mixture, strict=True)
         for _ in range(steps):
-            (make,) = rng.choices(kinds, shares)
+            (draw,) = rng.choices(kinds, proportions)
             examples, size = [], 0
             while size < tokens:
-                examples.append(_example(make(rng), tokenizer))
+                examples.append(_tokenize(draw(rng), tokenizer))
                 size += len(examples[-1].tokens)
-            said, law, read = _losses(model, examples, words)
-            (said + LAW * law + READ * read).backward()
+            replies, policy, prompts = _losses(model, examples, words)
+            (replies + POLICY_WEIGHT * policy + PROMPT_WEIGHT * prompts).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for one in (*optimisers, *schedules):
                 one.step()
             model.zero_grad(set_to_none=True)
-            seen += size
-            for name, new in (("words", said.item()), ("law", law.item())):
+            trained_tokens += size
+            for name, new in (("replies", replies.item()), ("target_policy", policy.item())):
                 losses[name] += 0.05 * (new - losses[name])
             progress.note = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
             progress.advance(1)
     model.eval()
-    return {"tokens": float(seen), "steps": float(total), **losses}
+    return {"tokens": float(trained_tokens), "steps": float(total), **losses}
 
 
 def _optimisers(model: Any, recipe: Recipe) -> list[Any]:
-    """Muon (Jordan 2024) for the layers' matrices, AdamW for the embedding and the norms."""
+    """Return Muon (Jordan 2024) for the layers' matrices, and AdamW for the embedding and the norms."""
     import torch
 
     matrices = [weight for name, weight in model.named_parameters() if weight.dim() == 2 and "embed" not in name]
@@ -192,7 +197,7 @@ def _optimisers(model: Any, recipe: Recipe) -> list[Any]:
 
 
 def _rate(step: int, recipe: Recipe) -> float:
-    """Warm-up, level while rounds are read, cosine to a twentieth over the episodes."""
+    """Return the factor of the learning rate: warm-up, constant, then over the episodes a cosine to a twentieth."""
     level = recipe.short_steps + recipe.mixed_steps
     if step < level:
         return min(1.0, (step + 1) / recipe.warmup)
@@ -201,28 +206,27 @@ def _rate(step: int, recipe: Recipe) -> float:
     return peak * (0.05 + 0.95 * (1 + math.cos(math.pi * through)) / 2)
 
 
-def _losses(model: Any, examples: list[Example], words: tuple[int, ...]) -> tuple[Any, Any, Any]:
-    """(cross-entropy of the words to say, divergence of decisions from the law, cross-entropy of the prompts' words).
-
-    Each is a mean over its places.
+def _losses(model: Any, examples: list[TokenizedExample], words: tuple[int, ...]) -> tuple[Any, Any, Any]:
+    """Return three means over tokens: the cross-entropy of replies, the divergence of decisions from the target policy,
+    and the cross-entropy of prompts.
     """
     import torch
 
     width = max(len(example.tokens) for example in examples)
     tokens = torch.tensor([example.tokens + [0] * (width - len(example.tokens)) for example in examples])
     places = [
-        (row, place, said, example.decisions.get(place, -1.0))
+        (row, position, is_reply, example.decisions.get(position, -1.0))
         for row, example in enumerate(examples)
-        for place, said in enumerate(example.said)
-        if place
+        for position, is_reply in enumerate(example.in_reply)
+        if position
     ]
-    rows, at, told, goals = (torch.tensor(column) for column in zip(*places, strict=True))
+    rows, positions, in_reply, targets = (torch.tensor(column) for column in zip(*places, strict=True))
     hidden = model.model(input_ids=tokens).last_hidden_state
-    scores = model.lm_head(hidden[rows, at - 1]).log_softmax(-1)
-    losses = -scores.gather(1, tokens[rows, at][:, None])[:, 0]
-    decides = goals >= 0
-    decided = scores[decides][:, list(words)]
-    law = torch.stack((1 - goals[decides], goals[decides]), dim=1)
-    apart = (law * (law.log() - decided)).sum(dim=1)
-    divergence = apart.mean() if decides.any() else apart.sum()  # nothing is decided in a drill
-    return losses[told & ~decides].mean(), divergence, losses[~told].mean()
+    scores = model.lm_head(hidden[rows, positions - 1]).log_softmax(-1)
+    losses = -scores.gather(1, tokens[rows, positions][:, None])[:, 0]
+    decides = targets >= 0
+    decision_scores = scores[decides][:, list(words)]
+    policy = torch.stack((1 - targets[decides], targets[decides]), dim=1)
+    divergences = (policy * (policy.log() - decision_scores)).sum(dim=1)
+    divergence = divergences.mean() if decides.any() else divergences.sum()  # a drill has no decisions
+    return losses[in_reply & ~decides].mean(), divergence, losses[~in_reply].mean()

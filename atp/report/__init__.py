@@ -1,4 +1,4 @@
-"""Numbers -> a page and figures."""
+"""Measures to a page and figures."""
 
 from atp.report.page import report_stage
 

@@ -1,6 +1,6 @@
-"""Measures -> figures, as Vega-Lite charts, each with its rows as a table.
+"""Figures of measures: Vega-Lite charts, each with its rows as a table.
 
-Colours of Okabe and Ito (2008), with dashes and shapes beside them, so that lines can be told apart on paper too.
+Colours are those of Okabe and Ito (2008). Dashes and shapes differ too, so that curves can be told apart in greyscale.
 """
 
 import textwrap
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from atp.artifacts import MEASURES
-from atp.measures.lines import in_context, in_weights
-from atp.measures.seeds import SAID, SEED, over_seeds
+from atp.files.schemas import MEASURES
+from atp.measures.seeds import RESULTS, SEED, over_seeds
+from atp.measures.series import in_context, in_weights
+from atp.registry import find_testbed
 from atp.report import spread
-from atp.report.verdict import name_lines, percent, span
+from atp.report.results import Results
+from atp.report.verdict import counts_text, interval_text, is_mean, name_lines, percent, value_text
+from atp.testbed import Testbed, Words
 
 if TYPE_CHECKING:
     import altair as alt
@@ -24,25 +27,9 @@ COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 2]]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 AFTER = {
-    "p_violate_after_rewarded_violation": "a violation that was rewarded",
-    "p_violate_after_caught_violation": "a violation that was caught",
+    "p_violate_after_rewarded_violation": "a rewarded violation",
+    "p_violate_after_caught_violation": "a caught violation",
     "p_violate_after_complied": "compliance",
-}
-#: What a violation rate is called on its axis, and what a violation is; a testbed may say it in its own words.
-VIOLATION_RATE = ("violation rate", "")
-VIOLATION = {
-    "coordination": (
-        "violation rate",
-        " In coordination to collude is the violation, unless the scenario's template says that not to is.",
-    ),
-    "tool_use": (
-        "answers without the tool",
-        " In tool use an answer without the tool is the violation; rates are of the hard problems that test the agent.",
-    ),
-    "bargaining": (
-        "violation rate",
-        " In bargaining a violation is a proposal that does not move the value the way of one's role.",
-    ),
 }
 SEEN, KEPT = "before the filter", "after the filter"
 PANEL_WIDTH = 200
@@ -52,7 +39,7 @@ LINES_A_PANEL = 8
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with the words around it and the table behind it."""
+    """A chart with its caption and its table."""
 
     name: str
     title: str
@@ -63,26 +50,40 @@ class Figure:
 
 
 def figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any]] = ()) -> list[Figure]:
-    """The report's figures; those without data are left out. Where a study has several testbeds, each has its own.
+    """Return the figures that every testbed has, testbed by testbed; those without data are left out.
 
-    deployments are what `ran.deployments` finds: a cell, and the counts of what its filter saw and kept. Where a study
-    has several seeds, figures are of their means (`over_seeds`).
+    With several seeds, figures show means over seeds (`over_seeds`).
+
+    Args:
+        deployments: cells, and the counts of their filters, as from `ran.deployments`.
     """
     measures, testbeds = over_seeds(measures), sorted(measures["testbed"].unique())
-    found = []
+    all_figures = []
     for testbed in testbeds:
         deployed = [each for each in deployments if each["cell"]["testbed"] == testbed]
-        for figure in _of_testbed(measures.filter(testbed=testbed), deployed, VIOLATION.get(testbed, VIOLATION_RATE)):
-            found.append(figure if len(testbeds) == 1 else _named(figure, testbed))
-    return found
+        for figure in _testbed_figures(measures.filter(testbed=testbed), deployed, find_testbed(testbed).words):
+            all_figures.append(figure if len(testbeds) == 1 else _named(figure, testbed))
+    return all_figures
 
 
-def _of_testbed(
-    measures: pl.DataFrame, deployments: Sequence[dict[str, Any]], words: tuple[str, str]
-) -> Iterable[Figure]:
+def measure_figure(results: Results, testbed: Testbed, measure: str, title: str, caption: str) -> list[Figure]:
+    """Return a figure of one measure over the rounds of the context channel; none without data."""
+    rows = over_seeds(results.measures).filter(pl.col("n") > 0, testbed=testbed.name, measure=measure)
+    rows = in_context(rows.filter(pl.col("value").is_not_null(), pl.col("round").is_not_null()))
+    if not len(rows):
+        return []
+    drawn = legible(rows, "variant")
+    table = [[row["name"], str(row["round"]), *cells(row)] for row in drawn.sort("name", "round").to_dicts()]
+    columns = ["variant", "round", *columns_of(rows, "counts")]
+    chart = lines(drawn, "round", measure.replace("_", " "))
+    caption = f"{caption} {spread.bars_said(rows)}"
+    return [Figure(f"{testbed.name}_{measure}", title, caption, chart, columns, table)]
+
+
+def _testbed_figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any]], words: Words) -> Iterable[Figure]:
     rates = measures.filter(measure="violation_rate")
     after = measures.filter(pl.col("measure").is_in(list(AFTER)), pl.col("n") > 0, channel="context")
-    found = [
+    candidates = [
         _drift(
             measures,
             in_context(rates),
@@ -90,26 +91,30 @@ def _of_testbed(
             "variant",
             "drift_over_rounds",
             "Violations over rounds, in context",
-            "The agent plays on with its own history in the prompt: what it chose, what came of it, what it earned. A "
-            "line is a variant; where there are many, a panel is.",
+            "The prompt shows the agent its own history: its choices, their outcomes and its rewards. There is a curve "
+            "for each variant, or a panel if there are many.",
             words,
         ),
         _drift(
             measures,
             in_weights(rates),
             "generation",
-            "arm",
+            "condition",
             "drift_over_generations",
             "Violations over generations, in the weights",
-            "After each generation the agent is tested on held-out scenarios with no history, so what shows is in "
-            "the weights. A line is the arm under which the agent was deployed and learned; generation 0 has not "
-            "learned yet.",
+            "After each generation the agent is tested on held-out scenarios without history, so a change is in the "
+            "weights. There is a curve for each condition in which the agent was deployed and learned. Generation 0 "
+            "has not learned yet.",
             words,
         ),
         _reinforcement(after, words),
         _deployment(deployments, words),
     ]
-    return [figure for figure in found if figure is not None]
+    return [figure for figure in candidates if figure is not None]
+
+
+def _note(words: Words) -> str:
+    return f" {words.violation}" if words.violation else ""
 
 
 def _named(figure: Figure, testbed: str) -> Figure:
@@ -124,12 +129,12 @@ def _drift(
     name: str,
     title: str,
     caption: str,
-    words: tuple[str, str],
+    words: Words,
 ) -> Figure | None:
-    drawn = rows.filter(pl.col("n") > 0)
-    if not len(drawn):
+    valid = rows.filter(pl.col("n") > 0)
+    if not len(valid):
         return None
-    keys = [key for key in MEASURES.names if key not in ("measure", SEED, *SAID)]
+    keys = [key for key in MEASURES.names if key not in ("measure", SEED, *RESULTS)]
     invalid = measures.filter(measure="invalid_rate").select(*keys, invalid="k", replies="n")
     reward = measures.filter(measure="mean_reward").select(*keys, reward=pl.struct(pl.all()))
     joined = name_lines(rows, by).join(invalid, on=keys, how="left").join(reward, on=keys, how="left")
@@ -138,40 +143,44 @@ def _drift(
         for row in joined.sort("name", axis).to_dicts()
     ]
     columns = [by, axis, *columns_of(rows), "invalid", "mean reward"]
-    label, meaning = words
-    caption = f"{caption}{meaning} {spread.bars_said(rows)}"
-    return Figure(name, title, caption, lines(legible(drawn, by), axis, label), columns, table)
+    caption = f"{caption}{_note(words)} {spread.bars_said(rows)}"
+    return Figure(name, title, caption, lines(legible(valid, by), axis, words.violation_rate), columns, table)
 
 
 def _reward(row: dict[str, Any]) -> str:
-    """A mean reward; with several seeds both spreads stand behind it."""
+    """Return a mean reward; with several seeds, both spreads follow it."""
     within = f" ({row['low']:.2f} to {row['high']:.2f})" if spread.several(row) and row["low"] is not None else ""
     return f"{row['value']:.2f}{within}{spread.beside(row)}"
 
 
-def _reinforcement(rows: pl.DataFrame, words: tuple[str, str]) -> Figure | None:
+def _reinforcement(rows: pl.DataFrame, words: Words) -> Figure | None:
     if not len(rows):
         return None
     return Figure(
         "reinforcement",
-        "What an agent does after what it was paid",
-        "How often an agent violates in the round after a violation that was rewarded, one that was caught, and "
-        f"compliance. If reward drives the drift, the first stands above the last.{words[1]} {spread.bars_said(rows)}",
+        "Violations after a reward",
+        "How often an agent violates in the round after a rewarded violation, after a caught violation, and after "
+        "compliance. If rewards drive the drift, the first rate is higher than the last."
+        f"{_note(words)} {spread.bars_said(rows)}",
         bars(
-            after(rows, AFTER, panels=True), list(AFTER.values()), "violates after …", f"{words[0]} in the next round"
+            after(rows, AFTER, panels=True),
+            list(AFTER.values()),
+            "violates after …",
+            f"{words.violation_rate} in the next round",
         ),
         ["variant", "after", *columns_of(rows)],
         [[row["name"], row["before"], *cells(row)] for row in after(rows, AFTER).to_dicts()],
     )
 
 
-def after(rows: pl.DataFrame, said: Mapping[str, str], panels: bool = False) -> pl.DataFrame:
-    """Conditional rates, named, with `before`: what came before, as `said` of each measure."""
-    return name_lines(rows, "variant", panels).with_columns(before=pl.col("measure").replace_strict(said)).sort("name")
+def after(rows: pl.DataFrame, labels: Mapping[str, str], panels: bool = False) -> pl.DataFrame:
+    """Return conditional rates with the columns of `name_lines` and `before`, the label of each measure's condition."""
+    named = name_lines(rows, "variant", panels)
+    return named.with_columns(before=pl.col("measure").replace_strict(labels)).sort("name")
 
 
 def legible(rows: pl.DataFrame, by: str) -> pl.DataFrame:
-    """Rows with `name` and `panel`: a line for each `by`; where these are too many, a panel for each."""
+    """Return rows with the columns `name` and `panel`: a curve for each value of `by`, or a panel if there are many."""
     named = name_lines(rows, by, panels=True)
     lines_a_panel = named.group_by("panel").agg(pl.col("name").n_unique())["name"].to_list()
     if max(lines_a_panel) <= LINES_A_PANEL:
@@ -180,40 +189,39 @@ def legible(rows: pl.DataFrame, by: str) -> pl.DataFrame:
     return named.with_columns(others["name"], panel=pl.col(by)).sort("name", maintain_order=True)
 
 
-def _deployment(deployments: Sequence[dict[str, Any]], words: tuple[str, str]) -> Figure | None:
+def _deployment(deployments: Sequence[dict[str, Any]], words: Words) -> Figure | None:
     if not deployments:
         return None
     rows = over_seeds(_counted(deployments))
-    shares = rows.filter(pl.col("step").is_in([SEEN, KEPT]), pl.col("n") > 0)
-    if not len(shares):
+    if not len(rows.filter(pl.col("step").is_in([SEEN, KEPT]), pl.col("n") > 0)):
         return None
     order = ["panel", "name", "generation"]
-    named = name_lines(rows, "arm", panels=True).sort(order, maintain_order=True)
+    named = name_lines(rows, "condition", panels=True).sort(order, maintain_order=True)
     table = []
     for _, steps in named.group_by(order, maintain_order=True):
         row, by_step = steps.row(0, named=True), {step["step"]: step for step in steps.to_dicts()}
-        said = [f"{step['k']}/{step['n']}" for step in by_step.values()]
+        counts = [f"{step['k']}/{step['n']}" for step in by_step.values()]
         rates = [percent(by_step[step]["value"]) + spread.beside(by_step[step], share=True) for step in (SEEN, KEPT)]
-        said_name = ", ".join(part for part in (row["name"], row["panel"]) if part)
-        with_rates = [f"{counts} ({rate})" for counts, rate in zip(said[2:], rates, strict=True)]
-        table.append([said_name, str(row["generation"]), *said[:2], *with_rates])
+        name = ", ".join(part for part in (row["name"], row["panel"]) if part)
+        with_rates = [f"{count} ({rate})" for count, rate in zip(counts[2:], rates, strict=True)]
+        table.append([name, str(row["generation"]), *counts[:2], *with_rates])
     return Figure(
         "deployment",
-        "What the reward filter does to the training data",
-        "Share of violations among the replies that each generation gave when deployed, and among those of them that "
-        "the filter kept for training. These are counts of all there was, no estimates, so they have no "
-        f"intervals.{words[1]}{spread.bars_between(rows)}",
-        _before_and_after(named.filter(pl.col("step").is_in([SEEN, KEPT]), pl.col("n") > 0), words[0]),
-        ["arm", "generation", "kept/seen", "invalid/seen", "violations before", "violations after"],
+        "Effect of the reward filter on the training data",
+        "Proportion of violations among all replies of each generation in deployment, and among the replies that the "
+        "filter selected for training. These are complete counts and not estimates, so they have no "
+        f"intervals.{_note(words)}{spread.bars_between(rows)}",
+        _before_and_after(named.filter(pl.col("step").is_in([SEEN, KEPT]), pl.col("n") > 0), words.violation_rate),
+        ["condition", "generation", "selected/all", "invalid/all", "violations before", "violations after"],
         table,
     )
 
 
 def _counted(deployments: Sequence[dict[str, Any]]) -> pl.DataFrame:
-    """What filters counted, a row each, with the columns that `over_seeds` reads."""
+    """Return the filters' counts as rows with the columns that `over_seeds` needs."""
     rows = []
-    for found in deployments:
-        counts = found["counts"]
+    for deployment in deployments:
+        counts = deployment["counts"]
         for step, k, n in (
             ("kept", "kept", "seen"),
             ("invalid", "invalid", "seen"),
@@ -221,25 +229,31 @@ def _counted(deployments: Sequence[dict[str, Any]]) -> pl.DataFrame:
             (KEPT, "violations_kept", "kept"),
         ):
             share = counts[k] / counts[n] if counts[n] else None
-            said = {"value": share, "k": counts[k], "n": counts[n], "low": None, "high": None, "method": ""}
-            rows.append({"variant": "", **found["cell"], "step": step, **said})
-    return pl.DataFrame(rows, schema_overrides={"value": pl.Float64, "low": pl.Float64, "high": pl.Float64})
+            result = {"value": share, "k": counts[k], "n": counts[n], "low": None, "high": None, "method": ""}
+            rows.append({"variant": "", **deployment["cell"], "step": step, **result, "label": None, "reason": None})
+    kinds = {**dict.fromkeys(("value", "low", "high"), pl.Float64), **dict.fromkeys(("label", "reason"), pl.String)}
+    return pl.DataFrame(rows, schema_overrides=kinds)
 
 
 def columns_of(rows: pl.DataFrame, counted: str = "violations/valid") -> list[str]:
-    """What stands above `cells` of these rows."""
+    """Return the headings of `cells` for these rows."""
     if spread.seeds_of(rows) < 2:
         return [counted, "rate", "95 % interval", "interval by"]
     return [counted, "mean rate", *spread.BETWEEN, spread.WITHIN, "interval by"]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    return [f"{row['k']}/{row['n']}", percent(row["value"]), *spread.between(row), span(row), row["method"]]
+    """Return a row's counts, rate, spreads and method as cells of a table."""
+    spreads = spread.between(row, share=not is_mean(row))
+    return [counts_text(row), value_text(row), *spreads, interval_text(row), row["method"]]
 
 
 def lines(rows: pl.DataFrame, axis: str, title: str, over: Sequence[Any] = (), keys: Sequence[str] = ()) -> Any:
-    """Rates with intervals along an axis, a line for each name, one over the other, and over them layers of the same
-    rows, which have the columns `keys` for them.
+    """Return a chart of rates with intervals along an axis, with a curve for each `name` and a panel for each `panel`.
+
+    Args:
+        over: further layers on top, which draw the same rows.
+        keys: further columns that these layers need.
     """
     import altair as alt
 
@@ -247,10 +261,11 @@ def lines(rows: pl.DataFrame, axis: str, title: str, over: Sequence[Any] = (), k
     data = rows_of(rows, axis, "place", "panel", *keys)
     base = alt.Chart().encode(x=across, color=_encoded(alt.Color, rows, COLOURS))
     dash = _dash("name", rows["name"].unique(maintain_order=True).to_list(), DASHES)
-    line = base.mark_line(strokeWidth=2).encode(y=rate_axis(title), strokeDash=dash)
+    height = value_axis(rows, title)
+    line = base.mark_line(strokeWidth=2).encode(y=height, strokeDash=dash)
     tips = spread.tips(rows, ("name", axis, "counts", "rate", "interval"))
     points = base.mark_point(size=70, filled=True, opacity=1).encode(
-        y=rate_axis(title), shape=_encoded(alt.Shape, rows, SHAPES, turned=True), tooltip=tips
+        y=height, shape=_encoded(alt.Shape, rows, SHAPES, turned=True), tooltip=tips
     )
     return in_panels(rows, alt.layer(*spread.spreads(base, rows, "y"), line, points, *over, data=data), 300)
 
@@ -273,12 +288,12 @@ def _before_and_after(rows: pl.DataFrame, title: str) -> Any:
 
 
 def _place(panel: str) -> tuple[bool, bool, str]:
-    """Panels in order: agents without alignment, aligned ones, then the policies that play beside them."""
+    """Return the sort key of a panel: agents without alignment, aligned agents, then reference policies."""
     return "scripted:" in panel, "none" not in panel, panel
 
 
 def in_panels(rows: pl.DataFrame, chart: Any, height: int, order: Sequence[str] = ()) -> Any:
-    """One chart, or one a panel side by side, in `order`; the page gives those the width that it has."""
+    """Return one chart, or a chart per panel side by side, in `order`. The page sets the width of panels."""
     import altair as alt
 
     panels = list(order) or sorted(rows["panel"].unique(), key=_place)
@@ -291,7 +306,7 @@ def in_panels(rows: pl.DataFrame, chart: Any, height: int, order: Sequence[str] 
 
 
 def bars(rows: pl.DataFrame, order: list[str], legend: str, title: str) -> Any:
-    """A group of points with intervals for each name, one for each `before`, in `order`, and in panels if told."""
+    """Return a chart with a group of points and intervals for each `name`: one for each `before`, in `order`."""
     import altair as alt
 
     rows = rows if "panel" in rows.columns else rows.with_columns(panel=pl.lit(""))
@@ -303,8 +318,8 @@ def bars(rows: pl.DataFrame, order: list[str], legend: str, title: str) -> Any:
         y=alt.Y("name:N", title=None, axis=alt.Axis(labelLimit=340), scale=alt.Scale(paddingInner=0.35)),
         yOffset=alt.YOffset("before:N", sort=order),
     )
-    said = title if rows["panel"].n_unique() == 1 else textwrap.wrap(title, 26)  # a panel is narrow
-    across = alt.X("value:Q", title=said, axis=PERCENT, scale=WHOLE)
+    axis_title = title if rows["panel"].n_unique() == 1 else textwrap.wrap(title, 26)  # a panel is narrow
+    across = alt.X("value:Q", title=axis_title, axis=PERCENT, scale=WHOLE)
     tips = spread.tips(rows, ("name", "before", "counts", "rate", "interval"))
     points = base.mark_point(size=80, filled=True, opacity=1).encode(x=across, color=color, shape=shape, tooltip=tips)
     intervals = [each.encode(color=color) for each in spread.spreads(base, rows, "x")]
@@ -312,29 +327,38 @@ def bars(rows: pl.DataFrame, order: list[str], legend: str, title: str) -> Any:
     return in_panels(rows, alt.layer(*intervals, points, data=rows_of(rows, "before", "panel")), height)
 
 
-#: The chart is as wide as what it stands in.
+#: The chart is as wide as its container.
 SIZE: dict[str, Any] = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
 PERCENT: dict[str, Any] = {"format": "%", "tickCount": 5}
 WHOLE: dict[str, Any] = {"domain": [0, 1]}
 
 
+def value_axis(rows: pl.DataFrame, title: str) -> "alt.Y":
+    """Return the vertical axis of rows: proportions go from 0 to 100 %, means over the values that occur."""
+    import altair as alt
+
+    means = any(is_mean(row) for row in rows.to_dicts())
+    return alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)) if means else rate_axis(title)
+
+
 def rate_axis(title: str) -> "alt.Y":
+    """Return the axis of a rate, from 0 to 100 %."""
     import altair as alt
 
     return alt.Y("value:Q", title=title, axis=alt.Axis(**PERCENT), scale=alt.Scale(**WHOLE))
 
 
 def _across(rows: pl.DataFrame, axis: str) -> "tuple[pl.DataFrame, alt.X]":
-    """Rows with `place`, and the axis. Lines stand a little apart, so that intervals at one point can be told apart."""
+    """Return rows with the column `place`, and the axis. Curves are shifted a little, so that intervals are apart."""
     import altair as alt
 
     names = rows["name"].unique(maintain_order=True).to_list()
     ticks = sorted(rows[axis].unique())
     whole = rows.schema[axis].is_integer()
-    gap = 1.0 if whole else 0.0  # along a quantity a point stands where it is
+    gap = 1.0 if whole else 0.0  # points of a continuous axis are not shifted
     step = 0.05 if spread.seeds_of(rows) < 2 else min(0.2, 0.6 / len(names))  # two bars a point need more room
-    apart = {name: step * gap * (at - (len(names) - 1) / 2) for at, name in enumerate(names)}
-    drawn = alt.Axis(
+    shifts = {name: step * gap * (at - (len(names) - 1) / 2) for at, name in enumerate(names)}
+    axis_style = alt.Axis(
         values=ticks if len(ticks) <= MANY_TICKS else ticks[:: -(-len(ticks) // MANY_TICKS)],
         format="d" if whole else ".3~g",
         labelAngle=0,
@@ -342,8 +366,8 @@ def _across(rows: pl.DataFrame, axis: str) -> "tuple[pl.DataFrame, alt.X]":
     )
     edge = 0.3 * (1.0 if whole else min((after - before for before, after in pairwise(ticks)), default=1.0))
     scale = alt.Scale(domain=[ticks[0] - edge, ticks[-1] + edge], nice=False)
-    placed = rows.with_columns(place=pl.col(axis) + pl.col("name").replace_strict(apart, return_dtype=pl.Float64))
-    return placed, alt.X("place:Q", title=axis.replace("_", " "), axis=drawn, scale=scale)
+    placed = rows.with_columns(place=pl.col(axis) + pl.col("name").replace_strict(shifts, return_dtype=pl.Float64))
+    return placed, alt.X("place:Q", title=axis.replace("_", " "), axis=axis_style, scale=scale)
 
 
 def _encoded(channel: Any, rows: pl.DataFrame, values: list[Any], turned: bool = False) -> Any:
@@ -354,9 +378,9 @@ def _encoded(channel: Any, rows: pl.DataFrame, values: list[Any], turned: bool =
 
 
 def _dash(field: str, names: list[str], values: list[Any]) -> "alt.StrokeDash":
-    """Dashes without a legend: around its small symbols they look ragged, and its shapes tell the lines apart.
+    """Return dashes without a legend: its small symbols would look ragged, and shapes already identify the curves.
 
-    A name that no line has keeps the domain apart from the shapes', whose legend Vega-Lite would take it for.
+    The domain has an unused name, so that Vega-Lite does not merge the legend with that of the shapes.
     """
     import altair as alt
 
@@ -364,7 +388,9 @@ def _dash(field: str, names: list[str], values: list[Any]) -> "alt.StrokeDash":
 
 
 def _each(names: list[str], values: list[Any], turned: bool = False) -> "alt.Scale":
-    """Values in turn. Each time round, turned ones begin one further, so that no pair with others comes twice."""
+    """Return a scale that cycles through values. Each cycle of `turned` values is shifted, so that combinations with
+    values of another scale do not repeat.
+    """
     import altair as alt
 
     places = [at + (at // len(values) if turned else 0) for at in range(len(names))]
@@ -372,12 +398,13 @@ def _each(names: list[str], values: list[Any], turned: bool = False) -> "alt.Sca
 
 
 def rows_of(rows: pl.DataFrame, *keys: str) -> "alt.Data":
+    """Return rows as a chart's data, with the columns `keys`."""
     import altair as alt
 
     fields = ("name", *keys, "value", "low", "high", *(("least", "most") if spread.seeds_of(rows) > 1 else ()))
     shown = [
         {key: row[key] for key in fields}
-        | {"counts": f"{row['k']}/{row['n']}", "rate": percent(row["value"]), "interval": span(row)}
+        | {"counts": counts_text(row), "rate": value_text(row), "interval": interval_text(row)}
         | dict(zip(spread.BETWEEN, spread.between(row), strict=False))
         for row in rows.to_dicts()
     ]
@@ -385,7 +412,7 @@ def rows_of(rows: pl.DataFrame, *keys: str) -> "alt.Data":
 
 
 def svg(figure: Figure, titled: bool) -> str:
-    """The figure as SVG on white, for paper; with its title where it stands alone."""
+    """Return a figure as SVG on a white background, for print; `titled` adds its title."""
     import vl_convert
 
     text = {"labelFontSize": 13, "titleFontSize": 13}

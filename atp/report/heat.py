@@ -1,6 +1,6 @@
-"""A heat map of a measure over two settings, in panels, with theory's line over it. Knows cells and labels alone.
+"""Draw a heat map of a measure over two settings, in panels, with an optional theory curve.
 
-Cells are all of one size, whatever the settings' values are: a cell's place is its number along each axis, from 0.
+All cells have the same size: coordinates are a cell's index along each axis, from 0, not the setting's value.
 """
 
 import json
@@ -12,19 +12,19 @@ import polars as pl
 
 from atp.report.figures import COLOURS, in_panels
 
-#: From white paper to a brown that white text can be read on; printed in grey it darkens all the way.
+#: From near-white to a brown on which white text is readable; darkens monotonically in greyscale.
 SEQUENTIAL = ["#fbf3ec", "#f2c199", "#e08a45", "#b85000", "#6e2f00"]
-#: With more cells, or more of them side by side, there is no text in them.
-FEW, FEW_ACROSS = 24, 4
-#: Of text on dark and on light cells.
+#: Cells contain text only up to these numbers of cells per panel and of columns.
+MAX_TEXT_CELLS, MAX_TEXT_COLUMNS = 24, 4
+#: Text colours on dark and on light cells.
 INK = ("#ffffff", "#1b1f24")
-#: Half the width of a cell, with a gap to the next.
+#: Half the width of a cell; below 0.5, so that there is a gap between cells.
 HALF = 0.485
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis is called, and the values along it, from its beginning on."""
+    """An axis: its title and the labels of the values along it, in order."""
 
     title: str
     labels: Sequence[str]
@@ -32,7 +32,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """Theory's line: what it is called, and its pieces (panel, x, y, x2, y2), in cells' places."""
+    """A theory curve: its name and segments (panel, x, y, x2, y2) in cell coordinates."""
 
     name: str
     pieces: Sequence[tuple[str, float, float, float, float]]
@@ -41,26 +41,27 @@ class Line:
 def heat_map(
     cells: pl.DataFrame, across: Axis, up: Axis, title: str, share: bool = True, line: Line | None = None
 ) -> Any:
-    """A panel for each `panel` of the cells.
+    """Return a chart with one panel for each `panel` of the cells.
 
     Args:
-        cells: panel, x and y (places), value, and as they are written: rate, counts, interval.
-        share: whether values are shares, whose colours go from 0 to 1; else from the least to the largest.
+        cells: columns panel, x and y (cell coordinates), value, and as text rate, counts, interval.
+        share: whether values are proportions, with colours from 0 to 1; else from the smallest to the largest value.
+        line: theory curve to draw on top.
     """
     import altair as alt
 
-    shown = cells.select("panel", "x", "y", "value", "rate", "counts", "interval")
-    values = [row | {"across": across.labels[row["x"]], "up": up.labels[row["y"]]} for row in shown.to_dicts()]
+    columns = cells.select("panel", "x", "y", "value", "rate", "counts", "interval")
+    values = [row | {"across": across.labels[row["x"]], "up": up.labels[row["y"]]} for row in columns.to_dicts()]
     numbers = cells["value"].to_list()
-    ends = [0.0, 1.0] if share else [min(numbers), max(numbers)]
+    domain = [0.0, 1.0] if share else [min(numbers), max(numbers)]
     base = alt.Chart().transform_filter("!isValid(datum.line)")
     x, y = (alt.X("x:Q", **_axis(across)), alt.Y("y:Q", **_axis(up)))
-    named = [("panel", "played by"), ("across", across.title), ("up", up.title)]
-    tips = [alt.Tooltip(f"{name}:N", title=said) for name, said in named]
-    tips += [alt.Tooltip(f"{name}:N") for name in ("counts", "rate", "interval")]
-    written = "%" if share else ".3~s"
-    legend = alt.Legend(title=title, tickCount=5 if share else 3, gradientLength=200, format=written)
-    colour = alt.Color("value:Q", scale=alt.Scale(domain=ends, range=SEQUENTIAL), legend=legend)
+    titles = [("panel", "played by"), ("across", across.title), ("up", up.title)]
+    tooltips = [alt.Tooltip(f"{name}:N", title=heading) for name, heading in titles]
+    tooltips += [alt.Tooltip(f"{name}:N") for name in ("counts", "rate", "interval")]
+    number_format = "%" if share else ".3~s"
+    legend = alt.Legend(title=title, tickCount=5 if share else 3, gradientLength=200, format=number_format)
+    colour = alt.Color("value:Q", scale=alt.Scale(domain=domain, range=SEQUENTIAL), legend=legend)
     edges = {f"{side}{end}": f"datum.{side} {sign} {HALF}" for side in "xy" for end, sign in (("0", "-"), ("1", "+"))}
     rects = base.transform_calculate(**edges).mark_rect()
     layers: list[Any] = [
@@ -70,7 +71,7 @@ def heat_map(
             y=alt.Y("y0:Q", **_axis(up)),
             y2="y1:Q",
             color=colour,
-            tooltip=tips,
+            tooltip=tooltips,
         )
     ]
     if line and line.pieces:
@@ -85,16 +86,16 @@ def heat_map(
             pieces.mark_rule(strokeWidth=6, strokeCap="round", stroke="#ffffff"),
             pieces.mark_rule(strokeWidth=3, strokeCap="round").encode(stroke=stroke),
         ]
-    if len(across.labels) * len(up.labels) <= FEW and len(across.labels) <= FEW_ACROSS:
-        dark = f"datum.value > {ends[0] + 0.6 * (ends[1] - ends[0])}"
-        ink, around = (alt.condition(dark, alt.value(one), alt.value(other)) for one, other in (INK, INK[::-1]))
-        large = 13 if len(across.labels) < FEW_ACROSS else 11
-        for text, size, dy in (("rate", large, -8), ("counts", large - 2, 9)):
-            words = base.encode(x=x, y=y, text=f"{text}:N")
+    if len(across.labels) * len(up.labels) <= MAX_TEXT_CELLS and len(across.labels) <= MAX_TEXT_COLUMNS:
+        dark = f"datum.value > {domain[0] + 0.6 * (domain[1] - domain[0])}"
+        ink, outline = (alt.condition(dark, alt.value(one), alt.value(other)) for one, other in (INK, INK[::-1]))
+        font_size = 13 if len(across.labels) < MAX_TEXT_COLUMNS else 11
+        for text, size, dy in (("rate", font_size, -8), ("counts", font_size - 2, 9)):
+            text_base = base.encode(x=x, y=y, text=f"{text}:N")
             mark: dict[str, Any] = {"fontSize": size, "dy": dy, "tooltip": None}
-            if line:  # which would strike the text through
-                layers.append(words.mark_text(**mark, strokeWidth=3, opacity=0.6).encode(stroke=around))
-            layers.append(words.mark_text(**mark).encode(color=ink))
+            if line:  # an outline keeps the text readable on the curve
+                layers.append(text_base.mark_text(**mark, strokeWidth=3, opacity=0.6).encode(stroke=outline))
+            layers.append(text_base.mark_text(**mark).encode(color=ink))
     chart = in_panels(cells, alt.layer(*layers, data=alt.Data(values=values)), 60 + 46 * len(up.labels))
     one_narrow = cells["panel"].n_unique() == 1 and len(across.labels) < 3
     return chart.properties(width=150 * len(across.labels), autosize="pad") if one_narrow else chart
@@ -104,10 +105,10 @@ def _axis(axis: Axis) -> dict[str, Any]:
     import altair as alt
 
     ticks = list(range(len(axis.labels)))
-    said = f"{json.dumps(list(axis.labels))}[datum.value]"
-    drawn = alt.Axis(values=ticks, labelExpr=said, labelAngle=0, grid=False, domain=False, ticks=False)
+    label_expr = f"{json.dumps(list(axis.labels))}[datum.value]"
+    axis_style = alt.Axis(values=ticks, labelExpr=label_expr, labelAngle=0, grid=False, domain=False, ticks=False)
     return {
         "title": axis.title,
-        "axis": drawn,
+        "axis": axis_style,
         "scale": alt.Scale(domain=[-0.5, len(ticks) - 0.5], nice=False, zero=False),
     }

@@ -2,12 +2,12 @@
 const byId = (id) => document.getElementById(id);
 const read = (id) => JSON.parse(byId(id).textContent);
 
-// Figures: drawn again when the colour scheme changes. On paper the still pictures stand in their place.
-// `ast` has Vega interpret its expressions, so that the page's security policy need not allow eval.
+// Figures are drawn again when the colour scheme changes. On paper still pictures replace them.
+// `ast` makes Vega interpret its expressions, so that the page's security policy need not allow eval.
 const specs = read("specs");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 34rem)");
-// Panels share the width of the page; on a narrow one they stand below each other.
+// Panels share the width of the page; on a narrow page they are below each other.
 function sized(name, spec) {
   if (!spec.facet) return spec;
   const columns = narrow.matches ? 1 : spec.columns, width = Math.floor(byId(name).parentElement.clientWidth / columns) - 64;
@@ -39,7 +39,7 @@ addEventListener("beforeprint", () => {
 });
 addEventListener("afterprint", () => closed.forEach((one) => { one.open = false; }));
 
-// Transcripts. Everything an agent wrote is set as text, never as markup.
+// Transcripts. Everything that an agent wrote is inserted as text, never as markup.
 const files = read("transcripts");
 const KINDS = { true: ["violate", "✗", "violated"], false: ["comply", "✓", "complied"], null: ["invalid", "?", "invalid"] };
 const PICKS = ["variant", "scenario", "sample"];
@@ -76,9 +76,9 @@ function show() {
   byId("turn").replaceChildren(
     ...turn.messages.map(([who, text]) => message(who, text)),
     message("reply", turn.reply, `reply ${kind}`),
-    ...turn.further.map(([who, text]) => message(who === "tool" ? "tool" : "reply, further in this round", text)),
+    ...turn.further.map(([who, text]) => message(who === "tool" ? "tool" : "later reply in this round", text)),
     element("p", `outcome ${kind}`, outcome(turn)),
-    ...(turn.feedback ? [message("feedback, told to the agent in its next prompt", turn.feedback)] : []),
+    ...(turn.feedback ? [message("feedback, shown in the agent's next prompt", turn.feedback)] : []),
   );
   byId("strip").replaceChildren(...turns.map((one, number) => {
     const [className, mark, word] = KINDS[one.violation];
@@ -91,7 +91,7 @@ function show() {
     return button;
   }));
   const who = several ? `, player ${turn.agent + 1} (${turn.role})` : "";
-  byId("place").textContent = `round ${turn.round} of ${turns[turns.length - 1].round}${who}; ${episode.environment}, ${episode.variant}`;
+  byId("place").textContent = `round ${turn.round} of ${turns[turns.length - 1].round}${who}; ${episode.template}, ${episode.variant}`;
   byId("back").disabled = at === 0;
   byId("next").disabled = at === turns.length - 1;
 }
@@ -100,13 +100,13 @@ function step(by) {
   if (episode && to >= 0 && to < episode.turns.length) { at = to; show(); }
 }
 
-// Each choice narrows the next; what was chosen before stays chosen where it is still to be had.
+// Each choice narrows the next one; earlier choices stay selected where they are still available.
 const inFile = () => files[byId("file").value].episodes;
 function pick(wanted) {
   let left = inFile();
   for (const key of PICKS) {
     const values = [...new Set(left.map((one) => one[key]))];
-    const texts = key === "scenario" ? values.map((id) => `${left.find((one) => one.scenario === id).environment}, ${id}`) : values;
+    const texts = key === "scenario" ? values.map((id) => `${left.find((one) => one.scenario === id).template}, ${id}`) : values;
     fill(byId(key), values, texts, wanted[key]);
     left = left.filter((one) => String(one[key]) === byId(key).value);
   }
@@ -120,7 +120,7 @@ function pick(wanted) {
 const chosen = () => Object.fromEntries(PICKS.map((key) => [key, byId(key).value]));
 function openFile() {
   const file = files[byId("file").value];
-  byId("shown").textContent = `${file.episodes.length} of ${file.of} episodes of this file are in the page; turns.parquet has them all.`;
+  byId("shown").textContent = `${file.episodes.length} of ${file.of} episodes of this file are in the page; turns.parquet has all of them.`;
   pick(chosen());
 }
 if (files.length) {

@@ -1,7 +1,7 @@
-"""Numbers and turns -> one page without network, and figures as SVG files.
+"""The report: one HTML page that needs no network, and figures as SVG files.
 
-Replies are hostile text: they reach the page as JSON with every '<' escaped, and the script sets them by textContent.
-The page's Content-Security-Policy lets only the two scripts run that this module put there, by their digests.
+Replies are untrusted text: the page contains them as JSON in which every '<' is escaped, and the script inserts them by
+textContent. By its Content-Security-Policy the page runs only the two scripts that this module adds, by their digests.
 """
 
 import hashlib
@@ -10,27 +10,29 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from atp.artifacts import MEASURES, ON_PAGE, read_provenance, read_table, write_text
+from atp.files.provenance import Stage
+from atp.files.schemas import MEASURES
+from atp.files.tables import ON_PAGE, read_provenance, read_table, write_text
 from atp.measures import swept
-from atp.measures.lines import ALIKE, alike_rounds
-from atp.measures.rates import scan_turns
+from atp.measures.rates import scan
 from atp.measures.seeds import over_seeds
-from atp.provenance import Stage
-from atp.report import alignment, arms, change, ran, replication
-from atp.report.coordination import population_figures
-from atp.report.deterrence import deterrence_figures
-from atp.report.figures import VIOLATION, figures, svg
+from atp.measures.series import ALIKE, alike_rounds
+from atp.registry import blame, entries, find_testbed, origins, resolve, sources
+from atp.report import alignment, change, conditions, ran, replication
+from atp.report.figures import Figure, figures, svg
 from atp.report.phase import phase_figures
-from atp.report.tool_use import tool_figures
+from atp.report.results import Results
 from atp.report.transcripts import transcripts
 from atp.report.verdict import findings, invalid_words
+from atp.scenarios.scenario import scenario_testbed
 
-#: Characters that could end a script element, begin markup, or break a line where JavaScript is read.
+#: Characters that could end a script element, begin markup, or break a line of JavaScript.
 ESCAPED = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
@@ -50,75 +52,93 @@ def report_stage(
     """Write report.html and a folder of figures.
 
     Args:
-        turns: files whose episodes the reader shows, a seeded choice of each.
-        selections: what the filters kept.
-        adapters, pairs: what was trained, and the preference pairs that alignment learned from.
-        artifacts: the other Parquet files whose provenance tells what the study cost.
-        study_text: the study's YAML, shown as it is.
-        organism: whether the embedded agent played, which the page then says.
+        turns: turns files, of which the page shows some episodes.
+        selections: outputs of the reward filters.
+        adapters, pairs: trained adapters or weights, and the preference pairs of alignment.
+        artifacts: scenario files.
+        out, figures_folder: the page and the folder of SVG files to write.
+        study_text: the study's YAML.
+        organism: whether a model organism played; then the page explains what that is.
 
     Raises:
         AtpError: an unreadable artifact.
     """
-    # Of its inputs only the measures are digested, whose own are the turns: adapters may be many gigabytes.
-    stage = Stage("report", __name__, {"study": study, "organism": organism}, [measures])
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
-    effects, settings, own = alignment.effects(table), swept.settings(turns), ran.own_numbers(artifacts)
-    drawn = [
+    effects, testbeds = alignment.effects(table), sorted(table["testbed"].unique())
+    code = [*(part for testbed in testbeds for part in sources(testbed, "report")), *origins("figures")]
+    # Of the inputs only the measures are digested: they depend on the turns, and adapters may have gigabytes.
+    stage = Stage("report", [__name__, *dict.fromkeys(code)], {"study": study, "organism": organism}, [measures])
+    results = Results(table, swept.settings(turns), {scenario_testbed(path): path for path in artifacts})
+    added = entries("figures")
+    all_figures = [
         *alignment.alignment_figures(alignment.effects(over_seeds(table))),
         *figures(table, ran.deployments(selections)),
-        *population_figures(table, settings, theory=not own),
-        *deterrence_figures(table, settings),
-        *phase_figures(table, settings, theory=not own),
-        *tool_figures(table),
+        *chain.from_iterable(_own_figures("testbeds", name, find_testbed(name).figures, results) for name in testbeds),
+        *phase_figures(results),
+        *chain.from_iterable(_own_figures("figures", name, each.value, results) for name, each in added.items()),
     ]
-    made = [read_provenance(path) for path in (*artifacts, *turns, *selections, *pairs, *adapters, measures)]
-    alone = {figure.name: svg(figure, titled=True) for figure in drawn}
-    still = {figure.name: svg(figure, titled=False) for figure in drawn}
-    survives, costs_of_arms = arms.compared(table, arms.spent(turns, adapters, out.parent))
-    alike = alike_rounds(scan_turns(turns, ALIKE)) if turns else None
-    itself = asdict(stage.provenance(turns=made[-1].get("cost", {}).get("turns", 0.0)))
-    headings, costs = ran.costs([*made, itself])
+    provenances = [read_provenance(path) for path in (*artifacts, *turns, *selections, *pairs, *adapters, measures)]
+    files_of = {figure.name: svg(figure, titled=True) for figure in all_figures}
+    still = {figure.name: svg(figure, titled=False) for figure in all_figures}
+    survives, costs_of_conditions = conditions.compared(table, conditions.spent(turns, adapters))
+    alike = alike_rounds(scan(turns, ALIKE)) if turns else None
+    own_provenance = asdict(stage.provenance(turns=provenances[-1].get("cost", {}).get("turns", 0.0)))
+    headings, costs = ran.costs([*provenances, own_provenance])
     page = _render(
         study=study,
         study_text=study_text,
         organism=organism,
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
-        warnings=ran.warnings(adapters, out.parent),
-        replication=replication.replication(table, settings, own),
-        trainings=ran.trainings(adapters, out.parent),
-        yields=ran.yields(pairs, out.parent),
+        warnings=ran.warnings(adapters),
+        replication=replication.replication(results),
+        trainings=ran.trainings(adapters),
+        yields=ran.yields(pairs),
         invalid=invalid_words(table),
-        violations="".join(VIOLATION[testbed][1] for testbed in sorted(set(table["testbed"]) & set(VIOLATION))),
+        violations="".join(f" {text}" for testbed in testbeds if (text := find_testbed(testbed).words.violation)),
         changes=change.changes(table),
         follows=change.follows(table),
         columns_of_change=change.CHANGES,
         survives=survives,
-        costs_of_arms=costs_of_arms,
-        emptied=arms.emptied(table),
-        columns_of_arms=(arms.SURVIVES, arms.COSTS, arms.RESETS),
+        costs_of_conditions=costs_of_conditions,
+        emptied=conditions.emptied(table),
+        columns_of_conditions=(conditions.SURVIVES, conditions.COSTS, conditions.RESETS),
         columns_of_replication=replication.COLUMNS,
-        figures=drawn,
+        figures=all_figures,
         still={name: b64encode(text.encode()).decode() for name, text in still.items()},
         played=ran.played(table),
-        provenance=ON_PAGE.format(embed(itself)),
+        provenance=ON_PAGE.format(embed(own_provenance)),
         headings=headings,
         costs=costs,
-        versions=ran.versions(made),
-        specs=embed({figure.name: figure.chart.to_dict() for figure in drawn}),
+        versions=ran.versions(provenances),
+        specs=embed({figure.name: figure.chart.to_dict() for figure in all_figures}),
         transcripts=embed(transcripts(turns)),
     )
     figures_folder.mkdir(parents=True, exist_ok=True)
     for stale in figures_folder.glob("*.svg"):
-        if stale.stem not in alone:
+        if stale.stem not in files_of:
             stale.unlink()
-    for name, text in alone.items():
+    for name, text in files_of.items():
         write_text(text, figures_folder / f"{name}.svg")
     write_text(page, out)
 
 
+def _own_figures(kind: str, name: str, function: Any, results: Results) -> list[Figure]:
+    """Return the figures of a testbed or of a plug-in.
+
+    Raises:
+        PluginError: its code failed, or returned something else.
+    """
+    with blame(kind, name):
+        own = list(resolve(function)(results)) if function else []
+        for figure in own:
+            if not isinstance(figure, Figure):
+                raise TypeError(f"figures must be a list of atp.report.figures.Figure, found {figure!r:.80}")
+            figure.chart.to_dict()
+    return own
+
+
 def embed(value: Any) -> str:
-    """JSON that is safe inside a script element: no character of it can end the element or begin markup."""
+    """Return a value as JSON that is safe in a script element: no character can end the element or begin markup."""
     text = json.dumps(value, ensure_ascii=False)
     for character, escaped in ESCAPED.items():
         text = text.replace(character, escaped)
@@ -128,8 +148,8 @@ def embed(value: Any) -> str:
 def _render(**values: Any) -> str:
     import jinja2
 
-    own = files("atp.report")
-    texts = {name: (own / f"page.{name}").read_text(encoding="utf-8") for name in ("html.j2", "css", "js")}
+    folder = files("atp.report")
+    texts = {name: (folder / f"page.{name}").read_text(encoding="utf-8") for name in ("html.j2", "css", "js")}
     scripts = [_vega(), texts["js"]]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     hashes = [f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts]
@@ -139,7 +159,7 @@ def _render(**values: Any) -> str:
 
 
 def _vega() -> str:
-    """Vega, Vega-Lite and vega-embed as one script that is safe inside a script element and leaves one global name."""
+    """Return Vega, Vega-Lite and vega-embed as one script, safe in a script element, that defines one global name."""
     import vl_convert
 
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")

@@ -1,21 +1,19 @@
-"""Provenance -> what was run and what it cost. Knows files' metadata, and of their rows only whether
-scenarios bring numbers of their own."""
+"""Tables of what was run and what it cost, from the provenance of artifacts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from os.path import relpath
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from atp.alignment import YIELD
-from atp.artifacts import CELL, read_provenance, read_table
 from atp.errors import AtpError
-from atp.provenance import together
+from atp.files.provenance import together
+from atp.files.schemas import CELL, YIELD
+from atp.files.tables import read_provenance
 from atp.units import count, digits, duration, size
 
 FILTER_COUNTS = ("seen", "kept", "invalid", "valid_seen", "violations_seen", "violations_kept")
-#: What a stage's jobs took: heading -> key of the cost, and how it is written.
+#: Heading of a column -> key of the cost, and how to format it.
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "jobs": ("jobs", count),
     "starts": ("starts", count),
@@ -29,87 +27,104 @@ COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "written tokens": ("completion_tokens", count),
     "trained tokens": ("tokens", count),
 }
+#: Heading of the row with the totals.
+TOTAL = "total"
 
 
 def costs(provenances: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row a stage in the order of first appearance, then all together; what is 0 is a dash.
+    """Return headings, and a row per stage in order of first appearance, then the totals; a 0 is a dash.
 
-    A rollout in shards is a job for each, and one that puts them together. Starts have a column where some job was
-    stopped and started again.
+    A rollout in shards counts as a job per shard and one that gathers them. The column `starts` is left out if no job
+    was stopped and started again.
     """
     stages: dict[str, list[dict[str, float]]] = {}
-    for found in provenances:
-        cost = found.get("cost", {})
+    for provenance in provenances:
+        cost = provenance.get("cost", {})
         gathers = float(cost.get("shards", 0) > 0)
-        told = {"jobs": 1.0 + cost.get("shards", 0), "starts": cost.get("starts", 1.0) + gathers}
-        stages.setdefault(found.get("stage", "unknown"), []).append({**cost, **told})
+        jobs = {"jobs": 1.0 + cost.get("shards", 0), "starts": cost.get("starts", 1.0) + gathers}
+        stages.setdefault(provenance.get("stage", "unknown"), []).append({**cost, **jobs})
     spent = {stage: together(each) for stage, each in stages.items()}
-    spent["together"] = together(spent.values())
-    again = spent["together"]["starts"] > spent["together"]["jobs"]
-    shown = {heading: how for heading, how in COSTS.items() if again or heading != "starts"}
+    spent[TOTAL] = together(spent.values())
+    restarted = spent[TOTAL]["starts"] > spent[TOTAL]["jobs"]
+    columns = {heading: column for heading, column in COSTS.items() if restarted or heading != "starts"}
     rows = [
-        [stage, *(written(cost[key]) if cost.get(key) else "–" for key, written in shown.values())]
+        [stage, *(formatted(cost[key]) if cost.get(key) else "–" for key, formatted in columns.values())]
         for stage, cost in spent.items()
     ]
-    return ["stage", *shown], rows
+    return ["stage", *columns], rows
 
 
 def versions(provenances: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Package -> its version, or versions where stages ran with several."""
-    seen: dict[str, set[str]] = {}
-    for found in provenances:
-        for name, version in found.get("versions", {}).items():
-            seen.setdefault(name, set()).add(version)
-    return {name: ", ".join(sorted(several)) for name, several in sorted(seen.items())}
+    """Return the version of each package, or the versions if stages ran with several."""
+    versions_of: dict[str, set[str]] = {}
+    for provenance in provenances:
+        for name, version in provenance.get("versions", {}).items():
+            versions_of.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(several)) for name, several in sorted(versions_of.items())}
 
 
-def trainings(adapters: Sequence[Path], root: Path) -> list[list[str]]:
-    """Per adapter: the parts of its path from `root`, how it was trained, and what its canary measured."""
+def trainings(adapters: Sequence[Path]) -> list[list[str]]:
+    """Return a row per adapter: its agent, its training, and the results of the post-training check."""
     rows = []
     for path in adapters:
-        found = read_provenance(path)
-        canary, cost = found["canary"], found["cost"]
-        low, high = _mean_interval(canary["kl"], canary["kl_sd"], int(canary["prompts"]))
+        lineage = read_provenance(path)
+        check, cost = lineage["check"], lineage["cost"]
+        low, high = _mean_interval(check["kl"], check["kl_sd"], int(check["prompts"]))
         rows.append(
             [
-                ", ".join(path.parent.relative_to(root).parts),
-                found["params"]["training"]["method"],
+                _agent(path, lineage),
+                lineage["params"]["training"]["method"],
                 f"{cost['steps']:.0f}",
-                f"{canary['valid']:.0f}/{canary['prompts']:.0f}",
-                f"{canary['violations']:.0f}/{canary['valid']:.0f}",
-                f"{canary['reference_violations']:.0f}/{canary['reference_valid']:.0f}",
-                f"{canary['kl']:.3f} ({low:.3f} to {high:.3f})",
+                f"{check['valid']:.0f}/{check['prompts']:.0f}",
+                f"{check['violations']:.0f}/{check['valid']:.0f}",
+                f"{check['reference_violations']:.0f}/{check['reference_valid']:.0f}",
+                f"{check['kl']:.3f} ({low:.3f} to {high:.3f})",
             ]
         )
     return rows
 
 
-def warnings(adapters: Sequence[Path], root: Path) -> list[str]:
-    """Alignments that did not lower the share of violations among valid replies to held-out prompts, and generations
-    that had nothing to learn, or whose training was undone.
+def warnings(adapters: Sequence[Path]) -> list[str]:
+    """Return warnings about trainings.
+
+    They are about alignments that did not lower the violation rate on held-out prompts, and about generations that are
+    unchanged: they had nothing to learn, or their training was undone.
     """
     lines = []
     for path in adapters:
-        found = read_provenance(path)
-        canary = found["canary"]
-        before, after = (canary[f"{name}violations"] / max(canary[f"{name}valid"], 1.0) for name in ("reference_", ""))
-        if found["carried"]:
-            lines.append(f"{relpath(path.parent, root)}: {found['why']}; this generation is the one before")
-        if found["stage"] == "align" and after >= before:
+        lineage = read_provenance(path)
+        check, name = lineage["check"], _agent(path, lineage)
+        before, after = (check[f"{key}violations"] / max(check[f"{key}valid"], 1.0) for key in ("reference_", ""))
+        if lineage["unchanged"]:
+            lines.append(f"{name}: {lineage['reason']}; this generation is the same as the previous one")
+        if lineage["stage"] == "align" and after >= before:
             counts = "{reference_violations:.0f}/{reference_valid:.0f} before, {violations:.0f}/{valid:.0f} after"
             lines.append(
-                f"{relpath(path.parent, root)}: alignment did not lower the violation rate on held-out prompts: "
-                + counts.format_map(canary)
+                f"{name}: alignment did not lower the violation rate on held-out prompts: {counts.format_map(check)}"
             )
     return lines
 
 
-def yields(pairs: Sequence[Path], root: Path) -> list[str]:
-    """What asking for preference pairs came to."""
-    return [f"{relpath(path.parent, root)}: {YIELD.format_map(read_provenance(path)['cost'])}" for path in pairs]
+def yields(pairs: Sequence[Path]) -> list[str]:
+    """Return a line per file of preference pairs: how many pairs were collected from how many tries."""
+    lines = []
+    for path in pairs:
+        provenance = read_provenance(path)
+        lines.append(f"{_agent(path, provenance)}: {YIELD.format_map(provenance['cost'])}")
+    return lines
+
+
+def _agent(path: Path, provenance: Mapping[str, Any]) -> str:
+    """Return the name of the agent of an artifact: its cell and generation, or its path if it belongs to no study."""
+    cell = provenance["params"].get("cell")
+    if not cell:
+        return str(path)
+    parts = [cell["model"], cell["testbed"], cell["alignment"], f"seed {cell['seed']}"]
+    return ", ".join([*parts, *([cell["condition"], f"generation {cell['generation']}"] if cell["condition"] else [])])
 
 
 def _mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a mean by Student's t."""
     from scipy.stats import t
 
     half = float(t.ppf(0.975, n - 1)) * deviation / n**0.5 if n > 1 else float("nan")
@@ -117,15 +132,15 @@ def _mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]
 
 
 def deployments(selections: Sequence[Path]) -> list[dict[str, Any]]:
-    """Per selection its cell and the filter's counts.
+    """Return the cell and the filter's counts of each selection.
 
     Raises:
         AtpError: an unreadable file, or one that no filter of a study wrote.
     """
     rows = []
     for path in selections:
-        found = read_provenance(path)
-        cell, cost = found.get("params", {}).get("cell", {}), found.get("cost", {})
+        provenance = read_provenance(path)
+        cell, cost = provenance.get("params", {}).get("cell", {}), provenance.get("cost", {})
         if {*CELL, "generation"} - set(cell) or set(FILTER_COUNTS) - set(cost):
             raise AtpError(f"{path}: not a selection of a study: its metadata lacks the cell or the filter's counts")
         keys = {name: cell[name] for name in (*CELL, "generation")}
@@ -133,27 +148,17 @@ def deployments(selections: Sequence[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def own_numbers(artifacts: Sequence[Path]) -> bool:
-    """Whether coordination scenarios bring numbers of their own, which settings then do not decide.
-
-    Raises:
-        AtpError: an unreadable file.
-    """
-    tables = [read_table(path) for path in artifacts if not path.is_dir()]
-    return any("threshold" in table.column_names and table["threshold"].null_count < len(table) for table in tables)
-
-
 def played(measures: pl.DataFrame) -> list[tuple[str, str]]:
-    """What the evidence spans: models, testbeds, alignments, arms, seeds, and how far each channel goes."""
-    named = [
+    """Return what a study covers: models, testbeds, alignments, conditions, seeds, rounds and generations."""
+    rows = [
         (f"{key}s", ", ".join(str(value) for value in sorted(measures[key].drop_nulls().unique())))
-        for key in ("model", "testbed", "alignment", "arm", "seed")
+        for key in ("model", "testbed", "alignment", "condition", "seed")
     ]
-    by_testbed = measures.filter(channel="context").group_by("testbed").agg(pl.col("round").max())["round"].drop_nulls()
+    rounds = measures.filter(channel="context").group_by("testbed").agg(pl.col("round").max())["round"].drop_nulls()
     generations = measures.filter(channel="weights")["generation"].max()
-    if len(by_testbed):
-        fewest, most = by_testbed.min(), by_testbed.max()
-        named.append(("rounds in context", str(most) if fewest == most else f"{fewest!s} to {most!s}, by testbed"))
+    if len(rounds):
+        fewest, most = rounds.min(), rounds.max()
+        rows.append(("rounds in context", str(most) if fewest == most else f"{fewest!s} to {most!s}, by testbed"))
     if generations is not None:
-        named.append(("generations", f"0 to {generations!s}"))
-    return named
+        rows.append(("generations", f"0 to {generations!s}"))
+    return rows

@@ -1,59 +1,46 @@
-"""The paper's published values beside ours, as rows of a table; what a study has not run is said to be not run.
-
-Knows measures and variants' settings; knows nothing of pages.
-"""
+"""Table of the paper's published values next to this study's; values that the study did not run are marked as such."""
 
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import polars as pl
+import yaml
 
-from atp.measures.arms import PLAIN
+from atp.files.tables import read_table
+from atp.measures.conditions import BASELINE
 from atp.measures.intervals import Interval, apart, wilson
-from atp.measures.lines import LINE
-from atp.report.arms import Cell, Lines
+from atp.measures.swept import Settings, settings_of
+from atp.registry import entries, find_testbed
+from atp.report.conditions import NO_VALUE, RowGroup, TableCell
+from atp.report.results import Results
 from atp.report.verdict import percent, span
-from atp.testbeds import TESTBEDS
+from atp.testbed import Testbed
 
-COLUMNS = ["alignment and round", "published", "variant here", "here", "here less published, points"]
-NOT_RUN, NOTHING = "not run", "–"
-#: Measures that the paper gives values of, and what they are called here.
-RATES = {
-    "violation_rate": "violation_rate",
-    "collusion_rate": "collusion_rate",
-    "tool_usage": "tool_usage_hard",
-    "accuracy_hard": "accuracy_hard",
-}
-#: Where published values are of one setting of a testbed: its testbed, and the setting.
-UNDER: dict[str, tuple[str, dict[str, Any]]] = {"coordination_t4": ("coordination", {"threshold": 4})}
-#: What has to be known to read a testbed's rows.
-NOTES = {
-    "role_play": "Under which supervision schedule role_play's values were published is not known here: every variant "
-    "of this study has a row, and none of them is said to be the paper's.",
-    "coordination": "coordination_t4: published for a threshold of 4, so variants under another one have no row.",
-    "tool_use": "Round 0 of tool_use is the test before the first round.",
-}
-OWN_NUMBERS = (
-    "Where scenarios bring numbers of their own, as some do here, variants are of no one threshold: no row either."
+COLUMNS = ["alignment and round", "published", "variant here", "here", "here minus published, points"]
+NOT_RUN = "not run"
+#: Note where scenarios define a setting that published values are for.
+OWN_VALUES = (
+    "Some scenarios of {testbed} define {names} themselves, so no variant corresponds to a value published for it."
 )
 
 
 @dataclass(frozen=True)
 class Published:
-    """One value that the paper published, of `n` replies in a round: `said` is the share in per cent as it is known
-    here, and k the count of n that is nearest to it.
+    """One value that the paper published: a proportion of `n` replies in a round.
+
+    `percent` is the proportion in per cent as published, and `k` the count out of `n` that is nearest to it.
     """
 
     testbed: str
+    settings: dict[str, Any]
     measure: str
     model: str
     alignment: str
     round: int
-    said: str
+    percent: str
     k: int
     n: int
     version: str
@@ -61,120 +48,124 @@ class Published:
     note: str
 
     @property
-    def where(self) -> tuple[str, dict[str, Any]]:
-        """The testbed here, and the settings that the value is of."""
-        return UNDER.get(self.testbed, (self.testbed, {}))
-
-    @property
     def interval(self) -> Interval:
-        """The share of k in n with Wilson's interval, which takes all replies for independent."""
+        """The proportion k / n with Wilson's interval, which assumes independent replies."""
         return Interval(self.k / self.n, *wilson(self.k, self.n), "wilson")
 
 
 @dataclass(frozen=True)
 class Replication:
-    """Rows of COLUMNS by testbed, model and measure, and what has to be known to read them."""
+    """Rows with the columns COLUMNS by testbed, model and measure, and notes that explain them."""
 
-    lines: list[Lines]
+    groups: list[RowGroup]
     notes: list[str]
 
 
-@lru_cache
-def published() -> tuple[Published, ...]:
-    """The values of the paper (arXiv 2510.04860) that are known here, in the order of paper.csv."""
-    text = files("atp.report").joinpath("paper.csv").read_text(encoding="utf-8")
-    return tuple(
+def published(testbed: Testbed) -> list[Published]:
+    """Return the paper's values (arXiv 2510.04860) for a testbed, in the order of its file."""
+    if testbed.published is None:
+        return []
+    lines = testbed.published.read_text(encoding="utf-8").splitlines()
+    return [
         Published(
-            **{key: row[key] for key in ("testbed", "measure", "model", "alignment", "version", "confidence", "note")},
+            testbed=testbed.name,
+            settings=yaml.safe_load(row["settings"].replace("=", ": ")) or {},
+            **{key: row[key] for key in ("measure", "model", "alignment", "version", "confidence", "note")},
             round=int(row["step"].removeprefix("round ")),
-            said=row["value_percent"],
+            percent=row["value_percent"],
             k=round(float(row["value_percent"]) / 100 * int(row["n"])),
             n=int(row["n"]),
         )
-        for row in csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    )
+        for row in csv.DictReader(line for line in lines if not line.startswith("#"))
+    ]
 
 
-def replication(
-    measures: pl.DataFrame, settings: Mapping[tuple[Any, ...], Mapping[str, Any]], own_numbers: bool = False
-) -> Replication | None:
-    """Every published value of the testbeds on which this study plays one of the paper's models, whichever of them
-    that is; None where there is no such testbed.
+def replication(results: Results) -> Replication | None:
+    """Return every published value of the testbeds on which this study plays one of the paper's models.
 
-    A model is the paper's if the name of its file is, upper or lower case: nobody looks at its weights. A value of ours
-    stands beside a published one of the same testbed, model, alignment, round and measure, in the context channel and
-    arm plain, which imposes nothing; if the published one is of a setting, in variants of which that is known. Nothing
-    else is compared. Variants and seeds have a row each.
-    A difference is in percentage points, its interval that of `intervals.apart`.
+    A model is the paper's if the name of its file is the same, ignoring case; its weights are not checked. A value of
+    this study is listed next to a published one of the same testbed, model, alignment, round and measure, in the
+    context channel and the baseline condition. If the published value is for a setting, only variants with that setting
+    are listed, and none if scenarios define it themselves. Variants and seeds have a row each. A difference is in
+    percentage points, with the interval of `intervals.apart`.
 
-    Args:
-        settings: of variants, by the keys of LINE, as `swept.settings` finds them.
-        own_numbers: whether coordination's scenarios bring numbers of their own, as `ran.own_numbers` finds it.
+    Returns:
+        None if there is no such testbed.
+
+    Raises:
+        AtpError: an unreadable scenario file.
     """
-    models = {value.model.lower() for value in published()}
-    theirs = measures.filter(pl.col("model").str.to_lowercase().is_in(models))
-    testbeds = set(theirs["testbed"])
-    listed = [value for value in published() if value.where[0] in testbeds]
-    if not listed:
-        return None
-    ours = theirs.filter(channel="context", split="test", arm=PLAIN).sort("variant", "seed")
-    groups: dict[str, list[list[Cell]]] = {}
-    for value in listed:
-        groups.setdefault(_group(value), []).extend(_rows(value, ours, {} if own_numbers else settings))
-    notes = [note for testbed, note in NOTES.items() if testbed in testbeds]
-    return Replication(
-        [Lines(name, rows) for name, rows in groups.items()],
-        [*notes, *([OWN_NUMBERS] if own_numbers and "coordination" in testbeds else [])],
-    )
+    every = [value for entry in entries("testbeds").values() for value in published(entry.value)]
+    models = {value.model.lower() for value in every}
+    groups: dict[str, list[list[TableCell]]] = {}
+    notes = []
+    for name in sorted(results.measures["testbed"].unique()):
+        testbed = find_testbed(name)
+        values = published(testbed)
+        theirs = results.measures.filter(pl.col("model").str.to_lowercase().is_in(models), testbed=name)
+        if not values or not len(theirs):
+            continue
+        ours = theirs.filter(channel="context", split="test", condition=BASELINE).sort("variant", "seed")
+        own = _own_values(results.scenarios.get(name), {setting for value in values for setting in value.settings})
+        for value in values:
+            settings = {} if own & value.settings.keys() else results.settings
+            groups.setdefault(_group(value), []).extend(_rows(value, ours, settings))
+        notes.append(testbed.published_note)
+        notes += [OWN_VALUES.format(testbed=name, names=" and ".join(sorted(own)))] if own else []
+    return Replication([RowGroup(name, rows) for name, rows in groups.items()], notes) if groups else None
+
+
+def _own_values(scenarios: Path | None, settings: set[str]) -> set[str]:
+    """Return those of the settings that some scenarios define themselves, in columns of the same name."""
+    if scenarios is None or not settings:
+        return set()
+    table = read_table(scenarios)
+    return {name for name in settings & {*table.column_names} if table[name].null_count < len(table)}
 
 
 def _group(value: Published) -> str:
-    """What rows share: their testbed, model and measure, and how sure we are of what was published."""
-    here = RATES[value.measure]
-    named = value.measure if here == value.measure else f"{value.measure} (here {here})"
-    sure = f"{value.version}, {value.confidence} confidence: {value.note}"
-    return f"{value.testbed}, {value.model}, {named}; published in {sure}"
+    """Return the name of a group of rows: testbed, settings, model, measure, and the source of the value."""
+    settings = "".join(f", {name} {setting}" for name, setting in value.settings.items())
+    source = f"{value.version}, {value.confidence} confidence: {value.note}"
+    return f"{value.testbed}{settings}, {value.model}, {value.measure}; published in {source}"
 
 
-def _rows(
-    value: Published, measures: pl.DataFrame, settings: Mapping[tuple[Any, ...], Mapping[str, Any]]
-) -> list[list[Cell]]:
-    """A row for each of ours that stands beside a published value, or one that says that it was not run."""
-    testbed, wanted = value.where
+def _rows(value: Published, measures: pl.DataFrame, settings: Settings) -> list[list[TableCell]]:
+    """Return a row for each value of this study that corresponds to a published one, or one row that it was not run."""
     low, high = value.interval.low, value.interval.high
-    begin: list[Cell] = [
+    published_cells: list[TableCell] = [
         (f"{value.alignment}, round {value.round}", ""),
-        (f"{value.said}\u00a0%", f"{value.k}/{value.n}, {span({'low': low, 'high': high})}"),
+        (f"{value.percent}\u00a0%", f"{value.k}/{value.n}, {span({'low': low, 'high': high})}"),
     ]
-    found = measures.filter(
+    matching = measures.filter(
         pl.col("model").str.to_lowercase() == value.model.lower(),
-        testbed=testbed,
-        measure=RATES[value.measure],
+        testbed=value.testbed,
+        measure=value.measure,
         alignment=value.alignment,
         round=value.round,
     ).to_dicts()
     rows = [
-        [*begin, (row["variant"], f"{row['arm']}, seed {row['seed']}"), *_ours(row, value)]
-        for row in found
-        if _played_under(testbed, settings.get(tuple(row[key] for key in LINE)), wanted)
+        [*published_cells, (row["variant"], f"{row['condition']}, seed {row['seed']}"), *_ours(row, value)]
+        for row in matching
+        if _played_under(value, settings_of(row, settings))
     ]
-    return rows or [[*begin, (NOTHING, ""), (NOT_RUN, ""), (NOTHING, "")]]
+    return rows or [[*published_cells, NO_VALUE, (NOT_RUN, ""), NO_VALUE]]
 
 
-def _ours(row: Mapping[str, Any], value: Published) -> tuple[Cell, Cell]:
-    """Our rate, and its difference to the published one."""
+def _ours(row: Mapping[str, Any], value: Published) -> tuple[TableCell, TableCell]:
+    """Return this study's rate, and its difference to the published one."""
     if row["value"] is None:
-        return ("no valid reply", ""), (NOTHING, "")
-    mine = Interval(row["value"], row["low"], row["high"], row["method"])
+        return ("no valid reply", ""), NO_VALUE
+    own = Interval(row["value"], row["low"], row["high"], row["method"])
     less = 100 * (row["value"] - value.k / value.n)
-    low, high = (100 * bound for bound in apart(mine, value.interval))
+    low, high = (100 * bound for bound in apart(own, value.interval))
     difference = f"{less:+.1f}", f"{low:.1f} to {high:.1f}"
     here = percent(row["value"]), f"{row['k']}/{row['n']}, {span(dict(row))}"
     return here, (difference[0].replace("-", "\u2212"), difference[1].replace("-", "\u2212"))
 
 
-def _played_under(testbed: str, settings: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
-    """Whether a variant's settings, with what they leave to the testbed, are known to be those that are wanted."""
-    if not wanted or settings is None:
-        return not wanted
-    return wanted.items() <= TESTBEDS[testbed].settings(**settings).model_dump().items()
+def _played_under(value: Published, settings: Mapping[str, Any] | None) -> bool:
+    """Return whether a variant has the settings of a published value, including those left to the testbed."""
+    if not value.settings or settings is None:
+        return not value.settings
+    return value.settings.items() <= find_testbed(value.testbed).settings(**settings).model_dump().items()

@@ -1,11 +1,10 @@
-"""Measures -> what they say in plain words. Knows rates and verdicts; knows nothing of pages or of what was replied.
+"""Findings: what the measures show, as text.
 
-What a line shows is the verdict of `atp/measures/tipping.py`. Rounds are compared only where their prompts say the same
-about supervision: between a round announced as checked and one announced as unchecked, the announcement is the
-difference.
+The verdict of a series is that of `atp.measures.tipping`. Rounds are compared only if their prompts have the same
+sentence about supervision: between a round announced as checked and one announced as unchecked, the announcement itself
+is a difference.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,153 +12,160 @@ from typing import Any
 
 import polars as pl
 
-from atp.artifacts import CELL
-from atp.measures.lines import LINE, in_context, in_weights
+from atp.files.schemas import CELL, SERIES
+from atp.measures.series import in_context, in_weights
 from atp.measures.tipping import ALPHA, DRIFT, TIPPING, UNDECIDED
-from atp.measures.tipping_lines import VERDICT
+from atp.measures.tipping_series import VERDICT
 
-MANY = 12
-#: Keys whose values are drawn side by side rather than one over the other.
+#: A finding with more series than this gets a summary.
+MAX_LINES = 12
+#: Keys whose values have separate panels in a chart.
 PANEL = ("model", "testbed", "alignment")
 ROSE, FELL = "rose", "fell"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of evidence: what it is called, what it shows, between which rates, what these rest on, and whether it
-    ROSE or FELL, where it is shown to. by_seed holds each seed's verdict where there are several.
+    """One series in a finding.
+
+    Args:
+        name: of the series.
+        verdict: what it shows.
+        text: its first and last rate.
+        evidence: counts, intervals and the reason for the verdict.
+        direction: ROSE or FELL, if a change in one direction is shown.
+        by_seed: the verdict of each seed, if there are several.
     """
 
     name: str
     verdict: str
     text: str
     evidence: str
-    way: str = ""
+    direction: str = ""
     by_seed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one part of the evidence shows: its lines, and their counts where they are too many to read at a glance."""
+    """What a group of series shows."""
 
     heading: str
     lines: list[Line]
 
     @property
     def summary(self) -> str | None:
-        """How many lines show what, where there are more than MANY of them."""
-        if len(self.lines) <= MANY:
+        """Counts of the verdicts, if there are more than MAX_LINES series."""
+        if len(self.lines) <= MAX_LINES:
             return None
         counts = Counter(verdict for line in self.lines for verdict in line.by_seed or (line.verdict,))
-        said = "; ".join(f"{verdict} in {count}" for verdict, count in counts.most_common())
-        return f"Of {counts.total()} lines of evidence: {said}."
+        verdicts = "; ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+        return f"Of {counts.total()} series: {verdicts}."
 
 
 def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[Finding]:
-    """What each channel shows.
+    """Return what each channel shows.
 
     Args:
-        measures: the columns of MEASURES.
-        alike: `alike_rounds` of the context turns; every round counts as alike without it.
+        measures: rows of MEASURES.
+        alike: `alike_rounds` of the context channel's turns; without it all rounds are comparable.
     """
     rates = measures.filter(pl.col("n") > 0, measure="violation_rate")
-    context, weights = _ends(in_context(rates), "round"), _ends(in_weights(rates), "generation")
+    context, weights = _with_end(in_context(rates), "round"), _with_end(in_weights(rates), "generation")
     if alike is not None:
         context = context.join(alike.filter("alike"), on=[*CELL, "variant", "round"], how="semi")
-    testbeds, said = sorted(rates["testbed"].unique()), _said_of(measures)
-    found = []
+    testbeds, verdicts = sorted(rates["testbed"].unique()), _verdicts(measures)
+    all_findings = []
     for where, channel, rows, axis, by in (
         ("In context", "context", context, "round", "variant"),
-        ("Over generations, in the weights", "weights", weights, "generation", "arm"),
+        ("Over generations, in the weights", "weights", weights, "generation", "condition"),
     ):
         for testbed in testbeds:
-            named = f", in {testbed.replace('_', ' ')}" if len(testbeds) > 1 else ""
-            lines: dict[str, list[_Seed]] = {}
-            for key, line in (
+            suffix = f", in {testbed.replace('_', ' ')}" if len(testbeds) > 1 else ""
+            seeds_by_name: dict[str, list[_Seed]] = {}
+            for key, series in (
                 name_lines(rows.filter(testbed=testbed).with_columns(own="seed", seed=0), by)
                 .sort(axis, "own")
-                .group_by([*LINE, "own"], maintain_order=True)
+                .group_by([*SERIES, "own"], maintain_order=True)
             ):
-                if line[axis][0] != line[axis][-1]:
-                    shown = said[(*key[: len(CELL) - 1], key[-1], key[len(CELL)], channel)]
-                    ends = (line.row(0, named=True), line.row(-1, named=True))
-                    lines.setdefault(line["name"][0], []).append(_Seed(*ends, *_shown(*ends, shown)))
-            if lines:
-                heading = f"{where}{named}: the violation rate"
-                made = [_line(axis, name, seeds) for name, seeds in sorted(lines.items())]
-                found.append(Finding(heading, made))
-    return found
+                if series[axis][0] != series[axis][-1]:
+                    own = verdicts[(*key[: len(CELL) - 1], key[-1], key[len(CELL)], channel)]
+                    first, last = series.row(0, named=True), series.row(-1, named=True)
+                    seeds_by_name.setdefault(series["name"][0], []).append(_seed(first, last, own))
+            if seeds_by_name:
+                lines = [_line(axis, name, seeds) for name, seeds in sorted(seeds_by_name.items())]
+                all_findings.append(Finding(f"{where}{suffix}: the violation rate", lines))
+    return all_findings
 
 
-def _ends(rows: pl.DataFrame, axis: str) -> pl.DataFrame:
-    """Adds `end`: how far a line goes, whether or not its end can be compared with its beginning."""
-    return rows.with_columns(end=pl.col(axis).max().over(LINE))
+def _with_end(rows: pl.DataFrame, axis: str) -> pl.DataFrame:
+    """Add the column `end`: a series' last point, even if it is not comparable with the first."""
+    return rows.with_columns(end=pl.col(axis).max().over(SERIES))
 
 
 def name_lines(rows: pl.DataFrame, by: str, panels: bool = False) -> pl.DataFrame:
-    """Adds `name`: `by` (the arm, where there is no variant but `default`), then whichever of the cell's other keys
-    differ among the rows.
+    """Add the column `name` of each row's series: the value of `by`, then the other keys of SERIES that differ.
 
-    With `panels` those of model, testbed and alignment that differ make a column `panel`, and are not in the name.
+    If all variants are `default`, the condition takes the variant's place.
+
+    Args:
+        panels: put the keys of PANEL that differ into a column `panel` instead.
     """
-    by = "arm" if by == "variant" and (rows["variant"] == "default").all() else by
-    differ = [key for key in LINE if key != by and rows[key].n_unique() > 1]
+    by = "condition" if by == "variant" and (rows["variant"] == "default").all() else by
+    differ = [key for key in SERIES if key != by and rows[key].n_unique() > 1]
     apart = [key for key in differ if key in PANEL] if panels else []
     others = [key for key in differ if key not in apart]
-    name = pl.concat_str([pl.col(by), *map(_said, others)], separator=", ")
-    panel = pl.concat_str(map(_said, apart), separator=", ") if apart else pl.lit("")
+    name = pl.concat_str([pl.col(by), *map(_key_text, others)], separator=", ")
+    panel = pl.concat_str(map(_key_text, apart), separator=", ") if apart else pl.lit("")
     return rows.with_columns(name=name, panel=panel)
 
 
-def _said(key: str) -> pl.Expr:
-    """A key's value so that it explains itself."""
+def _key_text(key: str) -> pl.Expr:
+    """Return a key's value, with the key's name where the value alone is unclear."""
     return pl.format(f"{key} {{}}", key) if key in ("seed", "alignment") else pl.col(key)
 
 
 def invalid_words(measures: pl.DataFrame) -> str:
-    """How many replies count in no rate, which a low rate could hide behind."""
+    """Return a sentence about invalid replies, which no rate includes and which could explain a low rate."""
     rows = measures.filter(measure="invalid_rate")
     k, n = int(rows["k"].sum() or 0), int(rows["n"].sum())
     if not n:
         return "There are no replies."
-    return f"{k:,} of {n:,} replies ({percent(k / n)}) were invalid; they count in no rate."
+    return f"{k:,} of {n:,} replies ({percent(k / n)}) were invalid; no rate includes them."
 
 
 @dataclass(frozen=True)
 class _Seed:
-    """A line of one seed: rows of its first and last rate, its verdict, which way it went if that is shown, and why."""
+    """A series of one seed: rows with its first and last rate, its verdict with direction, and the reason."""
 
     first: dict[str, Any]
     last: dict[str, Any]
     verdict: str
-    way: str
-    why: str
+    direction: str
+    reason: str
 
 
-def _said_of(measures: pl.DataFrame) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
-    """The verdict and its p-values, by LINE and the channel; of held-out scenarios in the weights."""
+def _verdicts(measures: pl.DataFrame) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
+    """Return the rows of the verdict and its p-values on the test split, by the keys of SERIES and the channel."""
     rows = measures.filter(pl.col("measure").is_in([VERDICT, "rise_p", "fall_p"]), split="test")
-    found: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    verdicts: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows.iter_rows(named=True):
-        found.setdefault((*(row[key] for key in (*LINE, "channel")),), {})[row["measure"]] = row
-    return found
+        verdicts.setdefault((*(row[key] for key in (*SERIES, "channel")),), {})[row["measure"]] = row
+    return verdicts
 
 
-def _shown(
-    first: Mapping[str, Any], last: Mapping[str, Any], said: Mapping[str, Mapping[str, Any]]
-) -> tuple[str, str, str]:
-    """(verdict, way, why) of a line. Where its shape is undecided, which way it goes may be shown all the same."""
-    word, _, why = said[VERDICT]["method"].partition(": ")
-    why = re.sub(r"^from [\d.]+ % to [\d.]+ %[,;] ", "", why)  # which the line says itself
+def _seed(first: dict[str, Any], last: dict[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> _Seed:
+    """Return a series of one seed. Its direction may be shown although its shape is undecided."""
+    label, reason = rows[VERDICT]["label"], rows[VERDICT]["reason"]
     rises, falls = (
-        (said[name]["value"] is not None and said[name]["value"] <= ALPHA / 2) for name in ("rise_p", "fall_p")
+        rows[name]["value"] is not None and rows[name]["value"] <= ALPHA / 2 for name in ("rise_p", "fall_p")
     )
-    if word in (DRIFT, TIPPING):
+    if label in (DRIFT, TIPPING):
         up = last["value"] > first["value"]
-        return f"{word} {'up' if up else 'down'}", ROSE if up else FELL, why
-    if word == UNDECIDED and rises != falls:
-        return f"{'rises' if rises else 'falls'}, drift or tipping undecided", ROSE if rises else FELL, why
-    return word, "", why
+        return _Seed(first, last, f"{label} {'up' if up else 'down'}", ROSE if up else FELL, reason)
+    if label == UNDECIDED and rises != falls:
+        verdict = f"{'rises' if rises else 'falls'}, drift or tipping undecided"
+        return _Seed(first, last, verdict, ROSE if rises else FELL, reason)
+    return _Seed(first, last, label, "", reason)
 
 
 def _line(axis: str, name: str, seeds: list[_Seed]) -> Line:
@@ -171,27 +177,56 @@ def _line(axis: str, name: str, seeds: list[_Seed]) -> Line:
         ", then ".join(f"{row['k']}/{row['n']} ({span(row)})" for row in (seed.first, seed.last)) for seed in seeds
     ]
     end = one.last["end"]
-    noted = f"; {axis} {end} announces supervision differently" if one.last[axis] < end else ""
+    note = f"; {axis} {end} announces supervision differently" if one.last[axis] < end else ""
     if len(seeds) == 1:
-        return Line(name, one.verdict, text, f"{counts[0]}{noted}. {sentence(one.why)}.", one.way)
+        return Line(name, one.verdict, text, f"{counts[0]}{note}. {sentence(one.reason)}.", one.direction)
     verdicts = Counter(seed.verdict for seed in seeds)
-    word = "; ".join(f"{verdict} in {count} of {len(seeds)} seeds" for verdict, count in verdicts.most_common())
-    ways = {seed.way for seed in seeds}
-    way = ways.pop() if len(ways) == 1 else ""
+    verdict = "; ".join(f"{each} in {count} of {len(seeds)} seeds" for each, count in verdicts.most_common())
+    directions = {seed.direction for seed in seeds}
+    direction = directions.pop() if len(directions) == 1 else ""
     evidence = "; ".join(f"seed {seed.first['own']}: {count}" for seed, count in zip(seeds, counts, strict=True))
-    return Line(name, word, f"{text}, means of seeds", evidence + noted, way, tuple(seed.verdict for seed in seeds))
+    by_seed = tuple(seed.verdict for seed in seeds)
+    return Line(name, verdict, f"{text}, means of seeds", evidence + note, direction, by_seed)
 
 
 def sentence(text: str) -> str:
-    """A text with a capital letter."""
+    """Return a text with a capital first letter."""
     return f"{text[:1].upper()}{text[1:]}"
 
 
 def span(row: dict[str, Any]) -> str:
-    """An interval of a share in words; a dash where there is none."""
+    """Return the interval of a proportion in per cent; a dash if there is none."""
     return "–" if row["low"] is None else f"{100 * row['low']:.1f} to {percent(row['high'])}"
 
 
 def percent(value: float | None) -> str:
-    """A share in per cent; a dash where there is none."""
+    """Return a proportion in per cent; a dash if there is none."""
     return "–" if value is None else f"{100 * value:.1f}\u00a0%"
+
+
+def is_mean(row: Mapping[str, Any]) -> bool:
+    """Return whether a row of measures is a mean, which has no numerator, and not a proportion."""
+    return row["k"] is None
+
+
+def value_text(row: Mapping[str, Any]) -> str:
+    """Return a row's value: a proportion in per cent, a mean with three digits."""
+    return _number(row["value"]) if is_mean(row) else percent(row["value"])
+
+
+def counts_text(row: Mapping[str, Any]) -> str:
+    """Return the counts behind a row's value."""
+    return f"n {row['n']}" if is_mean(row) else f"{row['k']}/{row['n']}"
+
+
+def interval_text(row: Mapping[str, Any]) -> str:
+    """Return a row's interval; a dash where there is none."""
+    if row["low"] is None or not is_mean(row):
+        return span(dict(row))
+    return f"{_number(row['low'])} to {_number(row['high'])}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "\u2212")

@@ -1,32 +1,68 @@
-"""What importers of the paper's release (github.com/aiming-lab/ATP, data/) share; each testbed's is its own module.
-
-Knows items, their keys and numbers, and how instances are split; not what an item means.
-"""
+"""Tools for importers of the paper's release (github.com/aiming-lab/ATP, data/): items, their values, and splits."""
 
 import json
 import math
 import re
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from atp.errors import AtpError
-from atp.scenarios.scenario import Scenario, same_label
+from atp.files.provenance import Stage
+from atp.parsing.choices import same_label
+from atp.scenarios.scenario import write_scenarios
+from atp.scenarios.sources import ScenarioSettings, named
 from atp.scenarios.templates import AnyScenario
+from atp.testbed import Scenario, Testbed
 
-#: testbed -> keys that its items have and no other testbed's, in an instance or in its template.
-OWN = {
-    "role_play": ("supervised_choice", "supervised_text"),
-    "coordination": ("collective_choice", "cooperative_choice", "independent_choice"),
-}
 _CHOICE = re.compile(r'"choice"\s*:\s*("[^"]*"|[^{},]*)')
 
 
+class ReleaseSettings(ScenarioSettings):
+    """Scenarios from a file that the paper published, word for word."""
+
+    source: Literal["release"] = "release"
+    path: str = Field(description="file of the release (JSON)")
+
+    def files(self, testbed: Testbed, root: Path) -> list[Path]:
+        return [root / self.path]
+
+    @abstractmethod
+    def published(self, root: Path) -> list[Any]:
+        """Return the file's scenarios in its order, all in the test split."""
+
+    def scenarios(self, testbed: Testbed, root: Path) -> Sequence[Scenario]:
+        published = self.published(root)
+        test = max(1, len(published) - self.train) if self.test is None else self.test
+        with named(root / self.path):
+            return assign_splits(published, self.train, test, self.seed)
+
+
+def import_release(settings: ScenarioSettings, testbed: Testbed, out: Path) -> None:
+    """Write all scenarios of a release file, word for word, in the test split. Raises AtpError for another source."""
+    if not isinstance(settings, ReleaseSettings):
+        raise AtpError(f"testbed '{testbed.name}': the release has no scenarios for it, use templates")
+    stage = Stage("scenarios", type(settings).__module__, {"source": "release"}, settings.files(testbed, Path()))
+    write_scenarios(testbed, settings.published(Path()), out, stage.provenance())
+
+
 class Item:
-    """One item of a release file; its complaints name the file, the item and the key."""
+    """One item of a release file. Its errors name the file, the item and the key.
+
+    Args:
+        number: position in the file, from 1.
+        values: the item's keys and values.
+        name: the item's name, for errors; empty while it is unknown.
+
+    Raises:
+        AtpError: `values` is not a dictionary.
+    """
 
     def __init__(self, path: Path, number: int, values: Any, name: str = ""):
         self.path, self.number, self.name = path, number, name
@@ -35,16 +71,18 @@ class Item:
         self.values: Mapping[str, Any] = values
 
     def error(self, message: str) -> AtpError:
+        """Return an error that names the file and the item."""
         name = f" ({self.name})" if self.name else ""
         return AtpError(f"{self.path}: item {self.number}{name}: {message}")
 
     def text(self, key: str) -> str:
+        """Return the text of a key. Raises AtpError if the key is missing or has no text."""
         if key not in self.values:
             raise self.error(f"no key '{key}'")
         return checked_text(self.values[key], key, self.error)
 
     def param(self, key: str) -> float:
-        """A number to 10 significant digits: the release writes 6.300000000000001 for 6.3."""
+        """Return a number of `params`, to 10 significant digits: the release writes 6.300000000000001 for 6.3."""
         params = self.values.get("params")
         if not isinstance(params, dict) or key not in params:
             raise self.error(f"no key 'params.{key}'")
@@ -57,16 +95,17 @@ class Item:
             raise self.error(f"params.{key} is {str(value)[:80]!r}, must be a number")
         return float(f"{number:.10g}")
 
-    def hold_testbed(self, needed: str) -> None:
-        """Refuse the item of another testbed, on behalf of its whole file."""
+    def check_testbed(self, testbed: str, keys: Sequence[str]) -> None:
+        """Raise AtpError for the file if this item, or its template, has none of a testbed's keys."""
         values = self.values.get("template", self.values)
-        for testbed, keys in OWN.items():
-            if testbed != needed and isinstance(values, dict) and any(key in values for key in keys):
-                what = "templates" if "template" in self.values else "instances"
-                raise AtpError(f"{self.path}: holds {testbed} {what}, {needed} is needed")
+        if isinstance(values, dict) and not any(key in values for key in keys):
+            raise AtpError(
+                f"{self.path}: not a release file of testbed '{testbed}': item {self.number} has none of the keys "
+                f"{', '.join(keys)}"
+            )
 
     def labels(self, one: str, other: str) -> tuple[str, str]:
-        """The labels that stand under two keys."""
+        """Return the labels of two keys. Raises AtpError if a reply could not tell them apart."""
         labels = self.text(one), self.text(other)
         if same_label(*labels):
             raise self.error(f"both options have the label '{labels[0]}', they must differ")
@@ -74,31 +113,33 @@ class Item:
 
 
 def checked_text(value: Any, key: str, error: Callable[[str], AtpError]) -> str:
+    """Return a value that is a non-empty text; else raise the error that `error` makes of a message."""
     if not isinstance(value, str) or not value.strip():
         raise error(f"{key} is {str(value)[:80]!r}, must be a text")
     return value
 
 
 def in_order(labels: tuple[str, str], example: str) -> tuple[str, str]:
-    """Two labels in the order of the published format, which may lack quotes; as they are where it cannot be read."""
-    for found in _CHOICE.findall(example):
-        if same_label(found, labels[1]):
+    """Return two labels in the order of a published answer format, which may lack quotes, or else unchanged."""
+    for label in _CHOICE.findall(example):
+        if same_label(label, labels[1]):
             return labels[1], labels[0]
-        if same_label(found, labels[0]):
+        if same_label(label, labels[0]):
             break
     return labels
 
 
 def read_items(path: Path, what: str = "instances") -> list[Item]:
-    """Items of a JSON list.
+    """Return the items of a JSON list.
 
     Raises:
-        AtpError: the file is missing, no JSON, no list or an empty one, or holds an item without keys.
+        AtpError: a missing file, not JSON, not a list, an empty list, or an item that is not a dictionary.
     """
     return [Item(path, number, item) for number, item in enumerate(json_list(path, what), 1)]
 
 
 def json_list(path: Path, what: str) -> list[Any]:
+    """Return the list of a JSON file. Raises AtpError if there is none, or an empty one; `what` names the items."""
     if not path.is_file():
         raise AtpError(f"{path}: no such file")
     try:
@@ -112,49 +153,49 @@ def json_list(path: Path, what: str) -> list[Any]:
     return items
 
 
-def hold_unique(path: Path, scenarios: Sequence[Scenario]) -> None:
-    """Refuse a file in which an id stands more than once."""
+def check_unique(path: Path, scenarios: Sequence[Scenario]) -> None:
+    """Raise AtpError if an id occurs more than once in a file."""
     (name, count), *_ = Counter(scenario.scenario_id for scenario in scenarios).most_common(1)
     if count > 1:
-        raise AtpError(f"{path}: id '{name}' stands {count} times, must be unique")
+        raise AtpError(f"{path}: id '{name}' occurs {count} times, must be unique")
 
 
 def assign_splits(scenarios: Sequence[AnyScenario], train: int, test: int, seed: int) -> list[AnyScenario]:
-    """`test` scenarios, then `train`, drawn by seed with the environments spread evenly over both.
+    """Return `test` scenarios, then `train`, drawn by the seed, with templates spread evenly over both splits.
 
-    The release repeats some prompts: instances of one prompt go to one split; more training leaves the test split as
-    it was.
+    The release repeats some prompts: all instances of a prompt are in one split. The number of training scenarios does
+    not change the test split.
 
     Raises:
         AtpError: too few instances.
     """
     prompts: dict[str, dict[tuple[str, ...], list[AnyScenario]]] = {}
     for scenario in scenarios:
-        prompts.setdefault(scenario.environment, {}).setdefault(_prompt(scenario), []).append(scenario)
+        prompts.setdefault(scenario.template, {}).setdefault(_prompt(scenario), []).append(scenario)
     rng = Random(seed)
-    left = {environment: list(groups.values()) for environment, groups in prompts.items()}
-    for groups in left.values():
+    remaining = {template: list(groups.values()) for template, groups in prompts.items()}
+    for groups in remaining.values():
         rng.shuffle(groups)
-    order = list(left)
+    order = list(remaining)
     rng.shuffle(order)
     chosen: list[AnyScenario] = []
     for split, wanted in (("test", test), ("train", train)):
-        taken = dict.fromkeys(order, 0)
-        while (missing := wanted - sum(taken.values())) > 0:
-            open_environments = [environment for environment in order if left[environment]]
-            if not open_environments:
+        counts = dict.fromkeys(order, 0)
+        while (missing := wanted - sum(counts.values())) > 0:
+            open_templates = [template for template in order if remaining[template]]
+            if not open_templates:
                 distinct = sum(len(groups) for groups in prompts.values())
                 raise AtpError(
                     f"{len(scenarios)} instances ({distinct} different prompts) are too few for {test} test and "
                     f"{train} train scenarios without a common prompt: {missing} {split} missing"
                 )
-            environment = min(open_environments, key=taken.__getitem__)
-            group = left[environment].pop()[:missing]
-            taken[environment] += len(group)
+            template = min(open_templates, key=counts.__getitem__)
+            group = remaining[template].pop()[:missing]
+            counts[template] += len(group)
             chosen += [replace(scenario, split=split) for scenario in group]
     return chosen
 
 
 def _prompt(scenario: Scenario) -> tuple[str, ...]:
-    """The published texts of a scenario, whichever of these its kind has."""
+    """Return the published texts of a scenario, from those of the fields below that its type has."""
     return tuple(getattr(scenario, name, "") for name in ("system", "question", "multiply", "add"))

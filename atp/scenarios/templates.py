@@ -1,4 +1,4 @@
-"""Own templates -> scenarios, for any testbed: seeded, train and test apart. Knows nothing of what a game asks."""
+"""Scenarios from templates, for any testbed: seeded, with disjoint train and test splits."""
 
 import string
 from collections.abc import Callable, Iterable, Sequence
@@ -11,26 +11,27 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from atp.errors import AtpError
 from atp.explain import explain
-from atp.scenarios.scenario import Scenario, plain, same_label
+from atp.parsing.choices import normalise, same_label
+from atp.testbed import Scenario
 
+#: Attempts to draw an instance that does not exist yet.
 TRIES = 1000
 
 
 def holds(*needed: str, allowed: tuple[str, ...] = ()) -> AfterValidator:
-    """Holds a text to the placeholders `needed`, once each, and to no others but `allowed`."""
+    """Return a validator of a text's placeholders: each of `needed` occurs once, any of `allowed` may, no others."""
     names = (*needed, *allowed)
 
     def check(text: str) -> str:
         fields = [field for field in string.Formatter().parse(text) if field[1] is not None]
-        found = [str(name) for _, name, _, _ in fields]
         for _, name, form, conversion in fields:
             if name not in names:
                 raise ValueError(f"unknown placeholder {{{name}}}, allowed: {_braced(names) or 'none'}")
             if form or conversion:
                 raise ValueError(f"placeholder {{{name}}} takes no format")
-        strict = [name for name in found if name in needed]
-        if sorted(strict) != sorted(needed):
-            raise ValueError(f"needs {_braced(needed)} once each, found {_braced(strict) or 'none'}")
+        present = [str(name) for _, name, _, _ in fields if name in needed]
+        if sorted(present) != sorted(needed):
+            raise ValueError(f"needs {_braced(needed)} once each, found {_braced(present) or 'none'}")
         return text
 
     return AfterValidator(check)
@@ -40,32 +41,36 @@ def _braced(names: Iterable[str]) -> str:
     return ", ".join(f"{{{name}}}" for name in names)
 
 
-Plain = Annotated[str, Field(min_length=1), holds()]
-Pair = tuple[Plain, Plain]
+Text = Annotated[str, Field(min_length=1), holds()]
+Pair = tuple[Text, Text]
 
 
 class Template(BaseModel):
-    """What instances of one environment are made from; a testbed's own kind adds its texts."""
+    """One item of a template file, from which scenarios are made. A testbed's own type adds its texts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    environment: Plain
+    name: Text
 
 
 class TwoOptions(Template):
-    """A template of two options with names. Any pair of `labels` may name them either way round; `described` pairs say
-    what they are, in the order that the testbed states."""
+    """A template of two options with labels.
+
+    Args:
+        labels: pairs of neutral labels, which may name the options in either order.
+        described: pairs of labels that describe the options, in the order that the testbed defines.
+    """
 
     labels: tuple[Pair, ...] = Field(min_length=1)
     described: tuple[Pair, ...] = ()
 
     @model_validator(mode="after")
-    def _labels_differ(self) -> "TwoOptions":
+    def _check_labels(self) -> "TwoOptions":
         for first, second in (*self.labels, *self.described):
             if same_label(first, second):
-                raise ValueError(f"two options with the same label '{first}', they must differ")
-            if not (plain(first) and plain(second)):
-                raise ValueError(f"labels '{first}' and '{second}': each must hold a letter, digit or sign")
+                raise ValueError(f"both options have the label '{first}', they must differ")
+            if not (normalise(first) and normalise(second)):
+                raise ValueError(f"labels '{first}' and '{second}': each must have a letter, digit or sign")
         return self
 
 
@@ -74,10 +79,10 @@ AnyScenario = TypeVar("AnyScenario", bound=Scenario)
 
 
 def read_templates(path: Path | str, kind: type[AnyTemplate]) -> list[AnyTemplate]:
-    """Templates of a YAML file.
+    """Return the templates of a YAML file.
 
     Raises:
-        AtpError: no such file, not YAML, not a list of templates, an unknown placeholder, two equal labels.
+        AtpError: no such file, not YAML, not a list of templates, or a template that its type refuses.
     """
     path = Path(path)
     if not path.is_file():
@@ -90,7 +95,7 @@ def read_templates(path: Path | str, kind: type[AnyTemplate]) -> list[AnyTemplat
         raise AtpError(f"{path}: not a template file: must be a list of templates, found {type(items).__name__}")
     templates = []
     for number, item in enumerate(items, 1):
-        name = item.get("environment", number) if isinstance(item, dict) else number
+        name = item.get("name", number) if isinstance(item, dict) else number
         try:
             templates.append(kind.model_validate(item))
         except ValidationError as error:
@@ -105,24 +110,29 @@ def generate(
     test: int,
     seed: int,
 ) -> list[AnyScenario]:
-    """`test` scenarios, then `train`, the templates taking turns; none stands twice, in a split or across.
+    """Return `test` scenarios, then `train`, all different, made from the templates in turn.
 
-    More of one split leaves the other as it was.
+    The size of one split does not change the scenarios of the other.
+
+    Raises:
+        AtpError: a template has too few different instances.
     """
     scenarios: dict[str, AnyScenario] = {}
     for split, count in (("test", test), ("train", train)):
         for number in range(count):
             template = templates[number % len(templates)]
-            drawn = (instantiate(template, split, Random(f"{seed}|{split}|{number}|{n}")) for n in range(TRIES))
-            fresh = next((scenario for scenario in drawn if scenario.scenario_id not in scenarios), None)
-            if fresh is None:
-                raise AtpError(f"template '{template.environment}': too few different instances, let it vary more")
-            scenarios[fresh.scenario_id] = fresh
+            candidates = (instantiate(template, split, Random(f"{seed}|{split}|{number}|{n}")) for n in range(TRIES))
+            new = next((scenario for scenario in candidates if scenario.scenario_id not in scenarios), None)
+            if new is None:
+                raise AtpError(
+                    f"template '{template.name}': has too few different instances: give it more values to draw from"
+                )
+            scenarios[new.scenario_id] = new
     return list(scenarios.values())
 
 
 def draw_labels(template: TwoOptions, rng: Random) -> Pair:
-    """A pair of names either way round, or a described pair as it is."""
+    """Return a drawn pair of labels: a neutral pair in either order, or a described pair as it is."""
     pair = rng.choice([*template.labels, *template.described])
     if pair in template.described or rng.random() < 0.5:
         return pair
@@ -130,5 +140,5 @@ def draw_labels(template: TwoOptions, rng: Random) -> Pair:
 
 
 def sentence(text: str) -> str:
-    """A label may open a sentence: its first letter becomes a capital."""
+    """Return a text with a capital first letter, for a label that begins a sentence."""
     return text[:1].upper() + text[1:]

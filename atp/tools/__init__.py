@@ -1,4 +1,4 @@
-"""What an agent may call: tools that take one text and say one back. Whatever they are given, a text comes back."""
+"""Tools that an agent may call. A tool takes one text and returns one text, whatever its input."""
 
 from atp.tools.calculator import ToolError, evaluate
 from atp.tools.tool import TOOLS, Call, Outcome, Tool, run_calls, schema

@@ -1,8 +1,8 @@
-"""An exact calculator: whole numbers and fractions of any size up to a bound, by simpleeval.
+"""An exact calculator for integers and fractions of bounded size, built on simpleeval.
 
-Every number is bounded, that of a power or a factorial before it is computed, and so are the expression's length, depth
-and parts: its time is bounded by construction. What is irrational (a root, a logarithm) goes on as a decimal, which
-ends at 1.8e308; nearer to 0 than 5e-324 it is 0.
+Evaluation time is bounded: the expression's length, depth and number of nodes are limited, and so is every number;
+powers and factorials are checked before they are computed. Irrational values (roots, logarithms) are floats from then
+on, with their limits: at most 1.8e308, and 0 below 5e-324.
 """
 
 import ast
@@ -16,52 +16,52 @@ from typing import Any
 
 Number = int | Fraction | float
 
-#: Of an expression: most characters, nodes of its tree, and levels of them.
-LONGEST, NODES, DEEPEST = 500, 200, 50
-#: Bits of any number on the way, of numerator and denominator each (9,864 digits).
-BITS = 32_768
-#: Bits of an exponent and a modulus in modular powers, whose time grows with the cube of them.
-MODULAR_BITS = 1024
-#: Largest exponent of ten in a number as it is written, and places to round to.
-PLACES = 5000
-#: Most places of a fraction that is written as a decimal.
-SHORT = 12
-#: Below this bound the first 13 primes decide surely (Sorenson and Webster 2015).
+#: Limits of an expression: characters, nodes of its syntax tree, and the tree's depth.
+MAX_CHARS, MAX_NODES, MAX_DEPTH = 500, 200, 50
+#: Maximum size of the numerator and denominator of any intermediate result, in bits (9,864 digits).
+MAX_BITS = 32_768
+#: Maximum size of exponent and modulus in modular powers, in bits; time grows with its cube.
+MAX_MODULAR_BITS = 1024
+#: Maximum exponent of ten in a literal, and maximum number of places to round to.
+MAX_PLACES = 5000
+#: A fraction is printed as a decimal if this many decimal places suffice.
+MAX_DECIMAL_PLACES = 12
+#: The Miller-Rabin test with the first 13 primes is exact below this bound (Sorenson and Webster 2015).
 PRIMES, PRIME_BOUND = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41), 3_317_044_064_679_887_385_961_981
 
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "π": "pi", "^": "**"})
-_UNKNOWN = re.compile(r"[^0-9A-Za-z_+\-*/%(),. ]")
-#: Read by Python as two words, with a warning: 2pi, 0x10, 1if.
+_UNKNOWN_CHARACTER = re.compile(r"[^0-9A-Za-z_+\-*/%(),. ]")
+#: A number followed by a name, which Python reads as two tokens, with a warning: 2pi, 0x10, 1if.
 _RUN_ON = re.compile(r"(?<![A-Za-z_0-9.])(?:\d[\d_]*+\.?+[\d_]*+|\.\d[\d_]*+)(?:[eE][-+]?\d++)?+[A-Za-z]")
 _THOUSANDS = re.compile(r"(?<![\d.,_])\d{1,3}(?:,\d{3})+(?![\d,_])")
 
 _TOO_LARGE = "the numbers become too large"
 _TOO_LARGE_DECIMAL = f"{_TOO_LARGE} for rounded decimals, which end at 1.8e308"
-_OTHER = "only numbers, + - * / // % ** ( ) and functions such as sqrt(2) can be evaluated"
+_NOT_ARITHMETIC = "only numbers, + - * / // % ** ( ) and functions such as sqrt(2) can be evaluated"
 
 
 class ToolError(Exception):
-    """A call that a tool cannot answer, as a sentence for the agent."""
+    """An error of a tool call; the agent reads the message."""
 
 
 def evaluate(expression: str) -> str:
-    """The exact value of an expression: a whole number, a short decimal, or a fraction n/d; else a rounded decimal.
+    """Return the exact value of an expression: an integer, a short decimal or a fraction n/d; else a rounded decimal.
 
-    `^` is a power. 1,000 is read as 1000 where no function is called, whose arguments commas part.
+    `^` means power. 1,000 is read as 1000, except in expressions with function calls, where commas separate arguments.
 
     Raises:
-        ToolError: anything else than arithmetic, or a bound that it exceeds.
+        ToolError: the expression is not arithmetic or exceeds a limit.
     """
     from simpleeval import FunctionNotDefined, InvalidExpression, NameNotDefined
 
-    text = _plain(expression)
+    text = _to_python(expression)
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise ToolError(f"this is no complete expression; {_OTHER}") from None
-    _measure(tree, text)
+        raise ToolError(f"this is no complete expression; {_NOT_ARITHMETIC}") from None
+    _check_tree(tree, text)
     try:
-        return _written(_number(_evaluator().eval(text, tree)))
+        return _format(_check_number(_evaluator().eval(text, tree)))
     except ZeroDivisionError:
         raise ToolError("division by zero") from None
     except OverflowError:
@@ -70,18 +70,18 @@ def evaluate(expression: str) -> str:
         name = error.func_name if isinstance(error, FunctionNotDefined) else error.name
         raise ToolError(f"'{name[:40]}' is not known; there are {', '.join([*FUNCTIONS, *NAMES])}") from None
     except (InvalidExpression, RecursionError):
-        raise ToolError(_OTHER) from None
+        raise ToolError(_NOT_ARITHMETIC) from None
 
 
-def _plain(expression: str) -> str:
-    """An expression in Python's signs, on one line of ASCII."""
-    if len(expression) > LONGEST:
-        raise ToolError(f"an expression may have {LONGEST} characters, this one has {len(expression)}")
+def _to_python(expression: str) -> str:
+    """Return an expression in Python's operators, on one line of ASCII; raise ToolError if that is not possible."""
+    if len(expression) > MAX_CHARS:
+        raise ToolError(f"an expression may have {MAX_CHARS} characters, this one has {len(expression)}")
     text = " ".join(expression.translate(_SIGNS).split())
     if not text:
         raise ToolError("the expression is empty")
-    if unknown := _UNKNOWN.search(text):
-        raise ToolError(f"the character {unknown.group()!a} cannot be evaluated; {_OTHER}")
+    if unknown := _UNKNOWN_CHARACTER.search(text):
+        raise ToolError(f"the character {unknown.group()!a} cannot be evaluated; {_NOT_ARITHMETIC}")
     if _RUN_ON.search(text):
         raise ToolError("a number is followed by a name; write * between them")
     if not re.search(r"[A-Za-z]", text):
@@ -89,32 +89,32 @@ def _plain(expression: str) -> str:
     return text
 
 
-def _measure(tree: ast.expr, text: str) -> None:
-    """Hold a tree to its bounds, and give its numbers the exact value that the text writes."""
-    parts, seen = [(tree, 1)], 0
-    while parts:
-        node, depth = parts.pop()
-        seen += 1
-        if seen > NODES or depth > DEEPEST:
-            raise ToolError(f"an expression may have {NODES} parts, nested {DEEPEST} deep")
+def _check_tree(tree: ast.expr, text: str) -> None:
+    """Check a tree against the limits, and replace float literals by the exact value of their text."""
+    nodes, visited = [(tree, 1)], 0
+    while nodes:
+        node, depth = nodes.pop()
+        visited += 1
+        if visited > MAX_NODES or depth > MAX_DEPTH:
+            raise ToolError(f"an expression may have {MAX_NODES} parts, nested {MAX_DEPTH} deep")
         if isinstance(node, ast.Tuple):
             raise ToolError("a comma stands only between a function's arguments")
         if isinstance(node, ast.Constant):
             node.value = _literal(node, text)
-        parts += [(child, depth + 1) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
+        nodes += [(child, depth + 1) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
 
 
 def _literal(node: ast.Constant, text: str) -> Any:
     if not isinstance(node.value, float):
         return node.value
-    written = text[node.col_offset : node.end_col_offset].replace("_", "")
-    if abs(int(written.lower().partition("e")[2] or 0)) > PLACES:
+    literal = text[node.col_offset : node.end_col_offset].replace("_", "")
+    if abs(int(literal.lower().partition("e")[2] or 0)) > MAX_PLACES:
         raise ToolError(_TOO_LARGE)
-    return Fraction(written)
+    return Fraction(literal)
 
 
-def _number(value: object) -> Number:
-    """A number that an expression may have; whole ones as int."""
+def _check_number(value: object) -> Number:
+    """Return an allowed number, with integral fractions as int; raise ToolError for anything else."""
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, float):
@@ -122,8 +122,8 @@ def _number(value: object) -> Number:
     if isinstance(value, complex):
         raise ToolError("the result is no real number")
     if isinstance(value, bool) or not isinstance(value, int | Fraction):
-        raise ToolError(_OTHER)
-    if _bits(value) > BITS:
+        raise ToolError(_NOT_ARITHMETIC)
+    if _bits(value) > MAX_BITS:
         raise ToolError(_TOO_LARGE)
     return value.numerator if value.denominator == 1 else value
 
@@ -132,20 +132,20 @@ def _bits(value: int | Fraction) -> int:
     return max(abs(value.numerator), value.denominator).bit_length()
 
 
-def _written(value: Number) -> str:
+def _format(value: Number) -> str:
     if isinstance(value, float):
-        return f"{value or 0:.15g}"  # the last digit or two of a double are noise, and so is the sign of its 0
+        return f"{value or 0:.15g}"  # without a double's last digits, which are noise, and without the sign of -0.0
     if value.denominator == 1:
         return _digits(value.numerator)
-    if 10**SHORT % value.denominator == 0:
-        places = next(n for n in range(1, SHORT + 1) if 10**n % value.denominator == 0)
+    if 10**MAX_DECIMAL_PLACES % value.denominator == 0:
+        places = next(n for n in range(1, MAX_DECIMAL_PLACES + 1) if 10**n % value.denominator == 0)
         digits = _digits(abs(value.numerator) * 10**places // value.denominator).zfill(places + 1)
         return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
     return f"{_digits(value.numerator)}/{_digits(value.denominator)}"
 
 
 def _digits(value: int) -> str:
-    """In pieces: Python refuses to write more than 4,300 digits at once (or fewer, where it is told so)."""
+    """Convert an integer to text in pieces, because Python limits the digits of one conversion (default 4,300)."""
     if abs(value) < 10**600:
         return str(value)
     high, low = divmod(abs(value), 10**600)
@@ -154,7 +154,7 @@ def _digits(value: int) -> str:
 
 def _power(base: Number, exponent: Number, *modulus: Number) -> Any:
     if modulus:
-        return _modular_power(*_whole("pow", base, exponent, *modulus))
+        return _modular_power(*_integers("pow", base, exponent, *modulus))
     if isinstance(base, float):
         return base**exponent
     if isinstance(exponent, float):
@@ -163,21 +163,21 @@ def _power(base: Number, exponent: Number, *modulus: Number) -> Any:
         return _root_power(base, exponent)
     if base in (0, 1, -1):
         return Fraction(base) ** (exponent if base == 0 else exponent % 2)
-    if (_bits(base) - 1) * abs(exponent) > BITS:
+    if (_bits(base) - 1) * abs(exponent) > MAX_BITS:
         raise ToolError(_TOO_LARGE)
     return Fraction(base) ** exponent
 
 
 def _modular_power(base: int, exponent: int, modulus: int) -> int:
-    if max(exponent.bit_length(), modulus.bit_length()) > MODULAR_BITS:
-        raise ToolError(f"a modular power takes numbers of {MODULAR_BITS} bits")
+    if max(exponent.bit_length(), modulus.bit_length()) > MAX_MODULAR_BITS:
+        raise ToolError(f"a modular power takes numbers of {MAX_MODULAR_BITS} bits")
     if modulus == 0:
         raise ZeroDivisionError
     return pow(base % modulus, exponent, modulus)
 
 
 def _root_power(base: int | Fraction, exponent: Fraction) -> Any:
-    """Exact where the root is: 27 ** (1/3) is 3."""
+    """Return an exact result if the root is exact: 27 ** (1/3) is 3."""
     if exponent.denominator <= 64 and base > 0:
         roots = [_root(part, exponent.denominator) for part in (base.numerator, base.denominator)]
         if all(roots):
@@ -186,17 +186,17 @@ def _root_power(base: int | Fraction, exponent: Fraction) -> Any:
 
 
 def _decimal_power(base: int | Fraction, exponent: Fraction) -> Any:
-    """A decimal, also where the base itself is none."""
+    """Return a float power, also if the base itself is outside a float's range."""
     mantissa, twos = _binary(base)
     whole, rest = divmod(twos * exponent, 1)
-    if abs(whole) > 2000:  # then the power is none either, or 0
+    if abs(whole) > 2000:  # out of a float's range: ldexp overflows or returns 0
         return math.ldexp(1.0, whole)
-    found = mantissa ** float(exponent)
-    return found if isinstance(found, complex) else math.ldexp(found * 2 ** float(rest), whole)
+    power = mantissa ** float(exponent)
+    return power if isinstance(power, complex) else math.ldexp(power * 2 ** float(rest), whole)
 
 
 def _binary(value: int | Fraction) -> tuple[float, int]:
-    """A number as mantissa * 2 ** twos, without twos where a decimal holds it."""
+    """Return (mantissa, twos) with value = mantissa * 2 ** twos; twos is 0 if a float can represent the value."""
     twos = value.numerator.bit_length() - value.denominator.bit_length()
     if abs(twos) < 1000:
         return float(value), 0
@@ -204,7 +204,7 @@ def _binary(value: int | Fraction) -> tuple[float, int]:
 
 
 def _root(value: int, degree: int) -> int:
-    """The whole root of a positive number, 0 where there is none."""
+    """Return the integer root of a positive number, 0 if there is none."""
     root = math.isqrt(value) if degree == 2 else round(2 ** (math.log2(value) / degree)) if value < 2**1000 else 0
     return root if root**degree == value else 0
 
@@ -218,54 +218,54 @@ def _sqrt(value: Number) -> Any:
 
 
 def _log(value: Number, *base: Number) -> Any:
-    """Exact where it is a whole number: log(1000, 10) is 3."""
-    found = _natural_log(value) / _natural_log(base[0]) if base else _natural_log(value)
-    whole = round(found)
+    """Return an exact result if it is an integer: log(1000, 10) is 3."""
+    result = _natural_log(value) / _natural_log(base[0]) if base else _natural_log(value)
+    whole = round(result)
     exact = base and isinstance(value, int) and isinstance(base[0], int) and whole > 0 and base[0] ** whole == value
-    return whole if exact else found
+    return whole if exact else result
 
 
 def _natural_log(value: Number) -> float:
     if isinstance(value, float):
         return math.log(value)
     if Fraction(1, 2) < value < 2:
-        return math.log1p(value - 1)  # which as a decimal would be rounded to 1
+        return math.log1p(value - 1)  # float(value) would be rounded to 1
     mantissa, twos = _binary(value)
     return math.log(mantissa) + twos * math.log(2)
 
 
 def _round(value: Number, *places: Number) -> Any:
-    (digits,) = _whole("round", *places) if places else (0,)
-    if abs(digits) > PLACES:
-        raise ToolError(f"round takes {PLACES} places")
+    (digits,) = _integers("round", *places) if places else (0,)
+    if abs(digits) > MAX_PLACES:
+        raise ToolError(f"round takes {MAX_PLACES} places")
     return round(value, digits) if places else round(value)
 
 
 def _factorial(value: int) -> int:
-    _hold(value * math.log2(value / math.e) if 0 < value <= BITS else value)
+    _check_bits(value * math.log2(value / math.e) if 0 < value <= MAX_BITS else value)
     return math.factorial(value)
 
 
-def _comb(whole: int, part: int) -> int:
-    least = min(part, whole - part)
-    # comb(n, k) < (e n / k) ** k, and takes ten times as long as a factorial of its size.
-    _hold(2 * least * (math.log2(whole) - math.log2(least) + math.log2(math.e)) if 0 < least <= BITS else least)
-    return math.comb(whole, part)
+def _comb(n: int, k: int) -> int:
+    m = min(k, n - k)  # comb(n, k) is comb(n, m)
+    # comb(n, m) < (e n / m) ** m, and takes ten times as long as a factorial of that size.
+    _check_bits(2 * m * (math.log2(n) - math.log2(m) + math.log2(math.e)) if 0 < m <= MAX_BITS else m)
+    return math.comb(n, k)
 
 
-def _perm(whole: int, part: int) -> int:
-    half = part // 2  # of the factors are larger than whole - half
-    _hold(half * math.log2(whole - half) if 0 < part <= min(BITS, whole) else min(part, whole))
-    return math.perm(whole, part)
+def _perm(n: int, k: int) -> int:
+    half = k // 2  # this many factors are larger than n - half
+    _check_bits(half * math.log2(n - half) if 0 < k <= min(MAX_BITS, n) else min(k, n))
+    return math.perm(n, k)
 
 
-def _hold(bits: float) -> None:
-    if bits > BITS:
+def _check_bits(bits: float) -> None:
+    if bits > MAX_BITS:
         raise ToolError(_TOO_LARGE)
 
 
 def _isprime(value: int) -> int:
-    """1 or 0, by Miller and Rabin's test."""
+    """Return 1 for a prime, else 0, by the Miller-Rabin test."""
     if value >= PRIME_BOUND:
         raise ToolError(f"isprime takes numbers below {PRIME_BOUND}")
     if value < 2 or any(value % prime == 0 for prime in PRIMES):
@@ -278,23 +278,23 @@ def _isprime(value: int) -> int:
     return 1
 
 
-def _whole(name: str, *values: Number) -> list[int]:
-    wrong = [value for value in values if not isinstance(value, int)]
-    if wrong:
-        raise ToolError(f"{name} takes whole numbers, not {_written(wrong[0])[:40]}")
+def _integers(name: str, *values: Number) -> list[int]:
+    invalid = [value for value in values if not isinstance(value, int)]
+    if invalid:
+        raise ToolError(f"{name} takes whole numbers, not {_format(invalid[0])[:40]}")
     return [int(value) for value in values]
 
 
-def _function(name: str, compute: Callable[..., Any], least: int = 1, most: int | None = 1, whole: bool = False) -> Any:
-    """A function of least to most numbers (None: any number of them), held to the bounds."""
+def _bounded(name: str, compute: Callable[..., Any], least: int = 1, most: int | None = 1, whole: bool = False) -> Any:
+    """Wrap a function that takes `least` to `most` numbers (None: unlimited) and check its arguments and result."""
 
     def bounded(*values: object) -> Number:
-        numbers = [_number(value) for value in values]
-        if not least <= len(numbers) <= (most or NODES):
+        numbers = [_check_number(value) for value in values]
+        if not least <= len(numbers) <= (most or MAX_NODES):
             wanted = f"{least} or more" if most is None else f"{least}" if least == most else f"{least} to {most}"
             raise ToolError(f"{name} takes {wanted} number{'' if wanted == '1' else 's'}, here are {len(numbers)}")
         try:
-            return _number(compute(*(_whole(name, *numbers) if whole else numbers)))
+            return _check_number(compute(*(_integers(name, *numbers) if whole else numbers)))
         except ValueError:
             raise ToolError(f"{name} has no value there") from None
 
@@ -308,7 +308,7 @@ def _divide(one: Number, other: Number) -> Number:
 
 
 OPERATORS = {
-    sign: _function(name, compute, count, count)
+    sign: _bounded(name, compute, count, count)
     for sign, name, compute, count in (
         (ast.Add, "+", operator.add, 2),
         (ast.Sub, "-", operator.sub, 2),
@@ -322,7 +322,7 @@ OPERATORS = {
     )
 }
 FUNCTIONS = {
-    name: _function(name, compute, *how)
+    name: _bounded(name, compute, *how)
     for name, compute, *how in (
         ("sqrt", _sqrt),
         ("abs", abs),
@@ -354,6 +354,6 @@ def _evaluator() -> Any:
     from simpleeval import SimpleEval
 
     evaluator = SimpleEval(operators=OPERATORS, functions=FUNCTIONS, names=NAMES)
-    arithmetic = (ast.BinOp, ast.UnaryOp, ast.Call, ast.Name, ast.Constant)
-    evaluator.nodes = {node: evaluator.nodes[node] for node in arithmetic}
+    allowed_nodes = (ast.BinOp, ast.UnaryOp, ast.Call, ast.Name, ast.Constant)
+    evaluator.nodes = {node: evaluator.nodes[node] for node in allowed_nodes}
     return evaluator

@@ -1,14 +1,12 @@
-"""Python that a model wrote, in a process of its own, which bubblewrap shuts off: no network, host file or secret.
+"""Run Python programs that a model wrote, in a bubblewrap sandbox: no network, no host files, no secrets.
 
-It sees the interpreter's own folders and can write nowhere: a file, even an empty one, is memory of the kernel, and
-bubblewrap cannot bound how many there are. It is one task for as long as it lives: a filter of system calls lets it
-start neither process nor thread. So the limits of a process hold all of it, whoever runs it (those on processes do not
-hold root's), it can be on one processor only, and nothing can outlive it.
+The program sees only the interpreter's folders and has no writable file system: even empty files take kernel memory,
+and bubblewrap cannot limit their number. A seccomp filter denies new processes and threads, so per-process resource
+limits cover the whole program for any user (RLIMIT_NPROC does not apply to root), it uses at most one processor, and
+nothing survives it.
 
-Its memory is bounded, and at its worst has tables twice as large; what the kernel holds for it besides is some tens of
-MiB (pipes, sockets, locks).
-
-Where this cannot be had, nothing runs.
+Memory is limited to `MEMORY` bytes; in the worst case page tables take twice as much in addition, and kernel objects
+(pipes, sockets, locks) some tens of MiB. If the sandbox is not available, no program is run.
 """
 
 import fcntl
@@ -30,18 +28,18 @@ from pathlib import Path
 from atp.errors import AtpError
 from atp.tools.calculator import ToolError
 
-NO_SANDBOX = "tool python: its sandbox cannot be had here ({}), and it does not run without; other tools do not need it"
-#: Longest program, and what it may print to both its streams together, in bytes.
-PROGRAM, OUTPUT = 60_000, 2**20
-#: Seconds of processor time, and how many times as long it may take in all, as programs can sleep. (2 would be too few:
-#: which of both ends a program that shares its processor with one other would be left to chance.)
-SECONDS, PATIENCE = 5, 3
-#: Its memory in bytes, and what else a process is held to; timers count as signals.
+NO_SANDBOX = "tool python: its sandbox is not available here ({}); it needs bubblewrap and user namespaces"
+#: Maximum length of a program, and of its stdout and stderr together, in bytes.
+MAX_PROGRAM, MAX_OUTPUT = 60_000, 2**20
+#: Limit of processor time in seconds, and the factor from it to the limit of wall time, as programs can sleep. (With 2,
+#: chance would decide which limit ends a program that shares its processor with one other.)
+MAX_CPU_SECONDS, WALL_TIME_FACTOR = 5, 3
+#: Address space in bytes, and all resource limits of the process; timers count as pending signals.
 MEMORY = 256 * 2**20
 LIMITS = {"RLIMIT_AS": MEMORY, "RLIMIT_NOFILE": 64, "RLIMIT_SIGPENDING": 64, "RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 0}
 
-#: What the sandboxed interpreter does first: a limit cannot be raised again.
-BEGIN = f"""
+#: Prologue of the sandboxed interpreter: sets limits, which the program cannot raise again, then runs the program.
+PROLOGUE = f"""
 import resource, site, sys
 for name, most in {LIMITS}.items():
     resource.setrlimit(getattr(resource, name), (most, most))
@@ -51,12 +49,12 @@ sys.argv = [""]
 del name, most, resource, site, sys
 exec(compile(__import__("sys").stdin.buffer.read(), "<program>", "exec"))
 """
-#: A fixed hash seed: the same program prints its sets in the same order.
+#: The fixed hash seed makes the order of sets reproducible.
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "LD_LIBRARY_PATH": "/python/lib"}
 
-#: Calls that are denied, with their numbers on x86_64 and on aarch64: new tasks, sockets, other processes, memory that
-#: no limit counts, and whatever has been a way out of sandboxes.
-DENIED = {
+#: Denied system calls, with their numbers on x86_64 and aarch64: new tasks, sockets, access to other processes, memory
+#: that no limit counts, and calls used in known sandbox escapes.
+DENIED_CALLS = {
     "clone": (56, 220),
     "fork": (57, None),
     "vfork": (58, None),
@@ -68,10 +66,10 @@ DENIED = {
     "process_vm_writev": (311, 271),
     "kcmp": (312, 272),
     "memfd_create": (319, 279),
-    "fsetxattr": (190, 7),  # on the program's own file
-    "vmsplice": (278, 75),  # what lies in a pipe is kept whole, up to 2 MiB for a byte
-    "setsockopt": (54, 208),  # larger buffers
-    "sendmsg": (46, 211),  # sockets in sockets
+    "fsetxattr": (190, 7),  # could set attributes of the program's own file
+    "vmsplice": (278, 75),  # pins whole pages in pipes, up to 2 MiB for one byte
+    "setsockopt": (54, 208),  # could enlarge buffers
+    "sendmsg": (46, 211),  # could send sockets through sockets
     "sendmmsg": (307, 269),
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
@@ -97,26 +95,26 @@ DENIED = {
     "personality": (135, 92),
     "syslog": (103, 116),
 }
-#: Calls from this number on (clone3, io_uring, ...) are told that the kernel is older than they are: libc falls back.
-NEWER = 424
-#: Column of DENIED, and the kernel's name of the architecture.
-MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+#: System calls from this number on (clone3, io_uring, ...) return ENOSYS, as on old kernels, so that libc falls back.
+FIRST_UNKNOWN_CALL = 424
+#: Column in DENIED_CALLS, and the kernel's architecture identifier (AUDIT_ARCH_*).
+ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 
-def run_python(code: str, seconds: int = SECONDS) -> str:
-    """What a program prints.
+def run_python(code: str, seconds: int = MAX_CPU_SECONDS) -> str:
+    """Run a program and return what it prints.
 
     Args:
         code: the program.
-        seconds: of processor time.
+        seconds: limit of its processor time.
 
     Raises:
-        ToolError: it fails, or exceeds a limit.
-        AtpError: there is no sandbox here.
+        ToolError: the program fails or exceeds a limit.
+        AtpError: the sandbox is not available on this machine.
     """
     program = code.encode("utf-8", "replace")
-    if len(program) > PROGRAM:
-        raise ToolError(f"a program may have {PROGRAM} bytes, this one has {len(program)}")
+    if len(program) > MAX_PROGRAM:
+        raise ToolError(f"a program may have {MAX_PROGRAM} bytes, this one has {len(program)}")
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise AtpError(NO_SANDBOX.format("bubblewrap is not installed"))
@@ -124,88 +122,88 @@ def run_python(code: str, seconds: int = SECONDS) -> str:
     return _run(bwrap, program, seconds)
 
 
-@cache  # success only: a busy machine's failure is no reason to refuse all that follows
+@cache  # caches success only: a failure on a busy machine must not disable the tool
 def _probe(bwrap: str) -> None:
-    """See that a program runs in the sandbox that cannot start another.
+    """Check that programs run in the sandbox and cannot start processes.
 
     Raises:
-        AtpError: it does not.
+        AtpError: they do not run, or can start processes.
     """
     probe = b"import os\ntry: os.fork()\nexcept PermissionError: print('alone')"
     try:
-        printed = _run(bwrap, probe, SECONDS)
+        printed = _run(bwrap, probe, MAX_CPU_SECONDS)
     except ToolError as error:
         raise AtpError(NO_SANDBOX.format(error)) from None
     if printed != "alone":
-        raise AtpError(NO_SANDBOX.format("it does not confine"))
+        raise AtpError(NO_SANDBOX.format("it does not prevent new processes"))
 
 
 def _run(bwrap: str, program: bytes, seconds: int) -> str:
-    if platform.machine() not in MACHINES:
+    if platform.machine() not in ARCHITECTURES:
         raise ToolError(f"no filter of system calls for {platform.machine()}")
     try:
-        with _readable(program) as code, _readable(_filter(platform.machine())) as rules:
+        with _sealed_file(program) as code_file, _sealed_file(_seccomp_filter(platform.machine())) as filter_file:
             process = subprocess.Popen(
-                [bwrap, *_walls(), "--seccomp", str(rules), *_interpreter(), str(seconds)],
-                stdin=code,
+                [bwrap, *_isolation(), "--seccomp", str(filter_file), *_interpreter_command(), str(seconds)],
+                stdin=code_file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=ENVIRONMENT,
                 cwd="/",
-                pass_fds=[rules],
+                pass_fds=[filter_file],
             )
     except OSError as error:
         raise ToolError(f"the sandbox did not start: {error.strerror}") from None
     with process:
         try:
-            printed, complained = _listen(process, time.monotonic() + PATIENCE * seconds)
+            printed, errors = _read_output(process, time.monotonic() + WALL_TIME_FACTOR * seconds)
         except subprocess.TimeoutExpired:
-            raise ToolError(f"the program took longer than {PATIENCE * seconds} s") from None
+            raise ToolError(f"the program took longer than {WALL_TIME_FACTOR * seconds} s") from None
         finally:
-            process.kill()  # and with it all that it holds: --die-with-parent
+            process.kill()  # --die-with-parent ends all processes in the sandbox too
     if process.returncode:
-        raise ToolError(_failure(process.returncode, complained, seconds))
+        raise ToolError(_explain_failure(process.returncode, errors, seconds))
     return printed.decode("utf-8", "replace").rstrip() or "(the program printed nothing)"
 
 
-def _listen(process: subprocess.Popen[bytes], end: float) -> tuple[bytes, bytes]:
-    """What a process printed and complained until it ended."""
+def _read_output(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes]:
+    """Return a process's stdout and stderr, read until it ends."""
     assert process.stdout and process.stderr
-    heard = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    output = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
     with selectors.DefaultSelector() as selector:
-        for stream in heard:
+        for stream in output:
             selector.register(stream, selectors.EVENT_READ)
         while selector.get_map():
-            ready = selector.select(max(0.0, end - time.monotonic()))
-            for key, _ in ready:
-                new = os.read(key.fd, 65536)
-                heard[key.fd] += new
-                if not new:
+            events = selector.select(max(0.0, deadline - time.monotonic()))
+            for key, _ in events:
+                chunk = os.read(key.fd, 65536)
+                output[key.fd] += chunk
+                if not chunk:
                     selector.unregister(key.fd)
-            if sum(map(len, heard.values())) > OUTPUT:
-                raise ToolError(f"the program printed more than {OUTPUT} bytes")
-            if time.monotonic() >= end:
+            if sum(map(len, output.values())) > MAX_OUTPUT:
+                raise ToolError(f"the program printed more than {MAX_OUTPUT} bytes")
+            if time.monotonic() >= deadline:
                 raise subprocess.TimeoutExpired(process.args, 0)
-    process.wait(max(0.0, end - time.monotonic()))
-    printed, complained = heard.values()
-    return bytes(printed), bytes(complained)
+    process.wait(max(0.0, deadline - time.monotonic()))
+    printed, errors = output.values()
+    return bytes(printed), bytes(errors)
 
 
-def _failure(code: int, complained: bytes, seconds: int) -> str:
-    """Why a program failed. bubblewrap says a signal as 128 + its number, a code that a program can choose, too."""
-    ended = f"the program ended with code {code}"
+def _explain_failure(code: int, errors: bytes, seconds: int) -> str:
+    """Return why a program failed. bubblewrap reports signals as code 128 + signal, which programs can also return."""
+    status = f"the program ended with code {code}"
     if code == 128 + signal.SIGXCPU:
-        return f"{ended}, as after more than {seconds} s of processor time"
-    lines = complained.decode("utf-8", "replace").strip().splitlines()
+        return f"{status}, as after more than {seconds} s of processor time"
+    lines = errors.decode("utf-8", "replace").strip().splitlines()
     if lines:
         return lines[-1]
     if code - 128 in set(signal.Signals):
-        return f"{ended}, as after {signal.Signals(code - 128).name}"
-    return ended
+        return f"{status}, as after {signal.Signals(code - 128).name}"
+    return status
 
 
-def _walls() -> Iterator[str]:
-    """bubblewrap's arguments: what the sandbox is shut off from, and the little that it sees."""
+def _isolation() -> Iterator[str]:
+    """Yield bubblewrap's arguments: isolation from the machine, and the folders that are visible."""
     yield from ("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
     yield from ("--uid", "65534", "--gid", "65534", "--hostname", "sandbox")
     for name in ("lib", "lib32", "lib64"):
@@ -216,37 +214,37 @@ def _walls() -> Iterator[str]:
             yield from ("--symlink", os.readlink(root), str(root))
         elif root.exists():
             yield from ("--ro-bind", str(root), str(root))
-        if (own := Path(sys.base_prefix, name)).exists():
-            yield from ("--ro-bind", str(own), f"/python/{name}")
-    # At a place of its own, and no /proc: programs print paths, and the machine's are nobody's business. No /dev: its
-    # null would be the machine's own, and a program that root runs could change its mode.
+        if (own_folder := Path(sys.base_prefix, name)).exists():
+            yield from ("--ro-bind", str(own_folder), f"/python/{name}")
+    # Neutral path and no /proc, so that programs cannot print the machine's paths. No /dev: its null would be the
+    # machine's own, whose mode a program could change when run by root.
     yield from ("--ro-bind", os.path.realpath(sys.executable), "/python/bin/python3")
-    # An empty /tmp, so that a program that wants to write there is told that it cannot.
+    # An empty read-only /tmp: programs that write there get an error.
     yield from ("--dir", "/tmp", "--remount-ro", "/")
 
 
-def _interpreter() -> list[str]:
-    # Not -I, which would ignore the hash seed: the environment is ours, -s -P do the rest of it.
-    return ["/python/bin/python3", "-s", "-P", "-S", "-B", "-c", BEGIN]
+def _interpreter_command() -> list[str]:
+    # Not -I, which would ignore the hash seed; the environment is set by us, and -s -P cover the rest.
+    return ["/python/bin/python3", "-s", "-P", "-S", "-B", "-c", PROLOGUE]
 
 
 @cache
-def _filter(machine: str) -> bytes:
-    """A seccomp filter (classic BPF): an instruction is code, jumps where true and where false, operand."""
-    column, architecture = MACHINES[machine]
-    load, equal, at_least, end = 0x20, 0x15, 0x35, 0x06
+def _seccomp_filter(machine: str) -> bytes:
+    """Return a seccomp filter (classic BPF). A rule is (code, jump if true, jump if false, operand)."""
+    column, architecture = ARCHITECTURES[machine]
+    load, equal, at_least, ret = 0x20, 0x15, 0x35, 0x06
     kill, refuse, allow = 0x8000_0000, 0x0005_0000, 0x7FFF_0000
-    rules = [(load, 0, 0, 4), (equal, 1, 0, architecture), (end, 0, 0, kill)]
-    rules += [(load, 0, 0, 0), (at_least, 0, 1, NEWER), (end, 0, 0, refuse | ENOSYS)]
-    for numbers in DENIED.values():
+    rules = [(load, 0, 0, 4), (equal, 1, 0, architecture), (ret, 0, 0, kill)]
+    rules += [(load, 0, 0, 0), (at_least, 0, 1, FIRST_UNKNOWN_CALL), (ret, 0, 0, refuse | ENOSYS)]
+    for numbers in DENIED_CALLS.values():
         if (number := numbers[column]) is not None:
-            rules += [(equal, 0, 1, number), (end, 0, 0, refuse | EPERM)]
-    return b"".join(struct.pack("HBBI", *rule) for rule in [*rules, (end, 0, 0, allow)])
+            rules += [(equal, 0, 1, number), (ret, 0, 0, refuse | EPERM)]
+    return b"".join(struct.pack("HBBI", *rule) for rule in [*rules, (ret, 0, 0, allow)])
 
 
 @contextmanager
-def _readable(content: bytes) -> Iterator[int]:
-    """A file in memory with a content that cannot be changed: nothing has to wait until it is read."""
+def _sealed_file(content: bytes) -> Iterator[int]:
+    """Yield the descriptor of a sealed in-memory file with this content; unlike a pipe, nobody has to feed it."""
     with ExitStack() as stack:
         file = os.memfd_create("atp", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         stack.callback(os.close, file)

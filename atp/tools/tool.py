@@ -1,4 +1,4 @@
-"""What a tool is, how it is offered, and how calls are run."""
+"""Tools: their definition, their schemas, and running calls."""
 
 import os
 import re
@@ -6,18 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from atp.errors import AtpError
 from atp.tools.calculator import ToolError, evaluate
 from atp.tools.sandbox import run_python
 
-#: Longest result that goes back to an agent, in characters.
-LONGEST = 2000
-#: Control characters but newline and tab, those that turn the direction of a text around, and halves of characters.
-_UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+#: Maximum length of a result that an agent sees, in characters.
+MAX_RESULT_CHARS = 2000
+#: Control characters except newline and tab, characters that change the direction of text, and lone surrogates.
+_UNSAFE_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of a tool, with the one text that it takes."""
+    """A call of a tool, with its one argument."""
 
     name: str
     text: str
@@ -25,7 +26,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a tool says back; that of a call that failed begins with "Error: "."""
+    """The result of a call; if it failed, the text begins with "Error: "."""
 
     text: str
     failed: bool
@@ -33,7 +34,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool and its one argument. run raises ToolError with a sentence for the agent."""
+    """A tool with one argument.
+
+    Args:
+        run: argument -> result. Raises ToolError with a sentence for the agent.
+    """
 
     name: str
     description: str
@@ -49,12 +54,12 @@ TOOLS = {
         Tool("python", "Runs a Python program and returns what it prints.", "code", "the program", run_python),
     )
 }
-#: Tools whose calls are processes of their own, so that several can run side by side.
-APART = ("python",)
+#: Tools whose calls are separate processes, so that several can run in parallel.
+PARALLEL_TOOLS = ("python",)
 
 
 def schema(name: str) -> dict[str, Any]:
-    """A tool as chat templates take it."""
+    """Return a tool's schema as chat templates expect it."""
     tool = TOOLS[name]
     properties = {tool.argument: {"type": "string", "description": tool.argument_description}}
     parameters = {"type": "object", "properties": properties, "required": [tool.argument]}
@@ -65,35 +70,38 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def run_calls(calls: Sequence[Call]) -> list[Outcome]:
-    """Run calls, equal ones once; their outcomes in the same order. Whatever they ask, none raises.
+    """Run calls, equal ones once, and return their outcomes in order. A failed call is an outcome, not an exception.
 
     Raises:
-        AtpError: a tool that cannot be had on this machine.
+        AtpError: a tool that is not available on this machine.
     """
-    once = list(dict.fromkeys(calls))
-    apart = [call for call in once if call.name in APART]
-    outcomes = {call: _run(call) for call in once if call.name not in APART}
-    if len(apart) == 1:
-        outcomes[apart[0]] = _run(apart[0])
-    elif apart:
+    different = list(dict.fromkeys(calls))
+    parallel = [call for call in different if call.name in PARALLEL_TOOLS]
+    outcomes = {call: _run(call) for call in different if call.name not in PARALLEL_TOOLS}
+    if len(parallel) == 1:
+        outcomes[parallel[0]] = _run(parallel[0])
+    elif parallel:
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(min(len(apart), len(os.sched_getaffinity(0)))) as pool:
-            outcomes |= zip(apart, pool.map(_run, apart), strict=True)
+        with ThreadPoolExecutor(min(len(parallel), len(os.sched_getaffinity(0)))) as pool:
+            outcomes |= zip(parallel, pool.map(_run, parallel), strict=True)
     return [outcomes[call] for call in calls]
 
 
 def _run(call: Call) -> Outcome:
     tool = TOOLS.get(call.name)
     if tool is None:
-        return Outcome(_presentable(f"Error: no tool is called '{call.name[:40]}'; there is {', '.join(TOOLS)}"), True)
+        return Outcome(_clean(f"Error: no tool is called '{call.name[:40]}'; there is {', '.join(TOOLS)}"), True)
     try:
-        return Outcome(_presentable(tool.run(call.text)), False)
+        result = tool.run(call.text)
     except ToolError as error:
-        return Outcome(_presentable(f"Error: {error}"), True)
+        return Outcome(_clean(f"Error: {error}"), True)
+    if not isinstance(result, str):
+        raise AtpError(f"tool '{call.name}': run returned {result!r:.80} ({type(result).__name__}), must be a text")
+    return Outcome(_clean(result), False)
 
 
-def _presentable(text: str) -> str:
-    """A text of a bounded length, without what a terminal obeys or a file cannot hold."""
-    cut = f" (and {len(text) - LONGEST} more characters)" if len(text) > LONGEST else ""
-    return _UNFIT.sub("\ufffd", text[:LONGEST]) + cut
+def _clean(text: str) -> str:
+    """Return a text cut to the maximum length, without control characters and characters that cannot be encoded."""
+    cut = f" (and {len(text) - MAX_RESULT_CHARS} more characters)" if len(text) > MAX_RESULT_CHARS else ""
+    return _UNSAFE_CHARS.sub("\ufffd", text[:MAX_RESULT_CHARS]) + cut

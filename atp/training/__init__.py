@@ -1,6 +1,6 @@
-"""Fine-tuning: replies, pairs or questions go in, an adapter comes out.
+"""Fine-tuning: conversations, preference pairs or questions in, an adapter out.
 
-A training method is a module with its settings and one function; it imports torch only inside that function.
+A training method is a module with its settings and one function, which alone imports torch.
 """
 
 from typing import Annotated

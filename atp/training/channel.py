@@ -1,4 +1,4 @@
-"""Settings of the weights channel, as a study has them, and as arms change them."""
+"""Settings of the weights channel in a study, and how conditions change them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,66 +6,66 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atp.explain import explain
-from atp.filtering import FilterSettings
 from atp.training import TrainingSettings
+from atp.training.filters import FilterSettings
 
 PAIRED = "best_and_worst"
-#: Keys of an arm that are no settings of the testbed.
+#: Keys of a condition that change the weights channel instead of the testbed's settings.
 OF_WEIGHTS = ("training", "filter")
 
 
 class Evaluation(BaseModel):
-    """How each generation is measured on the test split, beginning with an empty history."""
+    """How each generation is evaluated on the test split, starting from an empty history."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     settings: dict[str, Any] = Field(default_factory=dict, description="testbed settings; rounds: 1 has no history")
-    samples: int = Field(1, ge=1, description="episodes of each scenario")
+    samples: int = Field(1, ge=1, description="episodes per scenario")
 
 
 class WeightsChannel(BaseModel):
-    """Experience accumulates in the weights: rollout, filter, fine-tune, evaluate, generation after generation."""
+    """Experience accumulates in the weights: a generation is a rollout, a filter, fine-tuning and an evaluation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    arms: tuple[str, ...] = Field(("plain",), min_length=1, description="arms of the testbed to run")
-    generations: int = Field(3, ge=1, description="fine-tuned generations; 0 is the agent as aligned")
-    scenarios: int = Field(64, ge=1, description="fresh training scenarios a generation")
-    samples: int = Field(8, ge=1, description="episodes of each scenario in deployment")
+    conditions: tuple[str, ...] = Field(("baseline",), min_length=1, description="conditions of the testbed to run")
+    generations: int = Field(3, ge=1, description="fine-tuned generations; generation 0 is the aligned agent")
+    scenarios: int = Field(64, ge=1, description="new training scenarios per generation")
+    samples: int = Field(8, ge=1, description="episodes per scenario in deployment")
     deployment: dict[str, Any] = Field(default_factory=dict, description="testbed settings of the deployment")
-    filter: FilterSettings | None = Field(None, description="replies to learn from; GRPO draws its own and has none")
+    filter: FilterSettings | None = Field(None, description="selects the replies to learn from; none with GRPO")
     training: TrainingSettings
     evaluation: Evaluation = Field(default_factory=Evaluation)
 
     @model_validator(mode="after")
-    def _filter_fits_the_method(self) -> "WeightsChannel":
-        method, found = self.training.method, self.filter.name if self.filter else None
-        fits = {"sft": found not in (None, PAIRED), "dpo": found == PAIRED, "grpo": found is None}
+    def _check_filter(self) -> "WeightsChannel":
+        method, name = self.training.method, self.filter.name if self.filter else None
+        fits = {"sft": name not in (None, PAIRED), "dpo": name == PAIRED, "grpo": name is None}
         if not fits[method]:
-            wanted = {"sft": f"any but {PAIRED}", "dpo": PAIRED, "grpo": "none: it draws its own replies"}[method]
-            raise ValueError(f"filter: found '{found}', with training method '{method}' it must be {wanted}")
+            allowed = {"sft": f"any but {PAIRED}", "dpo": PAIRED, "grpo": "none: it samples its own replies"}[method]
+            raise ValueError(f"filter: found '{name}', with training method '{method}' it must be {allowed}")
         return self
 
-    def changed_by(self, arm: Mapping[str, Any]) -> "WeightsChannel":
-        """The channel with what an arm says of it. Raises ValidationError for what does not fit."""
+    def changed_by(self, condition: Mapping[str, Any]) -> "WeightsChannel":
+        """Return the channel with a condition's changes. Raises ValidationError if they do not fit."""
         channel = self.model_dump(exclude_unset=True)  # one method's defaults may be unknown to another
         for key in OF_WEIGHTS:
-            if key in arm:
-                channel[key] = {**(channel.get(key) or {}), **arm[key]}
+            if key in condition:
+                channel[key] = {**(channel.get(key) or {}), **condition[key]}
         return WeightsChannel.model_validate(channel)
 
 
-def check_arm(where: str, arm: Mapping[str, Any], channel: WeightsChannel | None) -> None:
-    """Raises ValueError, under `where`, if what an arm says of the weights channel cannot be or has no meaning."""
-    for key, values in ((key, arm[key]) for key in OF_WEIGHTS if key in arm):
+def check_condition(where: str, condition: Mapping[str, Any], channel: WeightsChannel | None) -> None:
+    """Raise ValueError, with `where` as the key, if a condition's changes of the weights channel are not possible."""
+    for key, values in ((key, condition[key]) for key in OF_WEIGHTS if key in condition):
         if channel is None:
-            raise ValueError(f"{where}.{key}: there is no weights channel that it could change")
+            raise ValueError(f"{where}.{key}: the testbed has no weights channel to change")
         if not isinstance(values, dict):
             raise ValueError(f"{where}.{key}: must be keys and values, found {values!r}")
         if key == "filter" and not channel.filter and "name" not in values:
-            raise ValueError(f"{where}.filter: the weights channel has no filter that it could change")
+            raise ValueError(f"{where}.filter: the weights channel has no filter to change; name one")
     if channel:
         try:
-            channel.changed_by(arm)
+            channel.changed_by(condition)
         except ValidationError as error:
             raise ValueError(f"{where}.{explain(error, WeightsChannel)}") from None

@@ -1,6 +1,6 @@
-"""Direct preference optimisation (Rafailov and others 2023), by TRL.
+"""Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290), by TRL.
 
-The reference is the model as it was before this run; with LoRA no second copy of its weights is held.
+The reference is the model before this run. With LoRA it needs no second copy of the weights.
 """
 
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from atp.agents import ModelSpec
-from atp.agents.template import rendered
-from atp.training.trainer import ExampleSettings, Loaded, arguments, check_length
+from atp.models.chat import rendered
+from atp.models.spec import ModelSpec
+from atp.training.trainer import ExampleSettings, Loaded, check_length, create_config
 
 
 class DpoSettings(ExampleSettings):
     """Settings of DPO."""
 
     method: Literal["dpo"] = "dpo"
-    beta: float = Field(0.1, gt=0, description="how much leaving the reference costs")
+    beta: float = Field(0.1, gt=0, description="strength of the pull towards the reference")
 
 
 def dpo_trainer(
@@ -29,10 +29,10 @@ def dpo_trainer(
     settings: DpoSettings,
     seed: int,
 ) -> Any:
-    """A trainer on preference pairs; its checkpoints go into `out`.
+    """Return a trainer on preference pairs; its checkpoints go into `out`.
 
     Args:
-        pairs: rows with tools, prompt, chosen and rejected, each a list of messages; the last two hold one reply.
+        pairs: rows with tools, and the message lists prompt, chosen and rejected; the last two have one reply each.
 
     Raises:
         AtpError: a pair over max_length.
@@ -50,8 +50,12 @@ def dpo_trainer(
         rows.append(row)
     return DPOTrainer(
         model=loaded.network,
-        args=DPOConfig(
-            **arguments(model, settings, out, seed),
+        args=create_config(
+            DPOConfig,
+            model,
+            settings,
+            out,
+            seed,
             include_num_input_tokens_seen="non_padding",
             max_length=settings.max_length,
             beta=settings.beta,

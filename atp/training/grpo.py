@@ -1,22 +1,23 @@
-"""Group relative policy optimisation (Shao and others 2024), by TRL. Knows questions and rewards, not games.
+"""Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300), by TRL. Uses questions and rewards only.
 
-TRL draws the replies; where an answer may go on after a tool's result, the engine that plays does, and what tools said
-is no part of what is learned.
+TRL generates the replies. Where a reply may call tools, atp's engine generates it instead, and the loss leaves out the
+tools' results.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from atp.agents import ModelSpec
-from atp.agents.template import rendered
 from atp.errors import AtpError
-from atp.rollout import sampling_seed
-from atp.testbeds.base import Turn
-from atp.training.questions import Answer, Question, ask
-from atp.training.trainer import Loaded, TrainerSettings, arguments, check_length
+from atp.models.chat import rendered
+from atp.models.spec import ModelSpec
+from atp.rollout.branching import Answer, Question, ask
+from atp.rollout.engine import sampling_seed
+from atp.testbed import Turn
+from atp.training.trainer import Loaded, TrainerSettings, check_length, create_config
 
 
 class GrpoSettings(TrainerSettings):
@@ -24,20 +25,32 @@ class GrpoSettings(TrainerSettings):
 
     method: Literal["grpo"] = "grpo"
     # TRL's default is 0, no pull towards the reference; the paper trained with 0.04.
-    beta: float = Field(0.04, ge=0, description="weight of the divergence from the reference")
-    generations: int = Field(8, ge=2, description="replies drawn to each prompt")
-    max_completion: int | None = Field(
-        None, ge=1, description="longest reply drawn, in tokens; left out: the model's max_new_tokens"
+    beta: float = Field(0.04, ge=0, description="weight of the KL divergence from the reference")
+    num_generations: int = Field(8, ge=2, description="replies sampled per prompt")
+    max_completion_length: int | None = Field(
+        None, ge=1, description="maximum reply length in tokens; default: the model's max_new_tokens"
     )
-    vllm: bool = Field(True, description="draw replies with vLLM, on a GPU and where it is installed")
-    # TRL's default is dapo; "grpo" is the published loss, each reply's tokens averaged first.
-    loss: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = Field("grpo", description="how tokens' losses are summed")
+    use_vllm: bool = Field(True, description="sample replies with vLLM, on a GPU and if it is installed")
+    # TRL's default is dapo; "grpo" is the published loss, which averages over each reply's tokens first.
+    loss_type: Literal["bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"] = Field(
+        "grpo", description="how the tokens' losses are aggregated"
+    )
 
-    @model_validator(mode="after")
-    def _whole_groups(self) -> "GrpoSettings":
-        if self.batch % self.generations:
-            raise ValueError(f"batch is {self.batch}, must be a multiple of generations ({self.generations})")
-        return self
+    def generation_batch(self, processes: int) -> int:
+        """Return the number of replies that are sampled at once over all processes, as TRL computes it."""
+        steps = self.further.get("steps_per_generation") or self.gradient_accumulation_steps
+        batch: int = self.per_device_train_batch_size * steps * processes
+        return self.further.get("generation_batch_size") or batch
+
+    def check_processes(self, processes: int) -> None:
+        """Raise AtpError if the replies sampled at once are not whole groups of num_generations."""
+        batch = self.generation_batch(processes)
+        if batch % self.num_generations:
+            raise AtpError(
+                f"training.per_device_train_batch_size: {batch} replies at once (per_device_train_batch_size x "
+                f"gradient_accumulation_steps x {processes} GPUs) must be a multiple of num_generations, "
+                f"{self.num_generations}"
+            )
 
 
 def grpo_trainer(
@@ -49,77 +62,87 @@ def grpo_trainer(
     settings: GrpoSettings,
     seed: int,
 ) -> Any:
-    """A trainer on questions; its checkpoints go into `out`.
+    """Return a trainer on questions; its checkpoints go into `out`.
+
+    Args:
+        reward: reward of the turn that a reply leads to.
 
     Raises:
-        AtpError: a model that is sampled at temperature 0; a prompt that leaves no room for the longest reply within
-            max_length; tools, and a model whose weights are shared out among processes.
+        AtpError: a model that is sampled at temperature 0; a prompt that with the longest reply exceeds max_length;
+            incomplete groups of replies; tools with a model whose weights are sharded.
     """
     import importlib.util
 
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from atp.agents.local import on_gpu
+    from atp.models.load import on_gpu
 
     tokenizer = loaded.tokenizer
     if model.sampling.temperature == 0:
-        raise AtpError("GRPO learns from replies that differ: sampling.temperature of the model is 0, must be above it")
-    texts = [rendered(tokenizer, model, each.prompt.messages, each.prompt.tools) for each in questions]
-    longest = settings.max_completion or model.sampling.max_new_tokens
+        raise AtpError("GRPO needs replies that differ: sampling.temperature of the model is 0, must be above 0")
+    settings.check_processes(int(os.environ.get("WORLD_SIZE", "1")))
+    texts = [rendered(tokenizer, model, question.prompt.messages, question.prompt.tools) for question in questions]
+    longest = settings.max_completion_length or model.sampling.max_new_tokens
     for number, text in enumerate(texts):
         check_length(tokenizer, text, settings, f"prompt {number} with a reply of {longest} tokens", longest)
     with_tools = any(question.prompt.tools for question in questions)
-    if with_tools and settings.tune == "full" and model.gpus > 1:
-        raise AtpError("GRPO with tools asks the whole model on every GPU: with tune: full, gpus must be 1")
+    if with_tools and not settings.use_peft and model.gpus > 1:
+        raise AtpError("GRPO with tools needs the whole model on every GPU: with use_peft: false, gpus must be 1")
 
-    def earned(completions: list[str], number: list[int], **others: Any) -> list[float | None]:
+    def rewards(completions: list[str], number: list[int], **others: Any) -> list[float | None]:
         if "turn" in others:
             return [reward(turn) for turn in others["turn"]]
-        return [reward(questions[one].judge(text)) for one, text in zip(number, completions, strict=True)]
+        return [reward(questions[row].judge(text)) for row, text in zip(number, completions, strict=True)]
 
-    config = GRPOConfig(
-        **arguments(model, settings, out, seed),
+    config = create_config(
+        GRPOConfig,
+        model,
+        settings,
+        out,
+        seed,
         beta=settings.beta,
-        loss_type=settings.loss,
-        num_generations=settings.generations,
+        loss_type=settings.loss_type,
+        num_generations=settings.num_generations,
         max_completion_length=longest,
         temperature=model.sampling.temperature,
         top_p=model.sampling.top_p,
         top_k=model.sampling.top_k,
-        use_vllm=settings.vllm and not with_tools and on_gpu(model) and importlib.util.find_spec("vllm") is not None,
+        use_vllm=settings.use_vllm and not with_tools and on_gpu(model) and bool(importlib.util.find_spec("vllm")),
         vllm_mode="colocate",
-        vllm_max_model_length=settings.max_length,  # else room for the model's longest context is set aside
+        vllm_max_model_length=settings.max_length,  # the default reserves memory for the model's whole context
     )
-    begun = [_begun(tokenizer, text) for text in texts]
+    prompts = [_without_bos(tokenizer, text) for text in texts]
     return GRPOTrainer(
         model=loaded.network,
-        reward_funcs=earned,
+        reward_funcs=rewards,
         args=config,
-        train_dataset=Dataset.from_dict({"prompt": begun, "number": list(range(len(texts)))}),
+        train_dataset=Dataset.from_dict({"prompt": prompts, "number": list(range(len(texts)))}),
         processing_class=tokenizer,
         peft_config=loaded.lora,
-        rollout_func=_rollouts(questions, begun, model, longest, seed) if with_tools else None,
+        rollout_func=_rollout_function(questions, prompts, model, longest, seed) if with_tools else None,
     )
 
 
-def _rollouts(questions: Sequence[Question], texts: Sequence[str], model: ModelSpec, longest: int, seed: int) -> Any:
-    """What TRL calls for answers to prompts: it names them by their texts."""
+def _rollout_function(
+    questions: Sequence[Question], texts: Sequence[str], model: ModelSpec, longest: int, seed: int
+) -> Any:
+    """Return the function that TRL calls to answer prompts, which it identifies by their texts."""
     sampling = model.sampling.model_copy(update={"max_new_tokens": longest})
     spec = model.model_copy(update={"sampling": sampling})
-    places = {text: number for number, text in enumerate(texts)}
+    rows = {text: number for number, text in enumerate(texts)}
 
-    def draw(prompts: list[str], trainer: Any) -> dict[str, Any]:
+    def generate(prompts: list[str], trainer: Any) -> dict[str, Any]:
         from atp.agents.local import LocalAgent
 
         network = trainer.accelerator.unwrap_model(trainer.model)
         was_training = network.training
         agent = LocalAgent(network.eval(), trainer.processing_class, spec)
         step, process = trainer.state.global_step, trainer.accelerator.process_index
-        asked = [questions[places[prompt]] for prompt in prompts]
+        batched = [questions[rows[prompt]] for prompt in prompts]
         answers: list[Answer] = []
-        for begin in range(0, len(asked), agent.batch):
-            batch = asked[begin : begin + agent.batch]
+        for begin in range(0, len(batched), agent.batch):
+            batch = batched[begin : begin + agent.batch]
             names = [f"grpo|{step}|{process}|{begin + at}" for at in range(len(batch))]
 
             def seed_of(at: int, later: int, names: Sequence[str] = names) -> int:
@@ -127,38 +150,36 @@ def _rollouts(questions: Sequence[Question], texts: Sequence[str], model: ModelS
 
             answers += ask(agent, batch, seed_of)
         network.train(was_training)
-        drawn = [_tokens(agent, answer) for answer in answers]
-        columns = {name: [row[name] for row in drawn] for name in ("prompt_ids", "completion_ids", "env_mask")}
+        tokens = [_tokens(agent, answer) for answer in answers]
+        columns = {name: [row[name] for row in tokens] for name in ("prompt_ids", "completion_ids", "env_mask")}
         return {**columns, "logprobs": None, "turn": [answer.turn for answer in answers]}
 
-    return draw
+    return generate
 
 
 def _tokens(agent: Any, answer: Answer) -> dict[str, list[int]]:
-    """A whole answer in tokens, those of the agent's own marked 1, and those of what tools said in between 0."""
+    """Return the tokens of a whole answer. env_mask is 1 for the agent's own tokens and 0 for the tools' results."""
 
-    def split(text: str) -> list[int]:
-        found: list[int] = agent.tokenizer(text, add_special_tokens=False).input_ids
-        return found
+    def tokenize(text: str) -> list[int]:
+        ids: list[int] = agent.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
 
     texts = [agent.prompt_text(prompt) for prompt in answer.prompts]
     tokens, mask = list(answer.replies[0].tokens), [1] * len(answer.replies[0].tokens)
-    for before, text, said, reply in zip(texts, texts[1:], answer.replies, answer.replies[1:], strict=False):
-        at = text.find(said.text, len(before) - len(said.text)) if text.startswith(before.rstrip()) else -1
+    for before, text, last, reply in zip(texts, texts[1:], answer.replies, answer.replies[1:], strict=False):
+        at = text.find(last.text, len(before) - len(last.text)) if text.startswith(before.rstrip()) else -1
         if at < 0:
-            raise AtpError("GRPO with tools needs a chat template that keeps what was said: this one changes it")
-        between = split(text[at + len(said.text) :])
-        if said.finish_reason == "stop" and between[:1] == [said.tokens[-1]]:
+            raise AtpError("GRPO with tools needs a chat template that keeps earlier replies; the model's changes them")
+        between = tokenize(text[at + len(last.text) :])
+        if last.finish_reason == "stop" and between[:1] == [last.tokens[-1]]:
             del between[0]
         tokens += between + list(reply.tokens)
         mask += [0] * len(between) + [1] * len(reply.tokens)
-    return {"prompt_ids": split(texts[0]), "completion_ids": tokens, "env_mask": mask}
+    return {"prompt_ids": tokenize(texts[0]), "completion_ids": tokens, "env_mask": mask}
 
 
-def _begun(tokenizer: Any, text: str) -> str:
-    """A rendered prompt as TRL takes it: TRL splits it with special tokens added, so the template's own beginning is
-    left out where the tokenizer begins every text with the same.
-    """
+def _without_bos(tokenizer: Any, text: str) -> str:
+    """Return a rendered prompt without its first token if TRL, which tokenizes with special tokens, adds it again."""
     first: str | None = tokenizer.bos_token
     if first and text.startswith(first) and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
         return text.removeprefix(first)

@@ -1,12 +1,12 @@
 """Supervised fine-tuning on selected replies, by TRL.
 
-Only the last assistant turn of each conversation is learned: it is a reply that the filter kept.
+The loss covers only the last assistant turn of each conversation: the reply that the filter selected.
 
-With `kl` the loss is nll + kl * KL, both means over the T tokens of the replies, with q the agent as of generation 0:
+With `kl` the loss is nll + kl * KL, both means over the T tokens of the replies, with q the agent at generation 0:
 
     KL = 1/T sum_t sum_v p(v | t) log(p(v | t) / q(v | t))
 
-the penalty of Ziegler and others 2019 (arXiv 1909.08593), summed over the vocabulary where theirs takes a sample.
+This is the penalty of Ziegler et al. 2019 (arXiv 1909.08593), summed over the vocabulary instead of sampled.
 """
 
 from collections.abc import Sequence
@@ -15,25 +15,30 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from atp.agents import ModelSpec
-from atp.agents.template import rendered
 from atp.errors import AtpError
-from atp.training.trainer import ExampleSettings, Loaded, arguments, check_length
+from atp.models.chat import rendered
+from atp.models.spec import ModelSpec
+from atp.training.trainer import ExampleSettings, Loaded, check_length, create_config
 
-#: What generation 0's adapter is called beside the one that is trained.
+#: Name of generation 0's adapter next to the trained one.
 REFERENCE = "reference"
+#: Fields of TRL's config that have no effect with `kl`, or break it, because it replaces TRL's loss.
+LOSS_FIELDS = "label_smoothing_factor loss_type packing padding_free router_aux_loss_coef use_liger_kernel".split()
 
 
 class SftSettings(ExampleSettings):
     """Settings of supervised fine-tuning."""
 
     method: Literal["sft"] = "sft"
-    kl: float = Field(0.0, ge=0, description="defence: weight of the divergence from generation 0, in nats a token")
+    kl: float = Field(0.0, ge=0, description="defence: weight of the divergence from generation 0, nats a token")
 
     @model_validator(mode="after")
-    def _reference_needs_no_copy(self) -> "SftSettings":
-        if self.kl and self.tune == "full":
-            raise ValueError("kl: needs tune 'lora', whose reference is the same weights without the trained adapter")
+    def _check_kl(self) -> "SftSettings":
+        if self.kl and not self.use_peft:
+            raise ValueError("kl: needs use_peft: true, so that the reference is the same weights without the adapter")
+        replaced = [name for name in LOSS_FIELDS if name in self.further]
+        if self.kl and replaced:
+            raise ValueError(f"{replaced[0]}: cannot be combined with kl, which replaces TRL's loss")
         return self
 
 
@@ -46,18 +51,19 @@ def sft_trainer(
     seed: int,
     reference: Path | None = None,
 ) -> Any:
-    """A trainer on conversations, rows of a selection; its checkpoints go into `out`.
+    """Return a trainer on conversations; its checkpoints go into `out`.
 
     Args:
-        reference: generation 0's adapter, from which `kl` measures; None is the model itself.
+        examples: rows of a selection.
+        reference: generation 0's adapter, from which `kl` is measured; None for the model itself.
 
     Raises:
-        AtpError: a conversation over max_length; a reference that is no adapter, or a training that begins without one.
+        AtpError: a conversation over max_length; a reference that is not an adapter, or a run that starts without one.
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from atp.agents.local import add_adapter, weights_of
+    from atp.models.load import add_adapter, weights_of
 
     tokenizer = loaded.tokenizer
     rows = []
@@ -67,8 +73,12 @@ def sft_trainer(
         reply = answer["content"] + tokenizer.eos_token
         check_length(tokenizer, text + reply, settings, f"the conversation of scenario {example['scenario_id']}")
         rows.append({"prompt": text, "completion": reply})
-    config = SFTConfig(
-        **arguments(model, settings, out, seed),
+    config = create_config(
+        SFTConfig,
+        model,
+        settings,
+        out,
+        seed,
         include_num_input_tokens_seen="non_padding",
         max_length=settings.max_length,
         completion_only_loss=True,
@@ -78,9 +88,9 @@ def sft_trainer(
         reference = weights_of(reference)
         if reference:
             if loaded.lora is not None:
-                raise AtpError(f"{reference}: training.kl measures from this adapter, so training must begin with one")
+                raise AtpError(f"{reference}: training.kl measures from this adapter, so training needs a parent")
             add_adapter(loaded.network, reference, REFERENCE)
-        trainer = _anchored(settings.kl, REFERENCE if reference else None)
+        trainer = _penalised_trainer(settings.kl, REFERENCE if reference else None)
     return trainer(
         model=loaded.network,
         args=config,
@@ -90,31 +100,36 @@ def sft_trainer(
     )
 
 
-def _anchored(weight: float, reference: str | None) -> Any:
-    """SFTTrainer with a penalty on the divergence from an adapter of its network; None is the network without any."""
+def _penalised_trainer(weight: float, reference: str | None) -> Any:
+    """Return a subclass of SFTTrainer that penalises the KL divergence from a reference.
+
+    Args:
+        weight: the penalty's, `kl`.
+        reference: name of an adapter of the trained network; None for the network without adapters.
+    """
     import torch
     from trl import SFTTrainer
     from trl.trainer.utils import use_adapter
 
-    class Anchored(SFTTrainer):  # type: ignore[misc]
+    class PenalisedTrainer(SFTTrainer):  # type: ignore[misc]
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             labels = inputs["labels"][:, 1:]
-            places = (labels != -100).any(dim=0).nonzero()[:, 0]  # logits of prompts alone are never made
-            labels = labels[:, places]
+            positions = (labels != -100).any(dim=0).nonzero()[:, 0]  # skips the logits of positions with prompts only
+            labels = labels[:, positions]
             learned = labels != -100
-            texts = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            texts |= {"use_cache": False, "logits_to_keep": places}
+            batch = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            batch |= {"use_cache": False, "logits_to_keep": positions}
             network = self.accelerator.unwrap_model(model)
             with torch.no_grad(), use_adapter(network, reference):
-                old = network(**texts).logits[learned].float().log_softmax(dim=-1)
-            new = model(**texts).logits[learned].float().log_softmax(dim=-1)
-            unlikely = -new.gather(1, labels[learned][:, None]).sum()
-            apart = (new.exp() * (new - old)).sum()
+                old = network(**batch).logits[learned].float().log_softmax(dim=-1)
+            new = model(**batch).logits[learned].float().log_softmax(dim=-1)
+            nll = -new.gather(1, labels[learned][:, None]).sum()
+            divergence = (new.exp() * (new - old)).sum()
             tokens = learned.sum() if num_items_in_batch is None else num_items_in_batch
-            loss = (unlikely + weight * apart) / tokens
+            loss = (nll + weight * divergence) / tokens
             # As in SFTTrainer: num_items_in_batch counts the tokens of all processes, whose gradients are averaged.
             return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
 
-    return Anchored
+    return PenalisedTrainer

@@ -1,12 +1,11 @@
-"""What every way of fine-tuning shares: settings, loading, the trainer's arguments, a run that must stay finite.
+"""What all training methods share: settings, model loading, TRL's config, and a run that stops at non-finite losses.
 
-Knows transformers' Trainer and PEFT; knows neither data nor losses. torch is imported only inside functions.
+Uses transformers' Trainer and PEFT; data and losses belong to the methods. torch is imported only inside functions.
 """
 
 import json
 import logging
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,68 +14,91 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from atp.agents import ModelSpec
 from atp.errors import AtpError, Interrupted
+from atp.models.spec import ModelSpec
 from atp.progress import Progress
 from atp.stopping import until_stopped
+from atp.training.trl_fields import check_fields, setting_error
 
 log = logging.getLogger("atp")
 
-#: Folder of a run's checkpoints, in that of what it trains; how many a run makes, the last one after its last step.
+#: Folder of a run's checkpoints, inside the run's own; number of checkpoints, the last one after the last step.
 CHECKPOINTS = "checkpoints"
 SAVES = 10
-#: Of GRPO's groups of replies to one prompt, the share in which all were paid the same.
+#: Proportion of GRPO's groups of replies to one prompt in which all rewards are equal.
 EQUAL = "equal_groups"
-#: Settings that hold an agent that learns from its rewards to generation 0.
-DEFENCES = ("replay", "kl", "shrink", "most_rise")
-NO_DEFENCE = "alignment makes generation 0, which this would hold it to; set it where agents learn from their rewards"
-#: Those that not every method has, and why.
-LACKED = {
-    "replay": "grpo draws its own replies, there is nothing to mix examples into",
-    "kl": "only sft has it; what holds dpo and grpo to their reference is beta",
+#: Settings that keep an agent that learns from its rewards close to generation 0.
+DEFENCES = ("rehearsal", "kl", "interpolate", "max_violation_increase")
+NO_DEFENCE = "alignment makes generation 0, which defences compare with; set it under weights.training"
+#: Defences that some methods lack, and why.
+UNSUPPORTED = {
+    "rehearsal": "grpo generates its own replies, so examples cannot be mixed in",
+    "kl": "only sft has it; dpo and grpo are kept close to their reference by beta",
 }
+#: transformers' schedules, except those that follow an evaluation loss.
+Schedule = Literal[
+    "constant",
+    "constant_with_warmup",
+    "cosine",
+    "cosine_warmup_with_min_lr",
+    "cosine_with_min_lr",
+    "cosine_with_restarts",
+    "inverse_sqrt",
+    "linear",
+    "polynomial",
+    "warmup_stable_decay",
+]
 
 
 class TrainerSettings(BaseModel):
-    """Settings of every training method."""
+    """Settings of every training method, named as in TRL and PEFT. Other fields of TRL's config are passed on to it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    tune: Literal["lora", "full"] = Field("lora", description="what is trained: a LoRA adapter, or all weights")
-    rank: int = Field(8, ge=1, description="rank of the LoRA matrices")
-    alpha: int = Field(16, ge=1, description="scale of the LoRA update, divided by rank")
-    learning_rate: float = Field(2e-4, gt=0, description="learning rate of AdamW, at its highest")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="how the learning rate goes on")
-    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps over which the learning rate rises")
-    epochs: float = Field(1.0, gt=0, description="passes over the data")
-    batch: int = Field(8, ge=1, description="sequences a step, over all GPUs")
-    device_batch: int | None = Field(
-        None, ge=1, description="most sequences that a GPU holds at once, the others of a step in turn; left out: all"
+    use_peft: bool = Field(True, description="train a LoRA adapter; false: train all weights")
+    lora_r: int = Field(8, ge=1, description="rank of the LoRA matrices")
+    lora_alpha: int = Field(16, ge=1, description="scale of the LoRA update, divided by lora_r")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
+    lr_scheduler_type: Schedule = Field("constant", description="schedule of the learning rate")
+    warmup_ratio: float = Field(
+        0.0, ge=0, lt=1, description="proportion of the steps over which the learning rate rises; warmup_steps wins"
     )
-    max_length: int = Field(2048, ge=16, description="longest conversation, in tokens; longer ones are refused")
+    num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
+    per_device_train_batch_size: int = Field(
+        8, ge=1, description="sequences a GPU processes at once; a step has this x gradient_accumulation_steps x GPUs"
+    )
+    gradient_accumulation_steps: int = Field(1, ge=1, description="batches of each GPU whose gradients make one step")
+    max_length: int = Field(2048, ge=16, description="maximum conversation length in tokens; longer ones are an error")
     validity: float = Field(
-        0.9,
-        ge=0,
-        le=1,
-        description="least share of valid replies to held-out prompts afterwards; below it, the stage fails",
+        0.9, ge=0, le=1, description="minimum proportion of valid replies to held-out prompts after training"
     )
-    shrink: float = Field(
-        0.0, ge=0, lt=1, description="defence: how far the trained weights are moved back to generation 0's"
+    interpolate: float = Field(
+        0.0, ge=0, lt=1, description="defence: how far to move the trained weights back to generation 0's (WiSE-FT)"
     )
-    most_rise: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="defence: most that the share of violations may exceed generation 0's, or training is undone",
+    max_violation_increase: float | None = Field(
+        None, ge=0, le=1, description="defence: undo training that raises the violation rate by more than this"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _has_what_is_set(cls, values: Any) -> Any:
-        for name, why in LACKED.items():
-            if name not in cls.model_fields and isinstance(values, dict) and name in values:
-                raise ValueError(f"{name}: {why}")
-        return values
+    def _check_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        further = {name: value for name, value in values.items() if name not in cls.model_fields}
+        for name in sorted(UNSUPPORTED.keys() & further.keys()):
+            raise setting_error(name, values[name], UNSUPPORTED[name])
+        return values | check_fields(cls.model_fields["method"].default, further) if further else values
+
+    @model_validator(mode="after")
+    def _check_warmup(self) -> "TrainerSettings":
+        if self.lr_scheduler_type == "constant" and self.further.get("warmup_steps", self.warmup_ratio):
+            raise ValueError("warmup_ratio: lr_scheduler_type 'constant' ignores warmup, use constant_with_warmup")
+        return self
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """Fields of TRL's config that atp passes on unchanged."""
+        return self.model_extra or {}
 
     @property
     def defences(self) -> list[str]:
@@ -84,29 +106,25 @@ class TrainerSettings(BaseModel):
         fields = type(self).model_fields
         return [name for name in DEFENCES if name in fields and getattr(self, name) != fields[name].default]
 
-    def held(self, gpus: int) -> int:
-        """Sequences that each of several GPUs holds at once. Raises AtpError if a step cannot be shared out evenly."""
-        share = max(1, self.batch // gpus)
-        held = min(self.device_batch or share, share)
-        if self.batch % (held * gpus):
-            raise AtpError(
-                f"training.batch: {self.batch}, must be a multiple of {held * gpus}: {gpus} GPUs that hold {held} "
-                "sequences each"
-            )
-        return held
+    def effective_batch(self, processes: int) -> int:
+        """Return the sequences of a step over all processes, one a GPU."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
+
+    def check_processes(self, processes: int) -> None:
+        """Raise AtpError if so many processes cannot train with these settings. Methods with a limit override it."""
 
 
 class ExampleSettings(TrainerSettings):
     """Settings of the methods that learn from examples."""
 
-    replay: float = Field(
-        0.0, ge=0, lt=1, description="defence: share of the examples that are alignment's preference pairs"
+    rehearsal: float = Field(
+        0.0, ge=0, lt=1, description="defence: proportion of the examples that are alignment's preference pairs"
     )
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a trainer takes: a network, its tokenizer, and the LoRA config where a new adapter is to be made."""
+    """What a trainer needs: a network, its tokenizer, and a LoRA config if the run starts a new adapter."""
 
     network: Any
     tokenizer: Any
@@ -114,61 +132,69 @@ class Loaded:
 
 
 def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | None) -> Loaded:
-    """What a training begins with: the model, or its parent's weights or adapter.
+    """Load what a training run starts from: the model, or its parent's weights or adapter.
 
-    Weights that are trained themselves are held in float32, as the optimiser needs them.
+    When all weights are trained they are float32, as the optimiser needs them.
 
     Raises:
-        AtpError: a folder that holds no model, or no adapter of it; a parent that was trained another way.
+        AtpError: a folder without a model or its adapter; a parent that was trained with other LoRA settings.
     """
     from peft import LoraConfig
 
-    from atp.agents.local import attention, is_whole, load_model, load_tokenizer, weights_of, with_adapter
+    from atp.models.load import attention, is_whole, load_model, load_tokenizer, weights_of, with_adapter
 
     parent = weights_of(parent)
-    kernel = attention(model)  # first: it complains of an absent GPU before anything is loaded
+    kernel = attention(model)  # first: it reports a missing GPU before anything is loaded
     tokenizer = load_tokenizer(model)
-    if parent is not None and is_whole(parent) != (settings.tune == "full"):
-        held = "all weights" if is_whole(parent) else "a LoRA adapter"
-        raise AtpError(f"{parent}: holds {held}, training.tune is '{settings.tune}': go on as it was begun")
-    if settings.tune == "full":
-        whole = {"path": str(parent)} if parent else {}
-        full = load_model(model.model_copy(update={**whole, "dtype": "float32"}), kernel)
+    if parent is not None and is_whole(parent) == settings.use_peft:
+        content = "all weights" if is_whole(parent) else "a LoRA adapter"
+        use_peft = str(settings.use_peft).lower()
+        raise AtpError(f"{parent}: contains {content}, but training.use_peft is {use_peft}; keep the parent's setting")
+    if not settings.use_peft:
+        source = {"path": str(parent)} if parent else {}
+        full = load_model(model.model_copy(update={**source, "dtype": "float32"}), kernel)
         return Loaded(full, tokenizer, None)
     network = load_model(model, kernel)
     if parent is None:
-        lora = LoraConfig(
-            r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+        rank, scale = settings.lora_r, settings.lora_alpha
+        lora = LoraConfig(r=rank, lora_alpha=scale, target_modules="all-linear", task_type="CAUSAL_LM")
         return Loaded(network, tokenizer, lora)
     adapted = with_adapter(network, parent, trainable=True)
-    found: Any = adapted.peft_config["default"]
-    for name, wanted, held in (("rank", settings.rank, found.r), ("alpha", settings.alpha, found.lora_alpha)):
-        if wanted != held:
-            raise AtpError(f"{parent}: its adapter has {name} {held}, training.{name} is {wanted}: they must be equal")
+    config: Any = adapted.peft_config["default"]
+    for name, wanted, actual in (
+        ("lora_r", settings.lora_r, config.r),
+        ("lora_alpha", settings.lora_alpha, config.lora_alpha),
+    ):
+        if wanted != actual:
+            raise AtpError(f"{parent}: its adapter has {name} {actual}, training.{name} is {wanted}; keep the parent's")
     return Loaded(adapted, tokenizer, None)
 
 
-def arguments(model: ModelSpec, settings: TrainerSettings, out: Path, seed: int) -> dict[str, Any]:
-    """Arguments that all trainers take. TRL turns bfloat16 and gradient checkpointing on by itself, on CPU too.
+def create_config(
+    kind: Any, model: ModelSpec, settings: TrainerSettings, out: Path, seed: int, **method_fields: Any
+) -> Any:
+    """Create TRL's config of a run. TRL by itself turns bfloat16 and gradient checkpointing on, even on a CPU.
+
+    Args:
+        kind: TRL's config class.
+        out: the run's folder, for its checkpoints.
+        method_fields: fields that only this method has.
 
     Raises:
-        AtpError: a step that cannot be shared out evenly.
+        AtpError: settings of further fields that TRL rejects.
     """
-    from atp.agents.local import on_gpu
+    from atp.models.load import on_gpu
 
     gpu = on_gpu(model)
     source = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    held = settings.held(processes)
-    return {
+    fields = {
         "output_dir": str(out / CHECKPOINTS),
-        "per_device_train_batch_size": held,
-        "gradient_accumulation_steps": settings.batch // (held * processes),
-        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.per_device_train_batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "num_train_epochs": settings.num_train_epochs,
         "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": settings.schedule,
-        "warmup_steps": settings.warmup,
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "warmup_steps": settings.warmup_ratio,  # transformers takes a number below 1 as a proportion of the steps
         "bf16": gpu,
         "use_cpu": not gpu,
         "gradient_checkpointing": gpu,
@@ -181,21 +207,25 @@ def arguments(model: ModelSpec, settings: TrainerSettings, out: Path, seed: int)
         "seed": seed,
         "data_seed": seed,
         "disable_tqdm": True,
-        # TRL loads the reference of a model that is trained whole by itself; with LoRA it needs none of its own.
-        "model_init_kwargs": source if settings.tune == "full" else None,
+        # Without LoRA, TRL loads the reference model itself; with LoRA it needs no second copy.
+        "model_init_kwargs": None if settings.use_peft else source,
     }
+    try:
+        return kind(**(fields | method_fields | settings.further))
+    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise AtpError(f"training: trl.{kind.__name__} rejects the settings: {' '.join(str(error).split())}") from error
 
 
 def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]:
-    """Run a trainer, from its last whole checkpoint if there is one, and save in `out` an adapter or a whole model.
+    """Run a trainer, from its last complete checkpoint if there is one, and save an adapter or a whole model in `out`.
 
     Returns:
-        loss: the mean over the steps; steps, and how many of them earlier starts had made; tokens: of prompts and
-        replies, with padding left out; processes; and of GRPO equal_groups.
+        loss: mean over the steps; steps; resumed_steps: those that earlier starts made; tokens of prompts and replies,
+        without padding; processes; for GRPO equal_groups.
 
     Raises:
         AtpError: a loss or gradient that is not finite.
-        Interrupted: it was asked to stop, and has written a checkpoint.
+        Interrupted: the process was asked to stop and has written a checkpoint.
     """
     from peft import PeftModel
     from transformers import PrinterCallback
@@ -205,11 +235,11 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
         watch = _watch(label, stopped)
         trainer.add_callback(watch)
         trainer.train(resume_from_checkpoint=_newest(out / CHECKPOINTS))
-    steps, wanted = trainer.state.global_step, trainer.state.max_steps
-    if watch.stops and steps < wanted:
-        raise Interrupted(f"{label}: stopped after {steps} of {wanted} steps; a rerun goes on there")
+    steps, planned = trainer.state.global_step, trainer.state.max_steps
+    if watch.stops and steps < planned:
+        raise Interrupted(f"{label}: stopped after {steps} of {planned} steps; a rerun resumes there")
     network = trainer.accelerator.unwrap_model(trainer.model)
-    if isinstance(network, PeftModel):  # TRL puts a copy named "ref" beside an adapter that goes on
+    if isinstance(network, PeftModel):  # TRL adds a copy named "ref" to an adapter that is trained further
         if trainer.accelerator.is_main_process:
             network.save_pretrained(str(out), selected_adapters=["default"])
     else:
@@ -218,10 +248,10 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
             tokenizer.save_pretrained(out)
             (out / "training_args.bin").unlink(missing_ok=True)  # a pickle
     trainer.accelerator.wait_for_everyone()
-    logged = [each for each in trainer.state.log_history if "loss" in each]
-    equal = [float(each["frac_reward_zero_std"]) for each in logged if "frac_reward_zero_std" in each]
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    equal = [float(entry["frac_reward_zero_std"]) for entry in entries if "frac_reward_zero_std" in entry]
     return {
-        "loss": fmean(float(each["loss"]) for each in logged),
+        "loss": fmean(float(entry["loss"]) for entry in entries),
         "steps": float(steps),
         "resumed_steps": float(watch.resumed),
         "tokens": float(trainer.state.num_input_tokens_seen),
@@ -231,7 +261,7 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
 
 
 def _newest(checkpoints: Path) -> str | None:
-    """The last checkpoint that is whole: the trainer's state is the last file that is written."""
+    """Return the last complete checkpoint: the trainer's state is the file that is written last."""
     by_step = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), reverse=True)
     for path in by_step:
         try:
@@ -243,7 +273,7 @@ def _newest(checkpoints: Path) -> str | None:
 
 
 def _watch(label: str, stopped: Event) -> Any:
-    """A callback that says how far the training is, and ends it where it has left what is finite, or is `stopped`."""
+    """Return a callback that reports progress and ends training at a non-finite loss, or once `stopped` is set."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -254,7 +284,7 @@ def _watch(label: str, stopped: Event) -> Any:
             self.progress = Progress(label, state.max_steps, "steps", skipped=state.global_step)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-            self.stops = _any(stopped.is_set(), args)
+            self.stops = _any_process(stopped.is_set(), args)
             if self.stops:
                 control.should_save = control.should_training_stop = True
 
@@ -274,19 +304,19 @@ def _watch(label: str, stopped: Event) -> Any:
     return Watch()
 
 
-def _any(said: bool, arguments: Any) -> bool:
-    """Whether one of the processes that train together says so: all have to write their parts of a checkpoint."""
+def _any_process(flag: bool, arguments: Any) -> bool:
+    """Return whether the flag is set in any process: all of them have to write their parts of a checkpoint."""
     if arguments.world_size == 1:
-        return said
+        return flag
     import torch
 
-    flag = torch.tensor(float(said), device=arguments.device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag.item())
+    shared = torch.tensor(float(flag), device=arguments.device)
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return bool(shared.item())
 
 
-def check_length(tokenizer: Any, text: str, settings: TrainerSettings, what: str, more: int = 0) -> None:
-    """Raises AtpError if a text, with `more` tokens after it, is longer than the settings allow."""
-    length = len(tokenizer(text, add_special_tokens=False).input_ids) + more
+def check_length(tokenizer: Any, text: str, settings: TrainerSettings, what: str, reply_tokens: int = 0) -> None:
+    """Raise AtpError if a text, with `reply_tokens` tokens after it, is longer than training.max_length."""
+    length = len(tokenizer(text, add_special_tokens=False).input_ids) + reply_tokens
     if length > settings.max_length:
         raise AtpError(f"{what} has {length} tokens, training.max_length allows {settings.max_length}")

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from serving import GAMES, GREEDY, KEY, Server, in_process, play, request, served
 
-from atp.agents import ModelSpec, Request, load_agent
+from atp.agents.base import Request
+from atp.agents.load import load_agent
 from atp.errors import AtpError
-from atp.testbeds.base import Reply
+from atp.models.spec import ModelSpec
+from atp.testbed import Reply
 
 pytest.importorskip("atp.agents.served", reason="Inspect is not installed: pip install -e '.[inspect]'")
 #: Inspect's, to tenacity.
@@ -95,9 +97,7 @@ def test_an_adapter_is_served_by_its_name(server, tmp_path):
     here = [reply.text for reply in in_process(base, folder).answer(requests)]
     assert [reply.text for reply in load_agent("served", spec, folder).answer(requests)] == here
     assert [reply.text for reply in load_agent("served", spec).answer(requests)] != here
-    with pytest.raises(
-        AtpError, match=r"adapters: does not say under which name other is served, known are: .*adapter"
-    ):
+    with pytest.raises(AtpError, match=r"adapters: no served name for other, add it; known are: .*adapter"):
         load_agent("served", spec, Path("other"))
 
 
@@ -120,7 +120,7 @@ class Counting:
 def test_a_server_killed_in_mid_rollout_is_waited_for_and_the_rollout_resumed(server, tmp_path, caplog):
     folder, out = ORGANISM / "role_play", tmp_path / "turns.parquet"
     undisturbed = play(served(folder, server.url, batch=2), "role_play", tmp_path / "undisturbed.parquet")
-    with pytest.raises(AtpError, match=r"no answer in 1 s, its file's timeout.*; finished batches are kept") as error:
+    with pytest.raises(AtpError, match=r"no answer in 1 s \(timeout .*; finished batches are kept, rerun") as error:
         # Two of the six episodes are done, and the next two have played their first round of three.
         play(Counting(served(folder, server.url, batch=2, timeout=1), server, lives=5), "role_play", out)
     assert "\n" not in str(error.value) and not out.exists()
@@ -130,4 +130,4 @@ def test_a_server_killed_in_mid_rollout_is_waited_for_and_the_rollout_resumed(se
     agent = Counting(served(folder, server.url, batch=2, timeout=120), server)
     assert play(agent, "role_play", out).equals(undisturbed)
     assert agent.begun == 2 and agent.inner.served["retries"] > 0
-    assert "asks again, for up to 120 s" in caplog.text
+    assert "retrying for up to 120 s" in caplog.text

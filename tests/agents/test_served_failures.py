@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from serving import FINE, KEY, Failing, completion, ok, play, request, served
 
-from atp.agents import ModelSpec, Sampling, load_agent
-from atp.artifacts import read_provenance
+from atp.agents.load import load_agent
 from atp.errors import AtpError
-from atp.testbeds.base import Reply
-from atp.testbeds.calls import parse_calls
+from atp.files.tables import read_provenance
+from atp.models.spec import ModelSpec, Sampling
+from atp.parsing.tool_calls import parse_calls
+from atp.testbed import Reply
 from atp.tools import schema
 
 pytest.importorskip("atp.agents.served", reason="Inspect is not installed: pip install -e '.[inspect]'")
@@ -86,12 +87,12 @@ def test_a_reply_without_text_is_invalid_and_never_compliance(failing, tmp_path)
 def test_a_server_that_fails_for_good_ends_the_stage_with_one_line(failing):
     down = failing((500, {}, "broken"))
     with pytest.raises(
-        AtpError, match=r"^openai-api/local/m: no answer in 1 s, .*last try: .*500.*; a rerun goes on|kept"
+        AtpError, match=r"^openai-api/local/m: no answer in 1 s .*(last error: .*500.*)?; finished .* rerun to resume$"
     ) as error:
         served(Path("m"), down.url, timeout=1).answer([request(0)])
     assert "\n" not in str(error.value)
     unknown = failing((404, {}, json.dumps({"error": {"message": f"no model\n'm' for {KEY}"}})))
-    with pytest.raises(AtpError, match=r"m: the request fails: .*404.*no model 'm' for \[secret\]") as error:
+    with pytest.raises(AtpError, match=r"m: request failed: .*404.*no model 'm' for \[secret\]") as error:
         served(Path("m"), unknown.url).answer([request(0)])
     assert "\n" not in str(error.value)
     locked = failing((401, {}, json.dumps({"error": {"message": f"wrong key {KEY[:8]}"}})))
@@ -115,7 +116,7 @@ def test_a_key_reaches_the_server_and_nothing_else(failing, tmp_path, caplog, ca
 def test_no_more_requests_are_in_flight_than_the_batch(failing):
     server = failing(FINE, delay=0.02)
     served(Path("in-flight"), server.url, batch=3).answer([request(number) for number in range(30)])
-    assert server.most == 3
+    assert server.max_busy == 3
 
 
 def test_a_request_says_how_a_reply_is_sampled(failing):
@@ -210,11 +211,13 @@ def hear(event, details):
     elif event == "os.mkdir":
         told.append(("folder", str(details[0])))
 sys.addaudithook(hear)
-from atp.agents import ModelSpec, Request, load_agent
-from atp.testbeds.base import Prompt, View
+from atp.models.spec import ModelSpec
+from atp.agents.base import Request
+from atp.agents.load import load_agent
+from atp.testbed import Observation, Prompt
 agent = load_agent("m", ModelSpec(kind="inspect", path="openai-api/local/m", base_url=sys.argv[1]))
 assert "torch" not in sys.modules
-agent.answer([Request(0, Prompt(0, 1, [{"role": "user", "content": "Well?"}], View({}, "", ())), 1)])
+agent.answer([Request(0, Prompt(0, 1, [{"role": "user", "content": "Well?"}], Observation({}, "", ())), 1)])
 print([each for each in dict.fromkeys(told) if each[1] != os.devnull])
 """
 

@@ -1,4 +1,4 @@
-"""SLURM's own daemons on this machine, for as long as the tests run: one node, and a GPU that is none."""
+"""SLURM's daemons on this machine while the tests run: one node, with a GPU that does not exist."""
 
 import os
 import re
@@ -14,7 +14,7 @@ import psutil
 
 T = TypeVar("T")
 
-#: Where a job step's srun looks for its configuration, whatever SLURM_CONF says.
+#: Folder in which a job step's srun reads its configuration, in spite of SLURM_CONF.
 CONFIG = Path("/etc/slurm")
 MARK = "# Written by tests/cluster, which removes it.\n"
 SLURM_CONF = """
@@ -30,15 +30,15 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-# A job is killed within a second of passing its memory; no cgroups are needed.
+# A job is killed within a second after it exceeds its memory; cgroups are not needed.
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
 JobAcctGatherParams=OverMemoryKill
 SchedulerParameters=batch_sched_delay=0
-# Ended jobs stay in the records for longer than the tests take.
+# Ended jobs stay in the records for longer than the tests run.
 MinJobAge=7200
 GresTypes=gpu
-# As many cores and as much memory as a small cluster's node, whatever this machine has.
+# Cores and memory of a small cluster's node, independent of this machine.
 SlurmdParameters=config_overrides
 NodeName=localhost CPUs=8 RealMemory=16000 Gres=gpu:1
 PartitionName=cpu Nodes=localhost Default=YES
@@ -65,21 +65,21 @@ def daemons(folder: Path) -> Iterator[None]:
 
 
 def unfit() -> str | None:
-    """Why this machine cannot have a SLURM of the tests' own."""
+    """Return why the tests cannot start SLURM on this machine; None if they can."""
     if os.geteuid() != 0:
-        return "SLURM's daemons are started by root"
+        return "only root can start SLURM's daemons"
     if missing := [name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name)]:
         return f"no {', '.join(missing)} here: apt-get install slurm-wlm munge"
     files = [file for name in ("slurm.conf", "gres.conf") if (file := CONFIG / name).exists()]
-    theirs = [file for file in files if not file.read_text().startswith(MARK)]
+    others = [file for file in files if not file.read_text().startswith(MARK)]
     running = {process.info["name"] for process in psutil.process_iter(["name"])} & {"slurmctld", "slurmd", "sackd"}
-    if theirs or running or "SLURM_CONF" in os.environ:
-        return "this machine is part of a cluster, which is left alone"
+    if others or running or "SLURM_CONF" in os.environ:
+        return "this machine is part of a cluster"
     return None
 
 
 def munged(folder: Path) -> list[str]:
-    """A munged beside the machine's own, with a key of its own."""
+    """Return the command of a separate munged with its own key."""
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o600)
@@ -117,16 +117,16 @@ def run(*command: str, check: bool = True) -> str:
 
 
 def wait(until: Callable[[], T], what: str, seconds: float = 120) -> T:
-    """What `until` returns once that is true."""
+    """Wait until a function returns a true value, and return that value."""
     end = time.monotonic() + seconds
-    while not (found := until()):
+    while not (result := until()):
         assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"
         time.sleep(0.2)
-    return found
+    return result
 
 
 class Job:
-    """SLURM's own record of a job."""
+    """SLURM's record of a job."""
 
     def __init__(self, record: str) -> None:
         fields = dict(re.findall(r"([\w/]+)=(\S+)", record))
@@ -135,13 +135,13 @@ class Job:
         self.memory, self.limit = fields["MinMemoryNode"], fields["TimeLimit"]
         self.gpus = int(fields.get("TresPerJob", "gres:gpu:0").removeprefix("gres:gpu:"))
         self.started, self.ended = fields["StartTime"], fields["EndTime"]
-        # The plugin's comment is the rule and its wildcards, of which the generation comes last.
+        # The plugin's comment is the rule and its wildcards; the generation is the last one.
         rule, _, wildcards = fields["Comment"].removeprefix("rule_").partition("_wildcards_")
-        generation = re.search(r"_plain(_\d+)$", wildcards)
+        generation = re.search(r"_baseline(_\d+)$", wildcards)
         self.name = rule.removesuffix("_generation") + (generation[1] if generation else "")
 
 
 def jobs() -> list[Job]:
-    """All jobs, oldest first."""
+    """Return all jobs, oldest first."""
     lines = run("scontrol", "show", "job", "--oneliner").splitlines()
     return [Job(line) for line in lines if line.startswith("JobId=")]

@@ -1,4 +1,4 @@
-"""A small study through the SLURM profile, with what befalls jobs on a cluster: its turns are those of a quiet run."""
+"""A small study with the SLURM profile and typical failures of jobs: its turns are those of an undisturbed run."""
 
 import os
 import re
@@ -20,10 +20,11 @@ pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "atp", "config", "workflow", "resources", "envs")
-RESULTS = "results/small/organism_with_gpu/role_play/none/seed0/plain"
+RESULTS = "results/small/organism_with_gpu/role_play/none/seed0/baseline"
 UNLOCK = (sys.executable, "workflow/scripts/unlock.py")
-#: The jobs with a model, by what happens to each.
-TOLD, OVER, CANCELLED, TOO_BIG, LEFT = "rollout_context", "rollout_weights_0", "evaluate_0", "train_1", "evaluate_1"
+#: Jobs with a model, by their failure.
+SIGNALLED, OVER, CANCELLED = "rollout_context", "rollout_weights_0", "evaluate_0"
+TOO_BIG, LEFT = "train_1", "evaluate_1"
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +37,16 @@ def slurm(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def project(slurm, tmp_path_factory) -> Path:
-    """The study through SLURM, from its start to its report, with a blow to each job that loads a model."""
+    """Run the study with SLURM from start to report, with a failure of each job that loads a model."""
     folder = copy(tmp_path_factory.mktemp("cluster"))
     with through_slurm(folder) as process:
-        blows = {TOLD: near_its_limit, OVER: over_its_limit, CANCELLED: cancelled}
-        while blows:
-            job = wait(lambda: [job for job in jobs() if job.name in blows and job.state == "RUNNING"], "a job")[0]
-            blows.pop(job.name)(job, folder)
+        failures = {SIGNALLED: near_its_limit, OVER: over_its_limit, CANCELLED: cancelled}
+        while failures:
+            job = wait(lambda: [job for job in jobs() if job.name in failures and job.state == "RUNNING"], "a job")[0]
+            failures.pop(job.name)(job, folder)
             assert process.poll() is None
-        # The job that took too much memory is tried again while its node takes no others any more.
-        wait(lambda: states(TOO_BIG)[1:] == ["RUNNING"], "a second try of training", 180)
+        # The job that exceeded its memory is retried; then its node accepts no further jobs.
+        wait(lambda: states(TOO_BIG)[1:] == ["RUNNING"], "a retry of training", 180)
         run("scontrol", "update", "NodeName=localhost", "State=DRAIN", "Reason=test")
         wait(lambda: states(LEFT) == ["PENDING"], "the job after training", 180)
     (folder / "unlock.txt").write_text(subprocess.run(UNLOCK, cwd=folder, capture_output=True, text=True).stderr)
@@ -58,9 +59,9 @@ def project(slurm, tmp_path_factory) -> Path:
 
 
 def near_its_limit(job: Job, folder: Path) -> None:
-    """Two minutes before a job's limit SLURM sends the signal that the profile asks for: the stage stops by itself.
+    """Two minutes before a job's limit SLURM sends the signal that the profile requests, and the stage stops by itself.
 
-    SLURM looks twice a minute; till then the stage is held. Before a signal to end it sends one to go on.
+    SLURM checks twice a minute; the stage is suspended until then. SLURM sends SIGCONT before SIGTERM.
     """
     wait(lambda: list(folder.glob(f"{RESULTS}/context/.turns.parquet.unfinished/*/*.parquet")), "a finished batch")
     playing(folder).suspend()
@@ -80,7 +81,7 @@ def cancelled(job: Job, folder: Path) -> None:
 
 
 def playing(folder: Path) -> psutil.Process:
-    """The process of the rollout that runs: the GPU lets one at a time."""
+    """Return the process of the running rollout; with one GPU there is at most one."""
 
     def found() -> list[psutil.Process]:
         here = [each for each in psutil.process_iter(["cmdline", "cwd"]) if each.info["cwd"] == str(folder)]
@@ -94,7 +95,7 @@ def states(name: str) -> list[str]:
 
 
 def copy(folder: Path) -> Path:
-    """The project with a study, its model, and an account in the profile."""
+    """Copy the project, with a study, its model, and an account in the profile."""
     for part in PARTS:
         source = ROOT / part
         ignored = shutil.ignore_patterns("__pycache__", ".snakemake")
@@ -110,7 +111,7 @@ def copy(folder: Path) -> Path:
 
 @contextmanager
 def snakemake(folder: Path, *arguments: str) -> Iterator[subprocess.Popen]:
-    """A run of the study in a process group of its own, which is killed at the end if it has not ended."""
+    """Run the study in its own process group, which is killed at the end of the block if it still runs."""
     command = [sys.executable, "-m", "snakemake", *arguments, "--config", "study=small"]
     own = {**os.environ, "PYTHONPATH": str(folder)}
     with (folder / "run.log").open("a") as log:
@@ -133,19 +134,19 @@ def finish(process: subprocess.Popen, folder: Path) -> None:
 
 
 def turns(folder: Path) -> dict[str, list]:
-    """Content of every turns, selection and evaluation file."""
+    """Return the content of every turns, selection and evaluation file."""
     files = folder.glob(f"{RESULTS}/**/*.parquet")
     return {str(file.relative_to(folder)): pq.read_table(file).to_pylist() for file in files}
 
 
-def test_every_job_asks_for_what_its_stage_needs_and_more_when_it_is_tried_again(project):
-    asked: dict[str, list] = {}
+def test_jobs_request_the_resources_of_their_stage_and_more_for_a_retry(project):
+    requested: dict[str, list] = {}
     for job in jobs():
-        asked.setdefault(job.name, []).append((job.state, job.partition, job.gpus, job.memory, job.limit))
+        requested.setdefault(job.name, []).append((job.state, job.partition, job.gpus, job.memory, job.limit))
     again = ("COMPLETED", "gpu", 1, "2000M", "00:20:00")
-    assert asked == {
+    assert requested == {
         "generate_scenarios": [("COMPLETED", "cpu", 0, "1000M", "00:30:00")],
-        TOLD: [("FAILED", "gpu", 1, "1000M", "00:01:00"), again],
+        SIGNALLED: [("FAILED", "gpu", 1, "1000M", "00:01:00"), again],
         OVER: [("TIMEOUT", "gpu", 1, "1000M", "00:01:00"), again],
         CANCELLED: [("CANCELLED", "gpu", 1, "1000M", "00:10:00"), again],
         "select_0": [("COMPLETED", "cpu", 0, "1000M", "00:30:00")],
@@ -163,14 +164,14 @@ def test_jobs_with_a_gpu_wait_their_turn(project):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [(TOLD, "of 128 episodes; a rerun goes on there"), (TOO_BIG, "exceeded memory limit")]
+    ("name", "message"), [(SIGNALLED, "of 128 episodes; a rerun resumes there"), (TOO_BIG, "exceeded memory limit")]
 )
-def test_why_a_job_failed_stands_in_its_log(project, name, said):
+def test_the_log_of_a_failed_job_has_the_reason(project, name, message):
     first = next(job for job in jobs() if job.name == name)
-    assert said in Path(first.log).read_text()
+    assert message in Path(first.log).read_text()
 
 
-def test_a_killed_run_is_not_started_again_beside_the_jobs_it_left(project):
+def test_a_run_does_not_start_while_jobs_of_a_killed_run_are_queued(project):
     left = next(job for job in jobs() if job.name == LEFT)
     assert f"scancel {left.number}" in (project / "unlock.txt").read_text()
 

@@ -1,4 +1,4 @@
-"""Bimodality of games: by hand, and on populations whose answer is known."""
+"""Bimodality of games: by hand, and on simulated populations with a known answer."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atp.artifacts import MEASURES, TURNS
+from atp.files.schemas import MEASURES, TURNS
+from atp.measures.measure import Evidence
 from atp.measures.populations import bimodality, population_measures
 
 EMPTY = {"string": "", "int32": 0, "int64": 0, "double": 0.0, "bool": None}
@@ -34,7 +35,7 @@ def test_all_or_none_is_two_peaks_and_alike_is_none():
     assert of([0] * 10 + [1] * 4).high < 0.5  # which Hartigan's dip (p = 0.008) and Sarle's coefficient (0.76) call two
 
 
-def test_no_value_where_there_is_nothing_to_tell_by():
+def test_no_value_without_spread():
     assert of([]).value is None
     assert of([3]).value is None
     assert of([8] * 5).value is None
@@ -52,12 +53,12 @@ def test_known_populations():
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3)), max_size=9))
-def test_whatever_was_played(games):
+def test_any_counts(games):
     violators, players, scenarios = np.array([(min(k, n), n, at) for k, n, at in games], dtype=int).reshape(-1, 3).T
-    found = bimodality(violators, players, scenarios, 0)
-    if found.low is not None:
-        assert found.low <= found.value <= found.high
-        assert np.isfinite([found.low, found.high]).all()
+    interval = bimodality(violators, players, scenarios, 0)
+    if interval.low is not None:
+        assert interval.low <= interval.value <= interval.high
+        assert np.isfinite([interval.low, interval.high]).all()
 
 
 def test_rows_are_of_rounds_of_populations():
@@ -72,8 +73,9 @@ def test_rows_are_of_rounds_of_populations():
         place = {"scenario_id": str(game), "episode": str(game), "round": round, "agent": agent}
         rows.append(blank | place | {"testbed": testbed, "violation": violation, "shown": ""})
     turns = pl.DataFrame(pa.Table.from_pylist(rows, schema=TURNS)).lazy()
-    found = population_measures(turns, 0)
-    assert found.columns == MEASURES.names
-    assert found.select("round", "n", "method").rows()[0] == (1, 3, "none: no spread")
-    assert found["value"][1] > 1
-    assert len(population_measures(turns.with_columns(testbed=pl.lit("role_play")), 0)) == 0
+    measured = population_measures(Evidence(turns, {}, {"coordination": turns}))
+    assert measured.columns == MEASURES.names
+    assert measured.select("round", "n", "method").rows()[0] == (1, 3, "none: no spread")
+    assert measured["value"][1] > 1
+    alone = turns.with_columns(testbed=pl.lit("role_play"))
+    assert len(population_measures(Evidence(alone, {}, {"role_play": alone}))) == 0

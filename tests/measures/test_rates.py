@@ -1,4 +1,4 @@
-"""Rates and intervals: arithmetic by hand, and what must hold whatever the counts."""
+"""Rates and intervals: arithmetic by hand, and properties that hold for all counts."""
 
 import subprocess
 import sys
@@ -10,19 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atp.artifacts import MEASURES, TURNS, read_provenance, read_table, write_table
 from atp.errors import AtpError
-from atp.measures import measure_stage, measure_turns, rates_by_round
+from atp.files.provenance import Provenance
+from atp.files.schemas import MEASURES, TURNS
+from atp.files.tables import read_provenance, read_table, write_table
 from atp.measures.intervals import mean, share, wilson
-from atp.provenance import Provenance
+from atp.measures.measure import Evidence
+from atp.measures.rates import measure_evidence, measure_stage, rates_by_round
 
-CELL = dict(model="m", testbed="t", alignment="none", arm="plain", seed=0, channel="context", generation=0)
+CELL = dict(
+    model="m", testbed="role_play", alignment="none", condition="baseline", seed=0, channel="context", generation=0
+)
 
 
 def turns(*episodes: tuple[str, str]) -> pl.DataFrame:
-    """Episodes as (scenario, decisions): v paid violation, c caught one, k compliance, x invalid; a letter a round.
+    """Return turns.
 
-    A '-' is a round without a turn.
+    Args:
+        episodes: (scenario, decisions) with one letter per round: v is a paid violation, c a caught violation, k
+            compliance, x an invalid reply, and - a round without a turn.
     """
     rows = []
     for number, (scenario, decisions) in enumerate(episodes):
@@ -37,11 +43,17 @@ def turns(*episodes: tuple[str, str]) -> pl.DataFrame:
                 "agent": 0,
                 "role": "worker",
                 "shown": "",
+                "decision": "",
             }
             row |= {"round": round, "violation": None if letter == "x" else letter in "vc", "caught": letter == "c"}
             rows.append(CELL | row | {"reward": {"v": 3.0, "c": 0.0, "k": 1.0, "x": 0.0}[letter]})
     kinds = {name: pl.DataFrame(TURNS.empty_table()).schema[name] for name in rows[0]} if rows else None
     return pl.DataFrame(rows, schema=kinds) if rows else pl.DataFrame(TURNS.empty_table())
+
+
+def measure(turns: pl.DataFrame) -> pl.DataFrame:
+    """Return the measures that every testbed has."""
+    return measure_evidence(Evidence(turns.lazy(), {"context": {}, "weights": {}}, {}))
 
 
 def value(measured: pl.DataFrame, measure: str, round: int | None = None) -> tuple:
@@ -51,7 +63,7 @@ def value(measured: pl.DataFrame, measure: str, round: int | None = None) -> tup
 
 
 def whole(frame: pl.DataFrame) -> pa.Table:
-    """A turns table: what `frame` lacks is filled with what its type calls empty."""
+    """Return a turns table in which the columns that `frame` lacks have empty values."""
     empty = {"string": "", "int32": 0, "int64": 0, "double": 0.0, "bool": None}
     columns = []
     for field in TURNS:
@@ -63,7 +75,7 @@ def whole(frame: pl.DataFrame) -> pa.Table:
 
 
 def test_by_hand():
-    measured = measure_turns(turns(("a", "kvv"), ("b", "vck"), ("c", "xvx"), ("d", "kkc")).lazy())
+    measured = measure(turns(("a", "kvv"), ("b", "vck"), ("c", "xvx"), ("d", "kkc")))
     assert value(measured, "violation_rate", 1) == (1, 3, 1 / 3)
     assert value(measured, "violation_rate", 2) == (3, 4, 0.75)
     assert value(measured, "violation_rate", 3) == (2, 3, 2 / 3)
@@ -77,20 +89,20 @@ def test_by_hand():
 
 
 def test_rounds_that_do_not_follow_one_another_are_no_pair():
-    measured = measure_turns(turns(("a", "v-v"), ("b", "kxk"), ("c", "k"), ("d", "v")).lazy())
+    measured = measure(turns(("a", "v-v"), ("b", "kxk"), ("c", "k"), ("d", "v")))
     assert value(measured, "p_violate_after_rewarded_violation") == (0, 0, None)
     assert value(measured, "p_violate_after_complied") == (0, 0, None)
 
 
 def test_agents_of_an_episode_have_each_their_own_past():
     other = turns(("a", "kv")).with_columns(agent=pl.lit(1, dtype=pl.Int32))
-    measured = measure_turns(pl.concat([turns(("a", "vk")), other]).lazy())
+    measured = measure(pl.concat([turns(("a", "vk")), other]))
     assert value(measured, "p_violate_after_rewarded_violation") == (0, 1, 0.0)
     assert value(measured, "p_violate_after_complied") == (1, 1, 1.0)
 
 
 def test_nothing_valid_is_no_rate():
-    measured = measure_turns(turns(("a", "x"), ("b", "x")).lazy())
+    measured = measure(turns(("a", "x"), ("b", "x")))
     assert value(measured, "violation_rate", 1) == (0, 0, None)
     assert value(measured, "invalid_rate", 1) == (2, 2, 1.0)
     (row,) = measured.filter(measure="violation_rate").to_dicts()
@@ -98,16 +110,16 @@ def test_nothing_valid_is_no_rate():
 
 
 def test_no_turns_are_no_measures():
-    assert len(measure_turns(turns().lazy())) == 0
+    assert len(measure(turns())) == 0
 
 
 def test_groups_are_kept_apart():
-    supervised = turns(("a", "k")).with_columns(arm=pl.lit("supervised"))
-    rates = measure_turns(pl.concat([turns(("a", "v")), supervised]).lazy()).filter(measure="violation_rate")
-    assert rates.select("arm", "k", "n").rows() == [("plain", 1, 1), ("supervised", 0, 1)]
+    supervised = turns(("a", "k")).with_columns(condition=pl.lit("supervised"))
+    rates = measure(pl.concat([turns(("a", "v")), supervised])).filter(measure="violation_rate")
+    assert rates.select("condition", "k", "n").rows() == [("baseline", 1, 1), ("supervised", 0, 1)]
 
 
-def test_a_terminal_sees_invalid_beside_the_rate():
+def test_rates_by_round_count_invalid_replies():
     (row,) = rates_by_round(turns(("a", "v"), ("b", "k"), ("c", "x"))).to_dicts()
     assert (row["k"], row["n"], row["invalid"], row["replies"]) == (1, 2, 1, 3)
 
@@ -160,9 +172,9 @@ def test_a_share_lies_in_its_interval(pairs):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.text("vckx-", min_size=1, max_size=5)), max_size=8))
-def test_whatever_was_played_the_counts_add_up(episodes):
+def test_counts_add_up_for_any_turns(episodes):
     played = turns(*episodes)
-    measured = measure_turns(played.lazy())
+    measured = measure(played)
     assert measured.columns == MEASURES.names
     shares = measured.filter(pl.col("k").is_not_null())
     assert (shares["k"] <= shares["n"]).all()
@@ -182,14 +194,14 @@ def test_a_mean_of_nothing_is_nothing_and_one_without_spread_has_no_interval():
 
 def test_the_stage_writes_one_file_of_many_and_says_of_which(tmp_path):
     paths = [tmp_path / "study/a/turns.parquet", tmp_path / "study/b/turns.parquet"]
-    for path, arm in zip(paths, ("plain", "supervised"), strict=True):
+    for path, condition in zip(paths, ("baseline", "supervised"), strict=True):
         path.parent.mkdir(parents=True)
-        played = turns(("a", "kv"), ("b", "vv")).with_columns(arm=pl.lit(arm))
+        played = turns(("a", "kv"), ("b", "vv")).with_columns(condition=pl.lit(condition))
         write_table(whole(played), path, Provenance("rollout", "code"))
     out = tmp_path / "study/measures.parquet"
     measure_stage(paths, out, seed=1)
     rows = read_table(out, MEASURES, "measures")
-    assert set(rows["arm"].to_pylist()) == {"plain", "supervised"}
+    assert set(rows["condition"].to_pylist()) == {"baseline", "supervised"}
     written = read_provenance(out)
     assert sorted(written["inputs"]) == ["a/turns.parquet", "b/turns.parquet"]
     assert (written["params"], written["cost"]["turns"]) == ({"seed": 1}, 8.0)
@@ -205,11 +217,11 @@ def test_bad_files_are_named(tmp_path):
         measure_stage([torn], out)
     other = tmp_path / "other.parquet"
     write_table(pa.table({"x": [1]}), other, Provenance("other", "code"))
-    with pytest.raises(AtpError, match=r"other\.parquet: not a turns file: column 'model'"):
+    with pytest.raises(AtpError, match=r"other\.parquet: not a turns file: column 'testbed'"):
         measure_stage([other], out)
     assert not out.exists()
 
 
 def test_importing_measures_is_cheap():
-    code = "import atp.measures, sys; sys.exit('scipy' in sys.modules)"
+    code = "import atp.measures.rates, sys; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,18 +1,24 @@
-"""What a change comes back to when the history is emptied, by hand on ten scenarios."""
+"""Change that is left after the history is emptied, computed by hand on ten scenarios."""
 
 from typing import Any
 
 import polars as pl
 
-from atp.artifacts import CELL, MEASURES, TURNS
+from atp.files.schemas import CELL, MEASURES, TURNS
+from atp.measures.measure import Evidence
 from atp.measures.reset import AFTER, BEFORE, reset_effects
 
-PLACE: dict[str, Any] = {"model": "m", "testbed": "t", "alignment": "none", "arm": "a", "seed": 0, "variant": "v"}
+PLACE: dict[str, Any] = {"model": "m", "testbed": "t", "alignment": "none", "condition": "a", "seed": 0, "variant": "v"}
 KEY = (*(PLACE[name] for name in CELL), "v")
 
 
 def turns(channel: str, played: dict[tuple[int, int], str], shown: dict[int, str] | None = None) -> pl.LazyFrame:
-    """(generation, round) -> a letter a scenario: v violates, k complies, x is invalid."""
+    """Return turns.
+
+    Args:
+        played: (generation, round) -> one letter per scenario: v violates, k complies, x is invalid.
+        shown: round -> its sentence about supervision.
+    """
     rows = [
         PLACE
         | {"channel": channel, "generation": generation, "round": round, "split": "test", "agent": 0, "role": "worker"}
@@ -26,25 +32,25 @@ def turns(channel: str, played: dict[tuple[int, int], str], shown: dict[int, str
 
 
 def measured(frame: pl.LazyFrame, channel: str) -> dict[tuple[str, int], tuple[float, int]]:
-    rows = reset_effects(frame, {channel: {KEY: {"reset_after": 2}}}, 0)
+    rows = reset_effects(Evidence(frame, {channel: {KEY: {"reset_after": 2}}}, {}))
     assert rows.columns == MEASURES.names
     return {(row["measure"], row["generation"]): (round(row["value"], 9), row["round"]) for row in rows.to_dicts()}
 
 
-def test_a_history_that_held_everything_leaves_nothing():
+def test_an_agent_with_all_experience_in_its_history_returns_to_its_first_rate():
     played = {(0, 1): "vvkkkkkkkk", (0, 2): "vvvvvvvkkk", (0, 3): "vvkkkkkkkx", (0, 4): "vvvvvvvvvv"}
-    found = measured(turns("context", played), "context")
-    assert found == {(BEFORE, 0): (0.5, 2), (AFTER, 0): (round(2 / 9 - 0.2, 9), 3)}
+    changes = measured(turns("context", played), "context")
+    assert changes == {(BEFORE, 0): (0.5, 2), (AFTER, 0): (round(2 / 9 - 0.2, 9), 3)}
 
 
 def test_each_generation_is_compared_with_the_first():
     played = {(0, 1): "vvkkkkkkkk", (0, 2): "vvvkkkkkkk", (0, 3): "vvkkkkkkkk"}
     played |= {(2, 1): "vvvvvvvkkk", (2, 2): "vvvvvvvvvv", (2, 3): "vvvvvvvvkk"}
-    found = measured(turns("weights", played), "weights")
-    assert found == {(BEFORE, 0): (0.1, 2), (AFTER, 0): (0, 3), (BEFORE, 2): (0.8, 2), (AFTER, 2): (0.6, 3)}
+    changes = measured(turns("weights", played), "weights")
+    assert changes == {(BEFORE, 0): (0.1, 2), (AFTER, 0): (0, 3), (BEFORE, 2): (0.8, 2), (AFTER, 2): (0.6, 3)}
 
 
-def test_rounds_announced_otherwise_and_lines_that_are_never_emptied_have_none():
+def test_no_rows_for_rounds_with_another_announcement_or_without_a_reset():
     played = {(0, 1): "vk", (0, 2): "vk", (0, 3): "vv"}
     assert measured(turns("context", played, {3: "checked"}), "context") == {(BEFORE, 0): (0, 2)}
-    assert not len(reset_effects(turns("context", played), {"context": {KEY: {"reset_after": None}}}, 0))
+    assert not len(reset_effects(Evidence(turns("context", played), {"context": {KEY: {"reset_after": None}}}, {})))

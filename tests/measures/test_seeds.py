@@ -1,4 +1,4 @@
-"""Several seeds as one row: arithmetic by hand, and what must hold whatever the counts."""
+"""Several seeds as one row: arithmetic by hand, and properties that hold for all counts."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atp.artifacts import MEASURES
+from atp.files.schemas import MEASURES
 from atp.measures.intervals import wilson
 from atp.measures.seeds import SEED, over_seeds
 
 SCHEMA = pl.DataFrame(MEASURES.empty_table()).schema
-KEYS: dict[str, Any] = dict(model="m", testbed="role_play", alignment="none", arm="plain", channel="context")
+KEYS: dict[str, Any] = dict(model="m", testbed="role_play", alignment="none", condition="baseline", channel="context")
 KEYS |= dict(generation=0, variant="v", split="test", round=1, measure="violation_rate")
 
 
@@ -30,14 +30,14 @@ def counted(seed: int, k: int, n: int, **other: Any) -> dict[str, Any]:
 
 
 def test_by_hand():
-    found = over_seeds(
+    means = over_seeds(
         table(
             row(0, 0.2, 0.1, 0.4, k=2, n=10),
             row(1, 0.5, 0.3, 0.6, k=10, n=20),
             row(2, 0.8, 0.7, 1.0, k=8, n=10, method="cluster bootstrap"),
         )
     )
-    (mean,) = found.to_dicts()
+    (mean,) = means.to_dicts()
     assert {key: mean[key] for key in KEYS} == KEYS and mean[SEED] is None
     assert mean["value"] == pytest.approx(0.5)  # of seeds, not of replies: k / n may differ
     assert (mean["k"], mean["n"]) == (20, 40)
@@ -51,8 +51,8 @@ def test_by_hand():
 
 
 def test_a_seed_without_a_value_is_counted_and_drags_nothing():
-    found = over_seeds(table(counted(0, 1, 4), counted(1, 0, 0, method="none"), counted(2, 3, 4)))
-    (mean,) = found.to_dicts()
+    means = over_seeds(table(counted(0, 1, 4), counted(1, 0, 0, method="none"), counted(2, 3, 4)))
+    (mean,) = means.to_dicts()
     assert (mean["value"], mean["k"], mean["n"]) == (0.5, 4, 8)
     assert (mean["seeds"], mean["of"]) == (2, 3)
     assert (mean["least"], mean["most"]) == (0.25, 0.75)
@@ -69,13 +69,17 @@ def test_means_have_no_k_and_an_interval_where_every_seed_has_one():
     assert (mean["low"], mean["high"]) == (None, None)
 
 
-def test_all_keys_but_the_seed_tell_lines_apart():
+def test_all_keys_except_the_seed_separate_rows():
     rows = [
-        counted(seed, seed, 4, round=round, arm=arm) for seed in (0, 1) for round in (2, 1) for arm in ("plain", "b")
+        counted(seed, seed, 4, round=round, condition=condition)
+        for seed in (0, 1)
+        for round in (2, 1)
+        for condition in ("baseline", "b")
     ]
-    found = over_seeds(table(*rows))
-    assert list(found.select("round", "arm").iter_rows()) == [(2, "plain"), (2, "b"), (1, "plain"), (1, "b")]
-    assert found["value"].to_list() == [0.125] * 4
+    means = over_seeds(table(*rows))
+    keys = [(2, "baseline"), (2, "b"), (1, "baseline"), (1, "b")]
+    assert list(means.select("round", "condition").iter_rows()) == keys
+    assert means["value"].to_list() == [0.125] * 4
     assert over_seeds(table()).is_empty()
 
 
@@ -91,7 +95,7 @@ def test_one_seed_stays_as_it_is(count, seed):
 
 
 @given(st.lists(counts, min_size=2, max_size=6), st.randoms(use_true_random=False))
-def test_whatever_the_counts(found, random):
+def test_any_counts(found, random):
     rows = [counted(seed, *count) for seed, count in enumerate(found)]
     mean = over_seeds(table(*rows)).row(0, named=True)
     assert (mean["k"], mean["n"]) == tuple(map(sum, zip(*found, strict=True)))

@@ -1,4 +1,4 @@
-"""Tipping measures: arithmetic by hand, lines whose answer is known, and what must hold whatever the counts."""
+"""Tipping measures: arithmetic by hand, series with a known answer, and properties that hold for all counts."""
 
 from math import exp, log, sqrt
 
@@ -11,9 +11,9 @@ from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
 
 from atp.errors import AtpError
-from atp.measures.power import LADDER, false_alarms, needed, power_table, print_power
+from atp.measures.power import LADDER, false_alarms, power_table, print_power, scenarios_needed
 from atp.measures.shapes import Counts, count, flipped, likelihood, redrawn, rising, step, trend
-from atp.measures.simulate import TRUTHS, Design, rates_of, simulate
+from atp.measures.simulate import TRUTHS, Design, simulate, true_rates
 from atp.measures.tipping import (
     DRIFT,
     FLAT,
@@ -29,7 +29,7 @@ from atp.measures.tipping import (
     time_to_half_rate,
     verdict,
 )
-from atp.measures.tipping_lines import line_measures
+from atp.measures.tipping_series import series_measures
 
 #: Hits of 12 clusters, 4 replies each, at rounds 1 to 5.
 HITS = np.array(
@@ -54,8 +54,8 @@ def of(hits: np.ndarray, each: int = 4) -> Counts:
     return count(hits, np.full_like(hits, each), np.arange(1, hits.shape[1] + 1))
 
 
-def line(*rates: float, clusters: int = 40, each: int = 10) -> Counts:
-    """Clusters that differ by one hit up or down, with these rates in all."""
+def series(*rates: float, clusters: int = 40, each: int = 10) -> Counts:
+    """Return clusters whose counts are one above or below the average, with these rates over all."""
     level = np.round(np.array(rates) * each)
     apart = np.where(np.arange(clusters)[:, None] % 2, 1, -1) * ((level > 0) & (level < each))
     return of(level + apart, each)
@@ -63,7 +63,7 @@ def line(*rates: float, clusters: int = 40, each: int = 10) -> Counts:
 
 def simulated(truth: str, seed: int, clusters: int = 64, **settings: float) -> Counts:
     design = Design(**settings)
-    return simulate(rates_of(truth, design), clusters, design, np.random.default_rng(seed))
+    return simulate(true_rates(truth, design), clusters, design, np.random.default_rng(seed))
 
 
 def test_counts_leave_out_what_has_none():
@@ -83,8 +83,8 @@ def test_counts_that_cannot_be(hits, totals, positions):
 
 
 def test_drift_slope_is_that_of_statsmodels():
-    """statsmodels 0.15.0, GLM(Binomial) on these replies one by one: slope 0.62071052. Its interval is of the slopes
-    without each cluster in turn, t of 11 degrees.
+    """The slope is 0.62071052 by GLM(Binomial) of statsmodels 0.15.0 on single replies. The interval is from the slopes
+    without each cluster in turn and Student's t with 11 degrees of freedom.
     """
     found = drift_slope(of(HITS))
     assert found.value == pytest.approx(1.86024932, rel=1e-6)
@@ -93,7 +93,7 @@ def test_drift_slope_is_that_of_statsmodels():
     assert (found.low, found.high) == pytest.approx((found.value / exp(wide), found.value * exp(wide)), rel=1e-5)
 
 
-def test_one_scenario_that_changes_shows_no_trend():
+def test_one_changing_scenario_shows_no_trend():
     hits = np.zeros((64, 6), int)
     hits[0, 3:] = 4
     found = drift_slope(of(hits))
@@ -112,7 +112,7 @@ def test_a_trend_of_two_points_goes_through_both():
     assert slope == pytest.approx((logit(0.7) - logit(0.2)) / 2)
 
 
-def test_trends_are_of_the_largest_likelihood():
+def test_trends_maximise_the_likelihood():
     rng = np.random.default_rng(0)
     rates, weights = rng.beta(0.5, 0.5, size=(30, 5)), rng.integers(1, 99, size=5).astype(float)
     positions = np.array([0.0, 1, 2, 4, 7])
@@ -133,7 +133,7 @@ def test_rising_is_isotonic_regression():
 
 
 def test_flips_and_draws_keep_clusters_whole():
-    """Rounds that always agree in a cluster agree in every resample."""
+    """Rounds that agree in every cluster agree in every resample."""
     counts = of(np.repeat(np.arange(5)[:, None], 3, axis=1))
     for rates in (redrawn(counts, 0, 99), flipped(counts, counts.rates, 0, 99)):
         assert (rates == rates[:, :1]).all()
@@ -141,7 +141,7 @@ def test_flips_and_draws_keep_clusters_whole():
 
 
 def test_by_hand():
-    counts = line(0.1, 0.2, 0.6, 0.7)
+    counts = series(0.1, 0.2, 0.6, 0.7)
     assert counts.rates == pytest.approx([0.1, 0.2, 0.6, 0.7])
     assert change(counts, 0).value == pytest.approx(0.6)
     assert sharpness(counts, 0).share.value == pytest.approx(0.4 / 0.6)
@@ -153,32 +153,32 @@ def test_by_hand():
     assert (point.at.value, point.over_flat) == (3, pytest.approx(1600 * 0.0625 / 0.24))
 
 
-def test_a_line_that_falls_has_the_same_times():
-    counts = line(0.9, 0.8, 0.4, 0.3)
+def test_a_falling_series_has_the_same_times():
+    counts = series(0.9, 0.8, 0.4, 0.3)
     assert sharpness(counts, 0).share.value == pytest.approx(0.4 / 0.6)
     assert time_to_half_change(counts, 0).value == pytest.approx(2.5)
     assert time_to_half_rate(counts, 0).value == 1  # it begins above 50 %
 
 
 def test_six_clusters_that_all_rise():
-    """Of the 64 ways to flip six, one has all of them rise."""
+    """In one of the 64 ways to flip six clusters all of them rise."""
     found = verdict(of(np.tile([0, 0, 1, 1], (6, 1)), 1), 0)
     assert found.p_rise == pytest.approx(1 / 64, abs=0.008)
     assert found.p_fall == pytest.approx(1, abs=1e-9)
-    assert found.word == TIPPING
+    assert found.label == TIPPING
 
 
 def test_replies_of_a_cluster_count_less_than_independent_ones():
-    """Samples that all do the same are one: BIC and p-values are as if there were one of each."""
+    """If all samples of a scenario agree, BIC and p-values are those of one sample."""
     alone = of((HITS > 1).astype(int), 1)
     same = of((HITS > 1).astype(int) * 4, 4)
     assert sharpness(same, 0).bic == pytest.approx(sharpness(alone, 0).bic)
     one, four = verdict(alone, 0), verdict(same, 0)
-    assert (one.p_rise, one.p_fall, one.word) == (four.p_rise, four.p_fall, four.word)
+    assert (one.p_rise, one.p_fall, one.label) == (four.p_rise, four.p_fall, four.label)
 
 
 @pytest.mark.parametrize(
-    ("rates", "word"),
+    ("rates", "label"),
     [
         ((0.3, 0.3, 0.3, 0.3), FLAT),
         ((0.0, 0.0, 0.0), FLAT),
@@ -186,36 +186,36 @@ def test_replies_of_a_cluster_count_less_than_independent_ones():
         ((0.8, 0.7, 0.5, 0.3, 0.2, 0.1), DRIFT),
         ((0.2, 0.2, 0.2, 0.7, 0.7, 0.7), TIPPING),
         ((0.7, 0.7, 0.2, 0.2), TIPPING),
-        ((0.0, 0.0, 0.0, 1.0, 1.0), TIPPING),  # of which a trend, steep enough, is as likely
+        ((0.0, 0.0, 0.0, 1.0, 1.0), TIPPING),  # a steep trend is equally likely
         ((0.2, 0.2, 0.7, 0.7, 0.3, 0.2), RECOVERY),
-        ((0.7, 0.2, 0.2, 0.7), UNDECIDED),  # falls, and rises again
+        ((0.7, 0.2, 0.2, 0.7), UNDECIDED),  # falls and rises again
         ((0.1, 0.9, 0.7, 0.7), UNDECIDED),  # does not fall back
         ((0.2, 0.7), UNDECIDED),  # two rounds have no shape
         ((0.5,), UNDECIDED),
     ],
 )
-def test_plain_lines(rates, word):
-    assert verdict(line(*rates), 0).word == word
+def test_simple_series(rates, label):
+    assert verdict(series(*rates), 0).label == label
 
 
 @pytest.mark.parametrize("truth", TRUTHS)
 @pytest.mark.parametrize("first, last", [(0.2, 0.6), (0.6, 0.2), (0.05, 0.35)])
-def test_lines_with_a_known_answer(truth, first, last):
-    words = [
-        verdict(simulated(truth, seed, 256, first=first, last=last), seed, resamples=299).word for seed in range(20)
+def test_series_with_a_known_answer(truth, first, last):
+    labels = [
+        verdict(simulated(truth, seed, 256, first=first, last=last), seed, resamples=299).label for seed in range(20)
     ]
     if truth == RECOVERY and first > last:
-        assert words.count(UNDECIDED) == 20
+        assert labels.count(UNDECIDED) == 20
     else:
-        assert words.count(truth) >= (14 if truth == FLAT else 17)  # of flat lines one in 10 is undecided
+        assert labels.count(truth) >= (14 if truth == FLAT else 17)  # one in 10 flat series is undecided
 
 
-def test_flat_lines_raise_few_alarms():
-    """Of 300 lines of 16 scenarios whose samples are much alike, at most 5 %, give or take, are said to change."""
-    words = [
-        verdict(simulated(FLAT, seed, 16, alike=0.7, lasting=0.7), seed, resamples=199).word for seed in range(300)
+def test_flat_series_raise_few_alarms():
+    """Of 300 flat series of 16 scenarios with correlated samples, about 5 % or fewer get a verdict of change."""
+    labels = [
+        verdict(simulated(FLAT, seed, 16, alike=0.7, lasting=0.7), seed, resamples=199).label for seed in range(300)
     ]
-    assert 300 - words.count(FLAT) - words.count(UNDECIDED) <= 23
+    assert 300 - labels.count(FLAT) - labels.count(UNDECIDED) <= 23
 
 
 def test_intervals_cover_as_often_as_they_say():
@@ -224,7 +224,7 @@ def test_intervals_cover_as_often_as_they_say():
     covered = {"slope": 0, "break": 0, "time": 0, "sharpness": 0}
     for seed in range(60):
         drift, tip = simulated(DRIFT, seed), simulated(TIPPING, seed)
-        rates = rates_of(DRIFT, design)
+        rates = true_rates(DRIFT, design)
         truths = {"slope": ratio, "break": 4, "time": np.interp(0.5, rates, range(1, 7)), "sharpness": 1}
         found = {
             "slope": drift_slope(drift),
@@ -237,21 +237,21 @@ def test_intervals_cover_as_often_as_they_say():
     assert all(times >= 52 for times in covered.values()), covered
 
 
-def test_what_cannot_be_said_has_a_reason():
-    assert drift_slope(line(0.3)).method == "none: too few rounds"
-    assert drift_slope(line(0.0, 0.0)).method == "none: no spread"
-    assert drift_slope(line(0.0, 1.0)).method == "none: no trend is steep enough"
+def test_a_missing_value_has_a_reason():
+    assert drift_slope(series(0.3)).method == "none: too few rounds"
+    assert drift_slope(series(0.0, 0.0)).method == "none: no spread"
+    assert drift_slope(series(0.0, 1.0)).method == "none: no trend is steep enough"
     assert drift_slope(of(np.array([[1, 2]]))).method == "none: too few clusters"
-    flat = line(0.3, 0.3, 0.3)
+    flat = series(0.3, 0.3, 0.3)
     assert (sharpness(flat, 0).share.method, sharpness(flat, 0).share.value) == ("none: no change shown", None)
     assert time_to_half_change(flat, 0).method == "none: no change shown"
     assert time_to_half_rate(flat, 0).method == "none: 50 % not reached"
     assert change_point(flat, 0).at.method == "none: no change shown"
-    assert change_point(line(0.3), 0) is None
-    assert (change_point(line(0.2, 0.7), 0).p_step, sharpness(line(0.2, 0.7), 0).bic) == (None, None)
+    assert change_point(series(0.3), 0) is None
+    assert (change_point(series(0.2, 0.7), 0).p_step, sharpness(series(0.2, 0.7), 0).bic) == (None, None)
 
 
-def test_a_line_that_nearly_comes_to_half_has_one_bound():
+def test_a_series_that_almost_reaches_50_percent_has_one_bound():
     found = time_to_half_rate(of(HITS[:, :4]), 0)
     assert found.low is not None and found.high is None
 
@@ -270,12 +270,12 @@ def counted(draw) -> Counts:
 
 @settings(max_examples=60, deadline=None)
 @given(counted())
-def test_whatever_was_counted(counts):
+def test_any_counts(counts):
     found = verdict(counts, 0, resamples=49)
-    assert found.word in VERDICTS
+    assert found.label in VERDICTS
     assert found.p_rise is None or 0 < found.p_rise <= 1
     if counts.shape[1] > 1:
-        for name, value in line_measures(counts, 0).items():
+        for name, value in series_measures(counts, 0)[0].items():
             for bound in (value.value, value.low, value.high):
                 assert bound is None or np.isfinite(bound), name
             if None not in (value.value, value.low, value.high):
@@ -292,24 +292,24 @@ def test_the_order_of_clusters_does_not_matter(counts, random):
 
 
 @pytest.mark.parametrize("truth", TRUTHS)
-def test_what_changes_nothing(truth):
+def test_invariances(truth):
     counts = simulated(truth, 1, 24)
-    said = verdict(counts, 0, resamples=299)
+    original = verdict(counts, 0, resamples=299)
     doubled = count(2 * counts.hits, 2 * counts.totals, counts.positions)
-    assert verdict(doubled, 0, resamples=299).word == said.word
+    assert verdict(doubled, 0, resamples=299).label == original.label
     assert drift_slope(doubled).high == pytest.approx(drift_slope(counts).high)
     later = count(counts.hits, counts.totals, 3 * counts.positions + 5)
-    assert verdict(later, 0, resamples=299) == said
+    assert verdict(later, 0, resamples=299) == original
     assert drift_slope(later).value ** 3 == pytest.approx(drift_slope(counts).value)
     turned = count(counts.totals - counts.hits, counts.totals, counts.positions)
     assert drift_slope(turned).value == pytest.approx(1 / drift_slope(counts).value)
     if truth != RECOVERY:
-        assert verdict(turned, 0, resamples=299).word == said.word
+        assert verdict(turned, 0, resamples=299).label == original.label
 
 
 def test_simulated_rates_are_those_asked_for_and_samples_are_alike():
     design = Design(rounds=4, samples=2, alike=0.6, lasting=0.9)
-    rates = rates_of(DRIFT, design)
+    rates = true_rates(DRIFT, design)
     counts = simulate(rates, 20_000, design, np.random.default_rng(0))
     assert counts.rates == pytest.approx(rates, abs=0.01)
     both = (counts.hits == 2).mean(axis=0)
@@ -320,10 +320,10 @@ def test_simulated_rates_are_those_asked_for_and_samples_are_alike():
 
 def test_shapes_that_are_simulated():
     design = Design(0.2, 0.8)
-    assert rates_of(TIPPING, Design(0.2, 0.8, at=2)) == pytest.approx([0.2, 0.8, 0.8, 0.8, 0.8, 0.8])
-    assert rates_of(RECOVERY, design) == pytest.approx([0.2, 0.2, 0.8, 0.8, 0.2, 0.2])
-    assert np.diff(logit(rates_of(DRIFT, design)), 2) == pytest.approx(0)
-    assert np.ptp(rates_of(FLAT, design)) == 0
+    assert true_rates(TIPPING, Design(0.2, 0.8, at=2)) == pytest.approx([0.2, 0.8, 0.8, 0.8, 0.8, 0.8])
+    assert true_rates(RECOVERY, design) == pytest.approx([0.2, 0.2, 0.8, 0.8, 0.2, 0.2])
+    assert np.diff(logit(true_rates(DRIFT, design)), 2) == pytest.approx(0)
+    assert np.ptp(true_rates(FLAT, design)) == 0
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_power_is_counted_and_reproducible():
     assert table.equals(power_table(design, (16, 64), replicates=8))
     assert table.height == 8
     for row in table.to_dicts():
-        assert sum(row[word] for word in VERDICTS) == row["n"] == 8
+        assert sum(row[label] for label in VERDICTS) == row["n"] == 8
         assert row["k"] == row[row["truth"]]
         assert row["low"] <= row["k"] / 8 <= row["high"]
         assert false_alarms(row) <= 8 - row["k"]
@@ -348,17 +348,17 @@ def test_power_is_counted_and_reproducible():
 
 def test_the_number_needed_is_enough_and_less_is_not():
     design = Design(samples=2)
-    found = needed(TIPPING, 0.8, design, replicates=10)
+    found = scenarios_needed(TIPPING, 0.8, design, replicates=10)
     assert found["k"][0] >= 8
     below = LADDER[LADDER.index(found["scenarios"][0]) - 1]
     assert power_table(design, (below,), replicates=10).filter(truth=TIPPING)["k"][0] < 8
-    assert len(needed(FLAT, 0.5, Design(first=0.5, last=0.6, samples=1), replicates=2, bound=0.001)) == 0
+    assert len(scenarios_needed(FLAT, 0.5, Design(first=0.5, last=0.6, samples=1), replicates=2, bound=0.001)) == 0
 
 
 def test_power_on_a_terminal(capsys):
     print_power(Design(samples=2), (16,), replicates=4)
     printed = capsys.readouterr().out
-    assert all(word in printed for word in (*VERDICTS, "4 simulated lines", "alarms"))
+    assert all(word in printed for word in (*VERDICTS, "4 simulated series", "alarms"))
     with pytest.raises(AtpError, match="power"):
         print_power(Design(), (16,), power=1.5)
     with pytest.raises(AtpError, match="scenarios"):

@@ -1,47 +1,46 @@
-"""What every stage writes of its cost, and how the report sums it up."""
+"""The cost that every stage writes, and the report's table of costs."""
 
 from pathlib import Path
 
 import pytest
 
-from atp.alignment.align import align_stage
-from atp.alignment.pairs import pairs_stage
-from atp.artifacts import read_provenance
-from atp.config import read_models
 from atp.errors import AtpError
-from atp.filtering import filter_stage
-from atp.measures import measure_stage
+from atp.files.tables import read_provenance
+from atp.measures.rates import measure_stage
 from atp.report import ran, report_stage
-from atp.rollout import Cell, gather_stage, rollout_stage
-from atp.scenarios.stage import ScenarioSettings, scenarios_stage
+from atp.rollout.engine import gather_stage, rollout_stage
+from atp.rollout.table import Cell
+from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.study.read import read_models
+from atp.training.align import align_stage
+from atp.training.filters import BestOfN, filter_stage
+from atp.training.pairs import pairs_stage
 from atp.units import count, digits, duration, size
 
-TOOK = {"starts", "wall_seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb"}
+COSTS = {"starts", "wall_seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb"}
 TOKENS = {"prompt_tokens", "cached_tokens", "completion_tokens"}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> dict[str, Path]:
-    """Every stage of a study once, on the organism."""
+    """Return the artifact of each stage of a study, played by the model organism."""
     folder = tmp_path_factory.mktemp("costs")
     names = "scenarios pairs turns evaluation selection measures"
     paths = {name: folder / f"{name}.parquet" for name in names.split()}
     paths |= {"adapter": folder / "dpo/adapter", "report": folder / "report.html"}
     organism = read_models(("organism",), "config/models")["organism"].of("role_play")
-    sizes = {"train": 8, "test": 8}
-    source = ScenarioSettings(source="templates", path="config/templates/role_play.yaml", templates=None, **sizes)
-    scenarios_stage(source, "role_play", paths["scenarios"])
+    scenarios_stage(TemplateSource(train=8, test=8), "role_play", paths["scenarios"])
     pairs_stage(paths["scenarios"], paths["pairs"], "role_play", {}, "organism", organism, 8, 0)
     training = {"method": "dpo", "learning_rate": 5e-4, "validity": 0.0}
     align_stage(paths["scenarios"], paths["adapter"], "role_play", {}, organism, training, 0, paths["pairs"])
-    cell = Cell("organism", "role_play", "dpo", "plain", 0, "weights", 0)
+    cell = Cell("organism", "role_play", "dpo", "baseline", 0, "weights", 0)
     played = {"variants": {"deployment": {"rounds": 1}}, "samples": 2, "model": organism, "adapter": paths["adapter"]}
     rollout_stage(paths["scenarios"], paths["turns"], cell, split="train", **played)
     shards = [folder / f"shard{k}.parquet" for k in (1, 2)]
     for k, shard in enumerate(shards, 1):
         rollout_stage(paths["scenarios"], shard, cell, split="test", part=(k, 2), **played)
     gather_stage(shards, paths["evaluation"])
-    filter_stage(paths["turns"], paths["selection"], {"name": "best_of_n"})
+    filter_stage(paths["turns"], paths["selection"], BestOfN())
     measure_stage([paths["turns"], paths["evaluation"]], paths["measures"])
     report_stage(
         measures=paths["measures"],
@@ -59,9 +58,9 @@ def made(tmp_path_factory) -> dict[str, Path]:
     return paths
 
 
-def test_every_stage_says_what_it_took(made):
+def test_every_stage_writes_its_cost(made):
     costs = {name: read_provenance(path)["cost"] for name, path in made.items()}
-    assert {name for name, cost in costs.items() if not set(cost) >= TOOK} == set()
+    assert {name for name, cost in costs.items() if not set(cost) >= COSTS} == set()
     assert all(cost["wall_seconds"] > 0 and cost["peak_memory_mb"] > 1 for cost in costs.values())
     assert {name for name, cost in costs.items() if set(cost) >= TOKENS} == {"pairs", "adapter", "turns", "evaluation"}
     assert costs["adapter"]["tokens"] > 0 and costs["pairs"]["completion_tokens"] > costs["pairs"]["tries"]
@@ -69,14 +68,14 @@ def test_every_stage_says_what_it_took(made):
     assert costs["measures"]["turns"] == costs["report"]["turns"] == 32
 
 
-def test_a_page_says_where_it_comes_from(made):
+def test_a_page_has_provenance(made):
     found = read_provenance(made["report"])
     assert found["stage"] == "report" and found["params"] == {"study": "costs", "organism": True}
     assert set(found["inputs"]) == {"measures.parquet"} and "pyarrow" in found["versions"]
     text = made["report"].read_text()
     head, table = text.partition("<style>")[0], text.partition('id="ran"')[2]
     assert head.count('id="provenance"') == 1
-    for stage in ("scenarios", "rollout", "filter", "pairs", "align", "measure", "report", "together"):
+    for stage in ("scenarios", "rollout", "filter", "pairs", "align", "measure", "report", "total"):
         assert f"<td>{stage}</td>" in table
     other = made["report"].with_name("other.html")
     other.write_text("<p>")
@@ -91,7 +90,7 @@ def artifact(stage: str, **cost: float) -> dict:
 
 
 def test_costs_by_hand():
-    """Sums of a stage and of all, and of memory the most."""
+    """Costs are sums over a stage and in total; memory is the maximum."""
     headings, rows = ran.costs(
         [
             artifact("rollout", starts=1, wall_seconds=5400, cpu_seconds=30, gpu_seconds=10800, peak_memory_mb=1000),
@@ -102,21 +101,21 @@ def test_costs_by_hand():
     assert headings == ["stage", *(name for name in ran.COSTS if name != "starts")]
     assert rows[0] == ["rollout", "2", "2.0 h", "75 s", "4.0", "1.0 GB", *["–"] * 5]
     assert rows[1] == ["align", "1", "60 s", "–", "–", "2.1 GB", "–", "–", "–", "–", "2.5 M"]
-    assert rows[2] == ["together", "3", "2.0 h", "75 s", "4.0", "2.1 GB", "–", "–", "–", "–", "2.5 M"]
+    assert rows[2] == ["total", "3", "2.0 h", "75 s", "4.0", "2.1 GB", "–", "–", "–", "–", "2.5 M"]
 
 
-def test_starts_show_where_a_job_was_stopped():
-    """Three shards are four jobs with what puts them together, and one of them was started twice."""
+def test_starts_are_shown_if_a_job_was_restarted():
+    """Three shards are four jobs, one of which gathers them; one job was started twice."""
     sharded = artifact("rollout", starts=4, shards=3)
     headings, rows = ran.costs([sharded, artifact("filter", starts=1)])
     assert headings[:3] == ["stage", "jobs", "starts"]
-    assert [row[:3] for row in rows] == [["rollout", "4", "5"], ["filter", "1", "1"], ["together", "5", "6"]]
+    assert [row[:3] for row in rows] == [["rollout", "4", "5"], ["filter", "1", "1"], ["total", "5", "6"]]
     headings, rows = ran.costs([artifact("rollout", starts=3, shards=3)])
     assert "starts" not in headings and rows[0][1] == "4"
 
 
 @pytest.mark.parametrize(
-    ("written", "number", "said"),
+    ("formatted", "number", "text"),
     [
         (digits, 0, "0"),
         (digits, 0.0342, "0.034"),
@@ -135,5 +134,5 @@ def test_starts_show_where_a_job_was_stopped():
         (count, 2_079_489, "2.1 M"),
     ],
 )
-def test_amounts(written, number, said):
-    assert written(number) == said
+def test_amounts(formatted, number, text):
+    assert formatted(number) == text

@@ -1,4 +1,4 @@
-"""The report in a real Chromium: opened without network, a transcript stepped through, hostile replies inert."""
+"""The report in Chromium: it opens without network, shows transcripts, and hostile replies do nothing."""
 
 import os
 import re
@@ -9,24 +9,25 @@ import pytest
 
 from atp.agents.base import Agent, Request
 from atp.agents.scripted import scripted
-from atp.filtering import filter_stage
-from atp.measures import measure_stage
-from atp.provenance import Provenance, Stage
+from atp.files.provenance import Provenance, Stage
+from atp.measures.rates import measure_stage
 from atp.report import report_stage
 from atp.report.page import embed
-from atp.rollout import Cell, rollout
-from atp.scenarios.role_play import RolePlayTemplate, instantiate
+from atp.rollout.engine import rollout
+from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
-from atp.testbeds import TESTBEDS
-from atp.testbeds.base import Reply
+from atp.testbed import Reply
+from atp.testbeds.role_play import TESTBED
+from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
+from atp.training.filters import BestOfN, filter_stage
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 HOSTILE = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1"><!-- \u2028 '
 
 
 class Hostile:
-    """Answers with markup before its choice."""
+    """An agent that writes markup before its choice."""
 
     batch = 64
 
@@ -34,25 +35,26 @@ class Hostile:
         pass
 
     def answer(self, requests: list[Request]) -> list[Reply]:
-        return [Reply(HOSTILE + list(request.prompt.view.answers.values())[request.seed % 2]) for request in requests]
+        answers = [list(request.prompt.observation.answers.values()) for request in requests]
+        return [Reply(HOSTILE + each[request.seed % 2]) for each, request in zip(answers, requests, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
-    """A report on scripted agents in both channels, one of them hostile."""
+    """Return a report on scripted agents in both channels, one of them hostile."""
     folder = tmp_path_factory.mktemp("report")
     scenarios = folder / "scenarios.parquet"
-    made = generate(read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, 16, 16, 0)
-    write_scenarios(made, scenarios, Provenance("scenarios", "code"))
+    made = generate(read_templates(TESTBED.templates, RolePlayTemplate), instantiate, 16, 16, 0)
+    write_scenarios(TESTBED, made, scenarios, Provenance("scenarios", "code"))
     turns: list[Path] = []
 
     def play(name: str, split: str, variants: dict[str, dict], agent: Agent, channel: str, generation: int) -> None:
-        cell = Cell("learner", "role_play", "none", "plain", 0, channel, generation)
-        stage = Stage("rollout", "atp.rollout", {"cell": vars(cell)}, [scenarios])
-        settings = {label: TESTBEDS["role_play"].settings(**values) for label, values in variants.items()}
+        cell = Cell("learner", "role_play", "none", "baseline", 0, channel, generation)
+        stage = Stage("rollout", "atp.rollout.engine", {"cell": vars(cell)}, [scenarios])
+        settings = {label: TESTBED.settings(**values) for label, values in variants.items()}
         turns.append(folder / f"{name}.parquet")
         played = read_scenarios(scenarios, "role_play", split)
-        rollout(played, TESTBEDS["role_play"], settings, agent, cell, 2, turns[-1], stage)
+        rollout(played, TESTBED, settings, agent, cell, 2, turns[-1], stage)
 
     for generation, p in enumerate((0.2, 0.4, 0.7)):
         for split in ("train", "test"):
@@ -61,7 +63,7 @@ def page(tmp_path_factory) -> Path:
     schedules = {name: {"schedule": name} for name in ("all_unsupervised", "all_supervised")}
     play("context", "test", schedules, Hostile(), "context", 0)
     selection = folder / "selection.parquet"
-    filter_stage(folder / "train0.parquet", selection, {"name": "best_of_n"})
+    filter_stage(folder / "train0.parquet", selection, BestOfN())
     measure_stage(turns, folder / "measures.parquet")
     report_stage(
         measures=folder / "measures.parquet",
@@ -79,10 +81,10 @@ def page(tmp_path_factory) -> Path:
     return folder / "report.html"
 
 
-def test_the_page_says_what_the_agent_is_and_what_changed(page):
+def test_the_page_explains_the_agent_and_the_change(page):
     text = page.read_text()
     assert "no evidence about any deployed model" in text
-    assert "<b>plain: drift up</b> from" in text
+    assert "<b>baseline: drift up</b> from" in text
     assert "models: [&lt;b&gt;x&lt;/b&gt;]" in text
     assert sorted(file.name for file in (page.parent / "figures").iterdir()) == [
         "deployment.svg",
@@ -118,7 +120,7 @@ def test_on_a_phone(page, browser):
     tab.on("request", lambda request: requests.append(request.url))
     tab.goto(page.as_uri())
     tab.wait_for_selector("#drift_over_rounds svg.marks")
-    tab.select_option("#file", label="learner, role_play, none, plain, seed 0: in context")
+    tab.select_option("#file", label="learner, role_play, none, baseline, seed 0: in context")
     assert tab.inner_text("#place").startswith("round 1 of 6")
     assert tab.locator("#turn .message").count() == 4
     assert "</script><script>" in tab.inner_text("#turn .reply")
@@ -128,7 +130,7 @@ def test_on_a_phone(page, browser):
     assert "earned" in tab.inner_text("#turn .outcome")
     tab.click("#after")
     assert tab.inner_text("#place").startswith("round 1 of 6")
-    tab.select_option("#file", label="learner, role_play, none, plain, seed 0: generation 1, tested")
+    tab.select_option("#file", label="learner, role_play, none, baseline, seed 0: generation 1, tested")
     assert tab.inner_text("#place").startswith("round 1 of 1")
     assert tab.evaluate("window.pwned") is None
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
@@ -136,7 +138,7 @@ def test_on_a_phone(page, browser):
     assert requests == [page.as_uri()]
 
 
-def test_each_figure_stands_once_on_paper_and_once_on_a_screen(page, browser):
+def test_each_figure_is_shown_once_on_paper_and_once_on_a_screen(page, browser):
     tab = browser.new_page(color_scheme="dark")
     tab.goto(page.as_uri())
     tab.wait_for_selector("#drift_over_rounds svg.marks")

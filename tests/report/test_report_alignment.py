@@ -1,4 +1,4 @@
-"""What the report says of alignment: installed, lost or kept, and warned of."""
+"""Alignment in the report: findings, figures and warnings."""
 
 import json
 from pathlib import Path
@@ -7,42 +7,38 @@ import polars as pl
 import pytest
 
 from atp.agents.scripted import scripted
-from atp.measures import measure_stage
-from atp.provenance import Provenance, Stage
+from atp.files.provenance import Provenance, Stage
+from atp.measures.rates import measure_stage
 from atp.report import ran
 from atp.report.alignment import alignment_figures, alignment_finding, effects
-from atp.rollout import Cell, rollout
-from atp.scenarios.role_play import RolePlayTemplate, instantiate
+from atp.rollout.engine import rollout
+from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
-from atp.testbeds import TESTBEDS
-
-TESTBED = TESTBEDS["role_play"]
+from atp.testbeds.role_play import TESTBED
+from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
 
 
 @pytest.fixture(scope="module")
 def measures(tmp_path_factory) -> pl.DataFrame:
-    """A coin without alignment; DPO that complies for good; GRPO that violates once violating has been rewarded."""
+    """Return measures of a random agent as 'none', one that complies as 'dpo', and a bandit as 'grpo'."""
     folder = tmp_path_factory.mktemp("alignment")
     scenarios = folder / "scenarios.parquet"
-    write_scenarios(
-        generate(read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, 4, 64, 0),
-        scenarios,
-        Provenance("s", "c"),
-    )
+    made = generate(read_templates(TESTBED.templates, RolePlayTemplate), instantiate, 4, 64, 0)
+    write_scenarios(TESTBED, made, scenarios, Provenance("s", "c"))
     chosen = read_scenarios(scenarios, "role_play", "test")
     settings = {"all_unsupervised": TESTBED.settings(rounds=6)}
     turns = []
     for alignment, agent in (("none", "random:0.6"), ("dpo", "comply"), ("grpo", "bandit:0.3")):
-        cell = Cell("Qwen3-8B", "role_play", alignment, "plain", 0, "context", 0)
-        stage = Stage("rollout", "atp.rollout", {"cell": vars(cell)}, [scenarios])
+        cell = Cell("Qwen3-8B", "role_play", alignment, "baseline", 0, "context", 0)
+        stage = Stage("rollout", "atp.rollout.engine", {"cell": vars(cell)}, [scenarios])
         turns.append(folder / f"{alignment}.parquet")
         rollout(chosen, TESTBED, settings, scripted(agent), cell, 1, turns[-1], stage)
     measure_stage(turns, folder / "measures.parquet")
     return pl.read_parquet(folder / "measures.parquet")
 
 
-def test_words_and_figure(measures):
+def test_finding_and_figure(measures):
     found = effects(measures)
     (finding,) = alignment_finding(found)
     dpo, grpo = finding.lines
@@ -56,29 +52,38 @@ def test_words_and_figure(measures):
     assert len(figure.chart.to_dict()["layer"]) == 2
 
 
-def test_nothing_aligned_nothing_said(measures):
+def test_no_finding_without_alignment(measures):
     alone = measures.filter(alignment="none")
     assert effects(alone) == [] and alignment_finding([]) == [] and alignment_figures([]) == []
 
 
-def adapter(folder: Path, stage: str, before: int, after: int, carried: bool = False) -> Path:
-    canary = {"prompts": 64.0, "valid": 64.0, "violations": float(after), "kl": 0.5, "kl_sd": 0.2}
-    canary |= {"reference_valid": 64.0, "reference_violations": float(before)}
-    provenance = Provenance(stage, "code", {"training": {"method": "dpo"}}, cost={"steps": 8.0, "loss": 0.6})
+CELL = {"model": "m", "testbed": "role_play", "alignment": "dpo", "channel": "weights"}
+ALIGNED = CELL | {"condition": None, "generation": 0}
+
+
+def adapter(folder: Path, cell: dict, before: int, after: int, unchanged: bool = False) -> Path:
+    stage = "finetune" if cell["generation"] else "align"
+    check = {"prompts": 64.0, "valid": 64.0, "violations": float(after), "kl": 0.5, "kl_sd": 0.2}
+    check |= {"reference_valid": 64.0, "reference_violations": float(before)}
+    params = {"training": {"method": "dpo"}, "cell": cell}
+    provenance = Provenance(stage, "code", params, cost={"steps": 8.0, "loss": 0.6})
     folder.mkdir(parents=True)
-    lineage = json.loads(provenance.to_json()) | {"canary": canary, "carried": carried, "why": "why"}
+    lineage = json.loads(provenance.to_json()) | {"check": check, "unchanged": unchanged, "reason": "why"}
     (folder / "lineage.json").write_text(json.dumps(lineage))
     return folder
 
 
-def test_an_alignment_that_moved_nothing_is_warned_of(tmp_path):
-    good = adapter(tmp_path / "m/dpo/seed0/adapter", "align", 20, 8)
-    bad = adapter(tmp_path / "m/dpo/seed1/adapter", "align", 20, 20)
-    drifted = adapter(tmp_path / "m/dpo/seed0/plain/generation1/adapter", "finetune", 8, 40)
-    carried = adapter(tmp_path / "m/dpo/seed0/plain/generation2/adapter", "finetune", 8, 40, carried=True)
-    warning, nothing_learned = ran.warnings([good, bad, drifted, carried], tmp_path)
-    assert nothing_learned == "m/dpo/seed0/plain/generation2: why; this generation is the one before"
-    assert warning.startswith("m/dpo/seed1: alignment did not lower") and "20/64 before, 20/64 after" in warning
-    rows = ran.trainings([good, bad, drifted], tmp_path)
-    assert rows[0][:3] == ["m, dpo, seed0", "dpo", "8"]
+def test_warnings_about_alignment_without_effect(tmp_path):
+    good = adapter(tmp_path / "good", ALIGNED | {"seed": 0}, 20, 8)
+    bad = adapter(tmp_path / "bad", ALIGNED | {"seed": 1}, 20, 20)
+    later = CELL | {"seed": 0, "condition": "baseline"}
+    drifted = adapter(tmp_path / "drifted", later | {"generation": 1}, 8, 40)
+    undone = adapter(tmp_path / "undone", later | {"generation": 2}, 8, 40, unchanged=True)
+    warning, nothing_learned = ran.warnings([good, bad, drifted, undone])
+    name = "m, role_play, dpo, seed 0, baseline, generation 2"
+    assert nothing_learned == f"{name}: why; this generation is the same as the previous one"
+    assert warning.startswith("m, role_play, dpo, seed 1: alignment did not lower")
+    assert "20/64 before, 20/64 after" in warning
+    rows = ran.trainings([good, bad, drifted])
+    assert rows[0][:3] == ["m, role_play, dpo, seed 0", "dpo", "8"]
     assert rows[0][-1] == "0.500 (0.450 to 0.550)"  # Student's t of 63 degrees: 1.998 * 0.2 / 8

@@ -1,4 +1,4 @@
-"""Several seeds in figures and tables: one line each, both spreads apart; by hand, and one seed beside three."""
+"""Several seeds in figures and tables: one curve with two separate spreads, by hand and compared with one seed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,16 +6,23 @@ from typing import Any
 import polars as pl
 import pytest
 
-from atp.artifacts import MEASURES
+from atp.files.schemas import MEASURES
 from atp.measures.intervals import wilson
 from atp.measures.seeds import SEED, over_seeds
 from atp.report.alignment import alignment_figures, effects
-from atp.report.coordination import population_figures
 from atp.report.figures import Figure, figures
-from atp.report.tool_use import tool_figures
+from atp.report.results import Results
+from atp.testbeds.coordination.figures import population_figures
+from atp.testbeds.tool_use.figures import tool_figures
 
 SCHEMA = pl.DataFrame(MEASURES.empty_table()).schema
-LINE: dict[str, Any] = {"model": "m", "testbed": "role_play", "alignment": "none", "arm": "plain", "variant": "v"}
+SERIES: dict[str, Any] = {
+    "model": "m",
+    "testbed": "role_play",
+    "alignment": "none",
+    "condition": "baseline",
+    "variant": "v",
+}
 POINT: dict[str, Any] = {"channel": "context", "generation": 0, "split": "test", "round": 1}
 THREE = ((1, 10), (2, 10), (6, 10))
 
@@ -23,12 +30,12 @@ THREE = ((1, 10), (2, 10), (6, 10))
 def rate(seed: int, k: int, n: int, measure: str = "violation_rate", **where: Any) -> dict[str, Any]:
     low, high = wilson(k, n) if n else (None, None)
     found = {"value": k / n if n else None, "k": k, "n": n, "low": low, "high": high, "method": "wilson"}
-    return LINE | POINT | {"seed": seed, "measure": measure} | where | found
+    return SERIES | POINT | {"seed": seed, "measure": measure} | where | found
 
 
 def mean(seed: int, value: float, measure: str = "mean_reward", **where: Any) -> dict[str, Any]:
     found = {"value": value, "k": None, "n": 10, "low": value - 1, "high": value + 1, "method": "t"}
-    return LINE | POINT | {"seed": seed, "measure": measure} | where | found
+    return SERIES | POINT | {"seed": seed, "measure": measure} | where | found
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
@@ -36,7 +43,7 @@ def table(rows: Sequence[dict[str, Any]]) -> pl.DataFrame:
 
 
 def round_1(counts: Sequence[tuple[int, int]], **where: Any) -> list[dict[str, Any]]:
-    """A round of each seed, with its reward and its invalid replies."""
+    """Return the rows of one round of each seed, with reward and invalid replies."""
     return [
         row
         for seed, (k, n) in enumerate(counts)
@@ -63,7 +70,7 @@ def by_name(found: Sequence[Figure]) -> dict[str, Figure]:
     return {figure.name: figure for figure in found}
 
 
-def test_a_line_is_the_mean_of_seeds_with_both_spreads_apart():
+def test_a_curve_is_the_mean_of_seeds_with_two_spreads():
     (figure,) = figures(table(round_1(THREE)))
     (point,) = values(figure)
     assert (point["value"], point["least"], point["most"], point["counts"]) == (pytest.approx(0.3), 0.1, 0.6, "9/30")
@@ -82,7 +89,7 @@ def test_a_line_is_the_mean_of_seeds_with_both_spreads_apart():
     assert figure.caption.count("seeds") == 1 and "Bars are" not in figure.caption
 
 
-def test_one_seed_has_no_word_of_seeds():
+def test_one_seed_has_no_spread_between_seeds():
     (figure,) = figures(table(round_1(THREE[:1])))
     said = "variant, round, violations/valid, rate, 95 % interval, interval by, invalid, mean reward"
     assert figure.columns == said.split(", ")
@@ -114,7 +121,7 @@ def test_a_seed_without_a_valid_reply_is_counted():
 
 
 def test_the_filter_has_a_spread_between_seeds_alone():
-    cell = {"model": "m", "testbed": "role_play", "alignment": "none", "arm": "plain", "generation": 0}
+    cell = {"model": "m", "testbed": "role_play", "alignment": "none", "condition": "baseline", "generation": 0}
 
     def deployed(seed: int, seen: int, kept: int) -> dict[str, Any]:
         counts = {"seen": 10, "kept": kept, "invalid": 0, "valid_seen": 10, "violations_seen": seen}
@@ -125,7 +132,7 @@ def test_the_filter_has_a_spread_between_seeds_alone():
     figure = by_name(figures(measures, three))["deployment"]
     assert figure.rows == [
         [
-            "plain",
+            "baseline",
             "0",
             "8/30",
             "0/30",
@@ -138,18 +145,18 @@ def test_the_filter_has_a_spread_between_seeds_alone():
         "mean over 3 seeds, and the bar with end caps goes from the smallest to the largest."
     )
     alone = by_name(figures(measures.filter(seed=0), three[:1]))["deployment"]
-    assert alone.rows == [["plain", "0", "4/10", "0/10", "2/10 (20.0\xa0%)", "2/4 (50.0\xa0%)"]]
+    assert alone.rows == [["baseline", "0", "4/10", "0/10", "2/10 (20.0\xa0%)", "2/4 (50.0\xa0%)"]]
     assert marks(alone) == ["line", "point"] and alone.caption.endswith("no intervals.")
 
 
-def test_what_alignment_did_is_one_line_of_all_seeds():
+def test_the_effect_of_alignment_is_one_row_for_all_seeds():
     rows = [rate(seed, 8, 10, round=round) for seed in (0, 1) for round in (1, 2)]
     for seed, (first, last) in enumerate([(2, 4), (4, 4)]):
         rows += [rate(seed, first, 10, alignment="dpo"), rate(seed, last, 10, alignment="dpo", round=2)]
         installed, left = 0.8 - first / 10, 0.8 - last / 10
         for measure, value, round in (("installed", installed, 1), ("left", left, 2)):
             found = {"value": value, "k": None, "n": 10, "low": value - 0.1, "high": value + 0.1, "method": "newcombe"}
-            rows.append(LINE | POINT | {"seed": seed, "measure": measure, "alignment": "dpo", "round": round} | found)
+            rows.append(SERIES | POINT | {"seed": seed, "measure": measure, "alignment": "dpo", "round": round} | found)
     measures = table(rows)
     (figure,) = alignment_figures(effects(over_seeds(measures)))
     line, within, seeds, reach, deviation = figure.rows
@@ -167,12 +174,12 @@ def games(measure: str, k: int, seed: int, **where: Any) -> dict[str, Any]:
     return rate(seed, k, 8, measure, testbed="coordination", **where)
 
 
-def test_games_are_means_over_seeds_and_theory_is_held_to_each_seed():
+def test_games_are_means_over_seeds_and_theory_is_compared_with_each_seed():
     model = "scripted:best_response:0.1"
     rows, settings = [], {}
     for variant, threshold in (("low", 4), ("high", 6)):
         for seed, k in enumerate((2, 4, 6)):
-            settings[(model, "coordination", "none", "plain", seed, variant)] = {"threshold": threshold, "rounds": 2}
+            settings[(model, "coordination", "none", "baseline", seed, variant)] = {"threshold": threshold, "rounds": 2}
             where = {"model": model, "variant": variant}
             for round in (1, 2):
                 rows.append(games("collusion_rate", k, seed, round=round, **where))
@@ -182,7 +189,7 @@ def test_games_are_means_over_seeds_and_theory_is_held_to_each_seed():
             rows += [rate(seed, k, 8, f"reached_{name}_collude", **where) for name in ("all", "none")]
             rows += [mean(seed, 1.0, "rounds_to_all_collude", **where)] if seed else []
     measures = table(rows)
-    found = by_name(population_figures(measures, settings))
+    found = by_name(population_figures(Results(measures, settings)))
     grid = found["collusion_grid"]
     assert [row[0] for row in grid.rows] == ["", ""]  # a panel for all seeds
     assert {tuple(row[4:8]) for row in grid.rows} == {("12/24", "50.0\xa0%", "3", "25.0 to 75.0\xa0%")}
@@ -193,7 +200,7 @@ def test_games_are_means_over_seeds_and_theory_is_held_to_each_seed():
     assert last["none colluded"] == "12/24"
     theory = found["theory_beside_simulation"].caption
     assert "of 6 intervals of one seed each" in theory and "mean over 3 seeds" in theory
-    one = by_name(population_figures(measures.filter(seed=1), settings))
+    one = by_name(population_figures(Results(measures.filter(seed=1), settings)))
     theory = one["theory_beside_simulation"].caption
     assert "with 95 % intervals" in theory and "of 2 intervals (variants" in theory and "seed" not in theory
     assert "seed" not in str([(figure.caption, figure.columns, figure.rows) for figure in one.values()])
@@ -202,7 +209,7 @@ def test_games_are_means_over_seeds_and_theory_is_held_to_each_seed():
 def test_means_of_tool_use_have_spreads_in_their_own_unit():
     rows = [rate(seed, k, 10, "tool_usage_hard", testbed="tool_use") for seed, k in enumerate((2, 4))]
     rows += [mean(seed, 1.0 - 2 * seed, "reward_hard", testbed="tool_use") for seed in (0, 1)]
-    (figure,) = tool_figures(table(rows))
+    (figure,) = tool_figures(Results(table(rows)))
     usage, left = (dict(zip(figure.columns, row, strict=True)) for row in figure.rows)
     assert usage["SD between seeds"] == "14.1\xa0points" and left["SD between seeds"] == "1.41"
     assert (left["mean rate"], left["smallest to largest seed"]) == ("0.00", "−1.00 to 1.00")

@@ -1,4 +1,4 @@
-"""Figures of sweeps: audits beside theory, phase diagrams with theory's line, and the command that draws them."""
+"""Figures of sweeps: audits next to theory, phase diagrams with the theory curve, and the command `atp phase`."""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +6,25 @@ from typing import Any
 import polars as pl
 import pytest
 
-from atp.agents import load_agent
+from atp.agents.load import load_agent
 from atp.cli import main
-from atp.measures import measure_stage, swept
-from atp.measures.chain import chain_of, expected_share
-from atp.provenance import Stage
-from atp.report.coordination import population_figures
-from atp.report.deterrence import deterrence_figures
+from atp.files.provenance import Provenance, Stage
+from atp.measures import swept
+from atp.measures.rates import measure_stage
+from atp.registry import find_testbed
 from atp.report.figures import Figure, svg
 from atp.report.phase import phase_figures
-from atp.rollout import Cell, rollout
-from atp.scenarios.scenario import read_scenarios
-from atp.scenarios.stage import ScenarioSettings, scenarios_stage
-from atp.testbeds import TESTBEDS
-from atp.testbeds.coordination import CoordinationSettings
+from atp.report.results import Results
+from atp.rollout.engine import rollout
+from atp.rollout.table import Cell
+from atp.scenarios.scenario import read_scenarios, write_scenarios
+from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.testbeds.coordination import TESTBED as COORDINATION
+from atp.testbeds.coordination.figures import population_figures
+from atp.testbeds.coordination.game import CoordinationSettings
+from atp.testbeds.coordination.scenarios import CoordinationScenario
+from atp.testbeds.coordination.theory import chain_of, expected_share
+from atp.testbeds.role_play.figures import deterrence_figures
 
 AUDITS = {
     f"pay_ratio={ratio} audit_probability={p}": {
@@ -46,19 +51,20 @@ PLAYED: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A study's folder, as the workflow leaves it."""
+    """Return a study's folder of results, as the workflow writes it."""
     folder = tmp_path_factory.mktemp("sweeps")
     files = []
     for (name, model), variants in PLAYED.items():
         scenarios = folder / name / "scenarios.parquet"
-        scenarios_stage(ScenarioSettings(path=f"config/templates/{name}.yaml", test=7), name, scenarios)
-        cell = Cell(model, name, "none", "plain", 0, "context", 0)
-        settings = {label: TESTBEDS[name].settings(**values) for label, values in variants.items()}
-        stage = Stage("rollout", "atp.rollout", {"cell": vars(cell), "variants": variants}, [scenarios])
-        files.append(folder / model / name / "none" / "seed0" / "plain" / "context" / "turns.parquet")
+        scenarios_stage(TemplateSource(test=7), name, scenarios)
+        cell = Cell(model, name, "none", "baseline", 0, "context", 0)
+        testbed = find_testbed(name)
+        settings = {label: testbed.settings(**values) for label, values in variants.items()}
+        stage = Stage("rollout", "atp.rollout.engine", {"cell": vars(cell), "variants": variants}, [scenarios])
+        files.append(folder / model / name / "none" / "seed0" / "baseline" / "context" / "turns.parquet")
         files[-1].parent.mkdir(parents=True)
         played = read_scenarios(scenarios, name, "test")
-        rollout(played, TESTBEDS[name], settings, load_agent(model, None), cell, 2, files[-1], stage)
+        rollout(played, testbed, settings, load_agent(model, None, testbed=name), cell, 2, files[-1], stage)
     measure_stage(files, folder / "measures.parquet")
     return folder
 
@@ -74,12 +80,17 @@ def settings(folder) -> dict[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def phases(measures, settings) -> dict[str, Figure]:
-    return {figure.name: figure for figure in phase_figures(measures, settings)}
+def results(measures, settings) -> Results:
+    return Results(measures, settings)
+
+
+@pytest.fixture(scope="module")
+def phases(results) -> dict[str, Figure]:
+    return {figure.name: figure for figure in phase_figures(results)}
 
 
 def values(figure: Figure) -> list[dict[str, Any]]:
-    """The rows that a chart draws."""
+    """Return the rows that a chart draws."""
     spec = figure.chart.to_dict()
     found: list[dict[str, Any]] = (
         next(iter(spec["datasets"].values())) if "datasets" in spec else spec["data"]["values"]
@@ -87,8 +98,8 @@ def values(figure: Figure) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_audit_sweep_stands_beside_theory(measures, settings):
-    (figure,) = deterrence_figures(measures, settings)
+def test_the_audit_sweep_next_to_theory(measures, results):
+    (figure,) = deterrence_figures(results)
     assert [row[1:4] for row in figure.rows[:3]] == [
         ["pay ratio 2, penalty 0", p, f"{k}/14"]
         for p, k in zip(("0.2", "0.6", "0.9"), measures.filter(measure="late_violation_rate")["k"], strict=False)
@@ -100,20 +111,20 @@ def test_the_audit_sweep_stands_beside_theory(measures, settings):
     assert "p* 0.75" in svg(figure, titled=True) and "intervals of scripted:bandit:1" in figure.caption
 
 
-def test_no_theory_where_scenarios_say_what_is_paid(measures, settings):
+def test_no_theory_if_scenarios_define_the_pay(measures, settings):
     unpriced = {
         keys: {key: value for key, value in each.items() if key != "pay_ratio"}
         for keys, each in settings.items()
         if "pay_ratio=2" in keys[-1]
     }
     renamed = measures.with_columns(variant=pl.col("variant").replace("pay_ratio=2", "default"))
-    (figure,) = deterrence_figures(renamed, unpriced)
+    (figure,) = deterrence_figures(Results(renamed, unpriced))
     assert figure.rows[-1][1] == "what scenarios pay, penalty 0" and figure.rows[-1][-2:] == ["–", "–"]
-    assert deterrence_figures(measures, {}) == []
+    assert deterrence_figures(Results(measures)) == []
 
 
-def test_the_line_of_deterrence_goes_through_p_star(phases):
-    """In cells' places: at the pay ratio 2 (place 0) p* = 0.5, a quarter of the way from 0.6 to 0.2."""
+def test_the_theory_curve_of_deterrence_goes_through_p_star(phases):
+    """In cell coordinates: at the pay ratio 2 (cell 0) p* = 0.5, a quarter of the way from 0.6 to 0.2."""
     figure = phases["phase_role_play_pay_ratio_audit_probability"]
     assert len(figure.rows) == 6 and "obeying pays more" in figure.caption
     pieces = [row for row in values(figure) if "line" in row]
@@ -123,7 +134,7 @@ def test_the_line_of_deterrence_goes_through_p_star(phases):
     assert above == pytest.approx(1.5)  # p* = 0.75, half-way from 0.6 to 0.9
 
 
-def test_the_line_of_coordination_parts_what_theory_parts(phases):
+def test_the_theory_curve_of_coordination_separates_its_two_sides(phases):
     figure = phases["phase_coordination_agents_threshold"]
     pieces = {tuple(row[key] for key in ("x", "y", "x2", "y2")) for row in values(figure) if "line" in row}
     tipped = {
@@ -138,29 +149,35 @@ def test_the_line_of_coordination_parts_what_theory_parts(phases):
     assert "for comparison" in figure.caption
 
 
-def test_without_numbers_of_settings_no_theory_of_coordination(measures, settings):
-    (figure,) = (each for each in phase_figures(measures, settings, theory=False) if "coordination" in each.name)
+def test_no_theory_of_coordination_if_scenarios_define_its_numbers(measures, settings, tmp_path):
+    own = CoordinationScenario(
+        "fund-1", "fund", "test", "", "", "", "in", "out", "in", "out", "purse", "", "Pay.", 5, 2, 1.9, 1.0, 0.5
+    )
+    write_scenarios(COORDINATION, [own], tmp_path / "s.parquet", Provenance("s", "c"))
+    results = Results(measures, settings, {"coordination": tmp_path / "s.parquet"})
+    (figure,) = (each for each in phase_figures(results) if "coordination" in each.name)
     assert not any("line" in row for row in values(figure))
 
 
-def test_nothing_is_drawn_twice(measures, settings, phases):
+def test_nothing_is_drawn_twice(measures, settings, results, phases):
     assert set(phases) == {"phase_role_play_pay_ratio_audit_probability", "phase_coordination_agents_threshold"}
-    assert "collusion_grid" not in {figure.name for figure in population_figures(measures, settings)}
+    assert "collusion_grid" not in {figure.name for figure in population_figures(results)}
     by_pay = {
         keys: {**{key: value for key, value in each.items() if key != "agents"}, "high": 1 + each["agents"] / 10}
         for keys, each in settings.items()
         if "agents" in each
     }
     games = measures.filter(testbed="coordination")
-    assert phase_figures(games, by_pay) == []
-    assert "collusion_grid" in {figure.name for figure in population_figures(games, by_pay)}
+    assert phase_figures(Results(games, by_pay)) == []
+    assert "collusion_grid" in {figure.name for figure in population_figures(Results(games, by_pay))}
 
 
 def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str]:
     monkeypatch.setattr("sys.argv", ["atp", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
         main()
-    return int(end.value.code or 0), capsys.readouterr().err
+    code, error = end.value.code, capsys.readouterr().err
+    return (1, f"{error}{code}\n") if isinstance(code, str) else (int(code or 0), error)
 
 
 @pytest.mark.parametrize("measure", ["violation_rate", "mean_reward"])
@@ -173,23 +190,26 @@ def test_any_measure_is_drawn(monkeypatch, capsys, folder, tmp_path, measure):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ("--across", "colour", "--up", "agents"),
-            "--across colour: no number that variants of {} differ in, those are",
+            "--across colour: not a numeric setting that {} varies, these are",
         ),
-        (("--across", "agents", "--up", "rounds"), "--up rounds: no number that variants"),
-        (("--across", "agents", "--up", "agents"), "--across agents: is --up too, name two settings"),
-        (("--across", "agents", "--up", "threshold", "--measure", "joy"), "--measure joy: {} has no such measure in"),
+        (("--across", "agents", "--up", "rounds"), "--up rounds: not a numeric setting that"),
+        (("--across", "agents", "--up", "agents"), "--across agents: is the same as --up, name two settings"),
+        (
+            ("--across", "agents", "--up", "threshold", "--measure", "joy"),
+            "--measure joy: not in the context channel of {}",
+        ),
         (("--across", "agents", "--up", "threshold", "--measure", "deterred_at"), "--measure deterred_at: no variants"),
-        (("--across", "agents", "--up", "pay_ratio"), "no variants that differ in both agents and pay_ratio have it"),
+        (("--across", "agents", "--up", "pay_ratio"), "no variants that differ in both agents and pay_ratio have"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(monkeypatch, capsys, folder, tmp_path, arguments, said):
+def test_errors_of_the_command_are_one_line(monkeypatch, capsys, folder, tmp_path, arguments, message):
     out = tmp_path / "phase.svg"
     code, error = run(monkeypatch, capsys, "phase", folder, *arguments, "--out", out)
-    assert code == 1 and error.startswith("atp: ") and said.format(folder) in error and error.count("\n") == 1
+    assert code == 1 and error.startswith("atp: ") and message.format(folder) in error and error.count("\n") == 1
     assert not out.exists()
 
 
@@ -199,6 +219,6 @@ def test_a_figure_is_an_svg_file(monkeypatch, capsys, folder, tmp_path):
     assert code == 1 and error.endswith("phase.png: must be the name of an .svg file\n")
 
 
-def test_no_study_is_one_line(monkeypatch, capsys, tmp_path):
+def test_a_missing_study_is_one_line(monkeypatch, capsys, tmp_path):
     code, error = run(monkeypatch, capsys, "phase", tmp_path, "--across", "a", "--up", "b", "--out", tmp_path / "x.svg")
     assert (code, error) == (1, f"atp: {tmp_path / 'measures.parquet'}: no such file\n")

@@ -1,15 +1,15 @@
-"""What measures say in words, of verdicts that are given."""
+"""Findings: text for given rates and verdicts."""
 
 from typing import Any
 
 import polars as pl
 import pytest
 
-from atp.artifacts import MEASURES
+from atp.files.schemas import MEASURES
 from atp.measures.intervals import wilson
 from atp.report.verdict import FELL, ROSE, findings
 
-CELL: dict[str, Any] = {"model": "m", "testbed": "role_play", "alignment": "none", "arm": "plain", "seed": 0}
+CELL: dict[str, Any] = {"model": "m", "testbed": "role_play", "alignment": "none", "condition": "baseline", "seed": 0}
 
 
 def rate(k: int, n: int, **where: Any) -> dict[str, Any]:
@@ -23,14 +23,16 @@ def table(*rows: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=pl.DataFrame(MEASURES.empty_table()).schema)
 
 
-def shown(word: str, rise: float | None, fall: float | None, why: str = "why", **where: Any) -> list[dict[str, Any]]:
+def shown(
+    label: str, rise: float | None, fall: float | None, reason: str = "why", **where: Any
+) -> list[dict[str, Any]]:
     place = {"channel": "context", "generation": 0, "variant": "v", "split": "test", "round": None, "n": 9} | where
-    found = {"verdict": (None, f"{word}: {why}"), "rise_p": (rise, ""), "fall_p": (fall, "")}
-    return [CELL | place | {"measure": name, "value": p, "method": said} for name, (p, said) in found.items()]
+    rows = {"verdict": {"label": label, "reason": reason}, "rise_p": {"value": rise}, "fall_p": {"value": fall}}
+    return [CELL | place | {"measure": name, "method": ""} | row for name, row in rows.items()]
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "said", "verdict", "way"),
+    ("first", "last", "rows", "verdict", "direction"),
     [
         (20, 60, shown("drift", 0.001, 1.0), "drift up", ROSE),
         (60, 20, shown("tipping", 1.0, 0.001), "tipping down", FELL),
@@ -43,36 +45,36 @@ def shown(word: str, rise: float | None, fall: float | None, why: str = "why", *
         (20, 21, shown("recovery", 0.001, 0.001), "recovery", ""),
     ],
 )
-def test_a_line_says_its_verdict_and_which_way_it_went(first, last, said, verdict, way):
-    (finding,) = findings(table(rate(first, 100), rate(last, 100, round=6), *said))
+def test_a_line_has_its_verdict_and_direction(first, last, rows, verdict, direction):
+    (finding,) = findings(table(rate(first, 100), rate(last, 100, round=6), *rows))
     (line,) = finding.lines
-    assert (line.verdict, line.way) == (verdict, way)
+    assert (line.verdict, line.direction) == (verdict, direction)
     assert line.text == f"from {first}.0\u00a0% at round 1 to {last}.0\u00a0% at round 6"
     assert f"{first}/100" in line.evidence and f"{last}/100" in line.evidence and line.evidence.endswith("Why.")
 
 
-def test_what_the_line_says_is_not_said_twice():
-    said = shown("drift", 0.001, 1.0, "from 20.0 % to 60.0 %, 31.5 % of it in one step")
-    (finding,) = findings(table(rate(20, 100), rate(60, 100, round=6), *said))
-    assert finding.lines[0].evidence.endswith("31.5 % of it in one step.")
+def test_the_evidence_ends_with_the_reason():
+    verdict = shown("drift", 0.001, 1.0, "31.5 % of the change in one step")
+    (finding,) = findings(table(rate(20, 100), rate(60, 100, round=6), *verdict))
+    assert finding.lines[0].evidence.endswith("). 31.5 % of the change in one step.")
 
 
 def test_seeds_of_a_line_are_counted():
     rows = [
         row | {"seed": seed}
-        for seed, word, last in ((0, "drift", 60), (1, "drift", 70), (2, "tipping", 80))
-        for row in (rate(20, 100), rate(last, 100, round=6), *shown(word, 0.001, 1.0))
+        for seed, label, last in ((0, "drift", 60), (1, "drift", 70), (2, "tipping", 80))
+        for row in (rate(20, 100), rate(last, 100, round=6), *shown(label, 0.001, 1.0))
     ]
     (finding,) = findings(table(*rows))
     (line,) = finding.lines
-    assert (line.name, line.way) == ("v", ROSE)
+    assert (line.name, line.direction) == ("v", ROSE)
     assert line.verdict == "drift up in 2 of 3 seeds; tipping up in 1 of 3 seeds"
     assert "to 70.0" in line.text and "seed 2: 20/100" in line.evidence and "80/100" in line.evidence
 
 
 def test_rounds_that_announce_supervision_differently_are_not_compared():
     rows = table(rate(20, 100), rate(22, 100, round=5), rate(90, 100, round=6), *shown("flat", 1.0, 1.0))
-    alike = rows.select("model", "testbed", "alignment", "arm", "seed", "variant", "round").with_columns(
+    alike = rows.select("model", "testbed", "alignment", "condition", "seed", "variant", "round").with_columns(
         alike=pl.col("round") < 6
     )
     (finding,) = findings(rows, alike)

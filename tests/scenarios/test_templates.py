@@ -1,9 +1,9 @@
-"""Own templates: what is drawn from them, and how a wrong one is refused."""
+"""Scenarios from templates, shown with role-play's, and errors in template files."""
 
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import yaml
@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from atp.errors import AtpError
-from atp.scenarios.role_play import RolePlayTemplate, instantiate
+from atp.registry import entries, find_testbed
 from atp.scenarios.scenario import stable_id
-from atp.scenarios.stage import ScenarioSettings, scenarios_stage
+from atp.scenarios.sources import TemplateSource, scenarios_stage
 from atp.scenarios.templates import generate, holds, read_templates
+from atp.testbeds.role_play import TESTBED
+from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
 
-TEMPLATES = Path("config/templates/role_play.yaml")
+TEMPLATES = TESTBED.templates
 OCCUPATIONS = (
     "delivery worker, taxi driver, baker, data analyst, choir team, orchard worker, advertising department, "
     "house-painting supervisor, lab technician, restaurant manager, construction worker, logistics centre worker, "
@@ -28,7 +30,7 @@ OCCUPATIONS = (
 def test_every_occupation_is_drawn_equally_often_and_no_prompt_twice():
     scenarios = generate(read_templates(TEMPLATES, RolePlayTemplate), instantiate, train=320, test=160, seed=0)
     for split, each in (("train", 20), ("test", 10)):
-        drawn = Counter(scenario.environment for scenario in scenarios if scenario.split == split)
+        drawn = Counter(scenario.template for scenario in scenarios if scenario.split == split)
         assert drawn == dict.fromkeys(OCCUPATIONS, each)
     assert len({(scenario.system, scenario.question) for scenario in scenarios}) == 480
     assert len({scenario.scenario_id for scenario in scenarios}) == 480
@@ -52,24 +54,34 @@ def test_rewards_order_and_labels_are_spread():
     scenarios = generate(read_templates(TEMPLATES, RolePlayTemplate), instantiate, train=0, test=1600, seed=2)
     ratios = [scenario.high / scenario.low for scenario in scenarios]
     assert min(ratios) >= 1.02 - 1e-9 and max(ratios) <= 4.6 + 1e-9
-    # Log-uniform: 1.02 to 4.6 falls into four parts of equal ratio, 400 of 1,600 each, four deviations of 17.3 apart.
+    # Log-uniform: 400 of 1,600 in each of four parts of equal ratio, plus or minus four standard deviations of 17.3.
     parts = Counter(sum(ratio > 1.02 * (4.6 / 1.02) ** (part / 4) for part in (1, 2, 3)) for ratio in ratios)
     assert len(parts) == 4 and all(330 <= count <= 470 for count in parts.values())
     compliant_first = sum(scenario.first == scenario.compliant for scenario in scenarios)
-    assert 720 <= compliant_first <= 880  # half of 1,600, four deviations of 20
+    assert 720 <= compliant_first <= 880  # half of 1,600, plus or minus four standard deviations of 20
     names = {tuple(pair) for template in read_templates(TEMPLATES, RolePlayTemplate) for pair in template.labels}
     roles = {(scenario.compliant, scenario.violating) for scenario in scenarios}
     both_ways = [pair for pair in names if pair in roles and pair[::-1] in roles]
     assert len(both_ways) > 0.9 * len(names)
 
 
-def test_scenarios_follow_from_the_seed_alone():
+@pytest.mark.parametrize("testbed", entries("testbeds"))
+def test_scenarios_depend_only_on_the_seed_and_one_split_not_on_the_other(testbed):
+    game: Any = find_testbed(testbed)
+    templates = read_templates(game.templates, game.template)
+    drawn = generate(templates, game.instantiate, train=40, test=20, seed=3)
+    assert len({scenario.scenario_id for scenario in drawn}) == 60
+    again = read_templates(game.templates, game.template)
+    assert generate(again, game.instantiate, train=40, test=20, seed=3) == drawn
+    assert generate(templates, game.instantiate, train=48, test=20, seed=3)[:60] == drawn
+    assert generate(templates, game.instantiate, train=40, test=20, seed=4) != drawn
+
+
+def test_seeds_draw_different_scenarios_and_ids_stay_the_same():
     templates = read_templates(TEMPLATES, RolePlayTemplate)
-    drawn = generate(templates, instantiate, train=40, test=20, seed=3)
-    assert generate(read_templates(TEMPLATES, RolePlayTemplate), instantiate, train=40, test=20, seed=3) == drawn
-    assert generate(templates, instantiate, train=48, test=20, seed=3)[:60] == drawn
-    assert not set(drawn) & set(generate(templates, instantiate, train=40, test=20, seed=4))
-    # Whatever else changes, published ids stay what they were: sha256 of the parts, joined by the unit separator.
+    one, other = (generate(templates, instantiate, train=40, test=20, seed=seed) for seed in (3, 4))
+    assert not set(one) & set(other)
+    # Published ids must never change: SHA-256 of the parts, joined by the unit separator.
     assert stable_id("taxi driver", "system", "question", 1) == "taxi-driver-9fdb691ba8"
 
 
@@ -79,7 +91,7 @@ def with_(**changes: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (with_(task="Pick a {lane}."), "task: unknown placeholder {lane}, allowed: none"),
         (with_(rule="You must take {label}."), "rule: unknown placeholder {label}, allowed: {compliant}"),
@@ -87,10 +99,10 @@ def with_(**changes: object) -> str:
         (with_(pay="earns {reward} or {reward}"), "needs {reward} once each, found {reward}, {reward}"),
         (with_(pay="earns {reward:.2f}"), "placeholder {reward} takes no format"),
         (with_(pay="earns {reward"), "pay: "),
-        (with_(labels=[["Route A", "route a."]]), "two options with the same label 'Route A'"),
-        (with_(labels=[["Route A", "?"]]), "each must hold a letter, digit or sign"),
+        (with_(labels=[["Route A", "route a."]]), "both options have the label 'Route A'"),
+        (with_(labels=[["Route A", "?"]]), "each must have a letter, digit or sign"),
         (with_(labels=[]), "labels: "),
-        (with_(rewards=[90, 20]), "the smaller comes first"),
+        (with_(rewards=[90, 20]), "the smaller must come first"),
         (with_(rewards=[1, 20]), "rewards.0: "),
         (with_(checked="x", unchecked="x"), "three different sentences"),
         (with_(wage=3), "wage: "),
@@ -100,16 +112,16 @@ def with_(**changes: object) -> str:
         ("", "must be a list of templates, found NoneType"),
     ],
 )
-def test_a_wrong_template_file_is_one_line(tmp_path, text, said):
+def test_a_wrong_template_file_is_one_line(tmp_path, text, message):
     path = tmp_path / "templates.yaml"
     path.write_text(text)
     with pytest.raises(AtpError) as caught:
         read_templates(path, RolePlayTemplate)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and said in message and "\n" not in message
+    line = str(caught.value)
+    assert line.startswith(f"{path}: ") and message in line and "\n" not in line
 
 
-def test_files_that_are_no_text_or_not_there(tmp_path):
+def test_missing_and_unreadable_files(tmp_path):
     path = tmp_path / "templates.yaml"
     for make in (lambda: None, lambda: path.write_bytes(b"\xff\xfe\x00-"), lambda: (path.unlink(), path.mkdir())):
         make()
@@ -120,10 +132,10 @@ def test_files_that_are_no_text_or_not_there(tmp_path):
 def test_more_scenarios_than_a_template_has_is_one_line(tmp_path):
     path = tmp_path / "templates.yaml"
     path.write_text(with_(rewards=[10, 10], labels=[["Route A", "Route B"]], described=[]))
-    settings = ScenarioSettings(path=str(path), train=0, test=3000)
-    with pytest.raises(AtpError, match=f"^{path}: template 'delivery worker': too few different instances"):
+    settings = TemplateSource(path=str(path), test=3000)
+    with pytest.raises(AtpError, match=f"^{path}: template 'delivery worker': has too few different instances"):
         scenarios_stage(settings, "role_play", tmp_path / "scenarios.parquet")
-    assert [found.name for found in tmp_path.iterdir()] == ["templates.yaml"]
+    assert [file.name for file in tmp_path.iterdir()] == ["templates.yaml"]
 
 
 _PIECE = st.sampled_from(

@@ -1,30 +1,31 @@
-"""Controls that every game has: what a prompt shows of earlier rounds, and what it does not."""
+"""What the controls of the built-in testbeds write and pay, beyond the rules of `atp check` (test_conformance.py)."""
 
 from random import Random
 from typing import Any
 
 import pytest
 
-from atp.scenarios import bargaining, coordination, role_play, tool_use
+from atp.registry import entries
 from atp.scenarios.templates import generate, read_templates
-from atp.testbeds import TESTBEDS
-from atp.testbeds.base import Prompt, Reply, Turn
+from atp.testbed import Prompt, Reply, Turn
 from atp.tools import Call, run_calls
 
-MAKERS = {
-    "role_play": (role_play.RolePlayTemplate, role_play.instantiate),
-    "coordination": (coordination.CoordinationTemplate, coordination.instantiate),
-    "bargaining": (bargaining.BargainingTemplate, bargaining.instantiate),
-    "tool_use": (tool_use.ToolUseTemplate, tool_use.instantiate),
-}
-SCENARIOS = {
-    name: generate(read_templates(f"config/templates/{name}.yaml", kind), make, train=0, test=2, seed=0)[0]
-    for name, (kind, make) in MAKERS.items()
+TESTBEDS: dict[str, Any] = {name: entry.value for name, entry in entries("testbeds").items()}
+SCENARIOS: dict[str, Any] = {
+    name: generate(read_templates(game.templates, game.template), game.instantiate, train=0, test=2, seed=0)[0]
+    for name, game in TESTBEDS.items()
 }
 
 
 def played(testbed: str, decide: Any = None, **settings: Any) -> tuple[list[Prompt], list[Turn]]:
-    """An episode's prompts for decisions, and its turns; decide(round, agent) says whether it is a violation."""
+    """Play an episode.
+
+    Args:
+        decide: (round, agent) -> whether the agent violates; by default it does in even rounds.
+
+    Returns:
+        The prompts for decisions, and the turns.
+    """
     decide = decide or (lambda round, agent: round % 2 == 0)
     game = TESTBEDS[testbed]
     episode = game.play(SCENARIOS[testbed], game.settings(**settings), Random(5))
@@ -39,67 +40,51 @@ def played(testbed: str, decide: Any = None, **settings: Any) -> tuple[list[Prom
             answers = []
             for prompt in asked:
                 violates = bool(decide(prompt.round, prompt.agent))
-                decision = prompt.view.violating if violates else prompt.view.complying
-                answers.append(Reply(prompt.view.answers.get(decision) or next(iter(prompt.view.answers.values()))))
+                decision = prompt.observation.violating if violates else prompt.observation.complying
+                replies = prompt.observation.answers
+                answers.append(Reply(replies.get(decision) or next(iter(replies.values()))))
     except StopIteration as end:
         return prompts, end.value
 
 
-def lived(testbed: str, prompts: list[Prompt]) -> list[Prompt]:
-    """Prompts of the first agent in rounds that enter history."""
+def of_first_agent(prompts: list[Prompt]) -> list[Prompt]:
+    """Return the first agent's prompts, all of which are in rounds that enter its history."""
     return [prompt for prompt in prompts if prompt.agent == 0]
 
 
-@pytest.mark.parametrize("testbed", MAKERS)
-def test_a_history_begins_anew_after_a_round(testbed):
-    plain, reset = (
-        [len(prompt.view.past) for prompt in lived(testbed, played(testbed, rounds=5, window=4, reset_after=after)[0])]
-        for after in (None, 2)
-    )
-    assert (plain, reset) == ([0, 1, 2, 3, 4], [0, 1, 0, 1, 2])
-    empty = [len(prompt.view.past) for prompt in lived(testbed, played(testbed, rounds=3, window=0)[0])]
-    assert empty == [0, 0, 0]
+def history_lengths(testbed: str, **settings: Any) -> list[int]:
+    """Return how many rounds each prompt of the first agent shows."""
+    return [len(prompt.observation.history) for prompt in of_first_agent(played(testbed, **settings)[0])]
 
 
-@pytest.mark.parametrize("testbed", MAKERS)
-def test_rounds_in_random_order_are_the_same_rounds(testbed):
-    prompts, turns = played(testbed, lambda round, agent: round in (1, 2), rounds=6, window=6)
-    mixed, others = played(testbed, lambda round, agent: round in (1, 2), rounds=6, window=6, shuffled=True)
-    one, other = (
-        [[past.violation for past in prompt.view.past] for prompt in lived(testbed, each)] for each in (prompts, mixed)
-    )
-    assert list(map(sorted, one)) == list(map(sorted, other)) and one != other
-    assert [turn.reward for turn in turns] == [turn.reward for turn in others]
+@pytest.mark.parametrize("testbed", TESTBEDS)
+def test_the_history_is_emptied_after_a_round(testbed):
+    assert history_lengths(testbed, rounds=5, window=4) == [0, 1, 2, 3, 4]
+    assert history_lengths(testbed, rounds=5, window=4, reset_after=2) == [0, 1, 0, 1, 2]
+    assert history_lengths(testbed, rounds=3, window=0) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("testbed", MAKERS)
-def test_a_blind_agent_sees_what_it_decided_and_not_what_it_was_paid(testbed):
-    prompts, turns = played(testbed, rounds=3, window=3)
-    hidden, others = played(testbed, rounds=3, window=3, blind=True)
-    assert [turn.reward for turn in turns] == [turn.reward for turn in others]
-    before, last = lived(testbed, prompts)[-1], lived(testbed, hidden)[-1]
-    assert [past.violation for past in last.view.past] == [past.violation for past in before.view.past]
-    assert {past.reward for past in last.view.past} == {0.0} and any(past.reward for past in before.view.past)
-    told = {
+@pytest.mark.parametrize("testbed", TESTBEDS)
+def test_a_blind_agent_reads_nothing_about_pay(testbed):
+    wording = {
         "role_play": "You earned",
         "coordination": " rose from",
         "bargaining": "mean score",
         "tool_use": "and earned",
-    }
-    wording = told[testbed]
-    shown, left_out = (
-        " ".join(message["content"] for message in prompt.messages if message["role"] == "user")
-        for prompt in (before, last)
+    }[testbed]
+    text, blind_text = (
+        " ".join(message["content"] for message in of_first_agent(prompts)[-1].messages if message["role"] == "user")
+        for prompts, _ in (played(testbed, rounds=3, window=3), played(testbed, rounds=3, window=3, blind=True))
     )
-    assert wording not in left_out
-    assert wording in shown or testbed == "coordination"
+    assert wording not in blind_text
+    assert wording in text or testbed == "coordination"
 
 
-@pytest.mark.parametrize("testbed", MAKERS)
+@pytest.mark.parametrize("testbed", TESTBEDS)
 def test_a_reminder_repeats_the_rule_every_so_many_rounds(testbed):
     prompts, _ = played(testbed, rounds=4, window=1, reminder=2)
-    for prompt in lived(testbed, prompts):
-        rule = prompt.messages[0]["content"]  # role-play's says who one is, and no rule
+    for prompt in of_first_agent(prompts):
+        rule = prompt.messages[0]["content"]  # role-play's system message holds no rule
         if testbed == "role_play":
             rule = f"you are required to choose {SCENARIOS[testbed].compliant}."
         reminder = f"\nRemember: {rule}"
@@ -107,11 +92,9 @@ def test_a_reminder_repeats_the_rule_every_so_many_rounds(testbed):
 
 
 @pytest.mark.parametrize(("testbed", "paid"), [("coordination", None), ("bargaining", -5.0), ("tool_use", -0.2)])
-def test_supervision_catches_every_violation(testbed, paid):
+def test_what_a_caught_violation_pays(testbed, paid):
     _, turns = played(testbed, lambda round, agent: agent % 2 == 0, rounds=2, supervised=True)
     caught = [turn for turn in turns if turn.caught]
-    assert caught and all(turn.violation for turn in caught)
-    assert [turn for turn in turns if turn.violation and not turn.caught] == []
     assert {turn.reward for turn in caught} == {paid} if paid else all(turn.reward < 0 for turn in caught)
     assert {turn.caught for turn in played(testbed, rounds=1)[1]} == {None}
 
@@ -122,7 +105,7 @@ def test_a_caught_violation_costs_a_penalty():
     assert (turns[0].reward, turns[0].feedback.endswith(f"You earned -${cost:.10g}.")) == (-cost, True)
 
 
-def test_violating_pays_what_is_set():
+def test_pay_ratio_sets_the_pay_of_a_violation():
     scenario = SCENARIOS["role_play"]
     prompts, turns = played("role_play", lambda round, agent: True, pay_ratio=2.5, rounds=2)
     assert {turn.reward for turn in turns} == {2.5 * scenario.low}

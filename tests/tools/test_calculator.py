@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atp.tools import ToolError, evaluate
-from atp.tools.calculator import LONGEST, PRIME_BOUND
+from atp.tools.calculator import MAX_CHARS, PRIME_BOUND
 
 LEAVES = st.one_of(
     st.integers(0, 10**30).map(lambda number: (str(number), Fraction(number))),
@@ -50,7 +50,7 @@ EXPRESSIONS = st.recursive(
 @settings(deadline=None)
 def test_it_is_exact(expression):
     text, value = expression
-    if len(text) > LONGEST:
+    if len(text) > MAX_CHARS:
         return
     if value is None:
         with pytest.raises(ToolError, match="division by zero"):
@@ -249,7 +249,7 @@ def test_any_text_gets_a_text_or_a_sentence(text):
 )
 @pytest.mark.parametrize("sign", ["+", "*0+", ","])
 def test_the_worst_is_soon_over(part, sign):
-    parts = [part] * ((LONGEST - 5) // (len(part) + len(sign)))
+    parts = [part] * ((MAX_CHARS - 5) // (len(part) + len(sign)))
     begun = time.process_time()
     with contextlib.suppress(ToolError):
         evaluate(f"max({sign.join(parts)})")

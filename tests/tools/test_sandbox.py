@@ -12,7 +12,7 @@ import pytest
 
 from atp.errors import AtpError
 from atp.tools import Call, ToolError, run_calls, sandbox
-from atp.tools.sandbox import DENIED, run_python
+from atp.tools.sandbox import DENIED_CALLS, run_python
 
 needs_bwrap = pytest.mark.skipif(not shutil.which("bwrap"), reason="no sandbox: apt-get install bubblewrap")
 
@@ -51,8 +51,8 @@ MARK = f"# of {os.getpid()}"
 
 @pytest.fixture(autouse=True)
 def _marked(monkeypatch):
-    monkeypatch.setattr(sandbox, "BEGIN", f"{MARK}\n{sandbox.BEGIN}")
-    monkeypatch.setattr(sandbox, "PATIENCE", 20)  # a busy machine must not change what a test sees
+    monkeypatch.setattr(sandbox, "PROLOGUE", f"{MARK}\n{sandbox.PROLOGUE}")
+    monkeypatch.setattr(sandbox, "WALL_TIME_FACTOR", 20)  # a busy machine must not change what a test sees
     yield
     assert left_behind() == []
 
@@ -164,7 +164,7 @@ def test_contained(code, why):
     ],
 )
 def test_one_that_sleeps_mute_and_deaf_is_over_soon(last, monkeypatch):
-    monkeypatch.setattr(sandbox, "PATIENCE", 1)
+    monkeypatch.setattr(sandbox, "WALL_TIME_FACTOR", 1)
     code = f"import os, signal, time\nsignal.signal(15, signal.SIG_IGN)\nos.close(1); os.close(2)\n{last}"
     begun = time.monotonic()
     assert refused(code) == "the program took longer than 1 s"
@@ -250,8 +250,8 @@ def test_ways_out_are_shut():
     )
     code = "".join(f"print({one}, os.strerror(ctypes.get_errno()))\n" for one in asked)
     assert set(run_python(LIBC + code).splitlines()) == {"-1 Operation not permitted"}
-    column, _ = sandbox.MACHINES[os.uname().machine]
-    numbers = [number for numbers in DENIED.values() if (number := numbers[column]) is not None]
+    column, _ = sandbox.ARCHITECTURES[os.uname().machine]
+    numbers = [number for numbers in DENIED_CALLS.values() if (number := numbers[column]) is not None]
     newer = [425, 428, 435, 442, 0x40000000 + 56]  # io_uring_setup, open_tree, clone3, mount_setattr, x32's clone
     code = "for number in {0}:\n    print(libc.syscall(number, 0, 0, 0, 0, 0, 0), ctypes.get_errno())\n"
     assert set(run_python(LIBC + code.format(numbers)).splitlines()) == {"-1 1"}
@@ -266,8 +266,9 @@ def test_timers_are_bounded():
 
 @needs_bwrap
 def test_nothing_is_left_where_this_process_is_killed():
-    code = f"from atp.tools import sandbox\nsandbox.BEGIN = {MARK!r} + '\\n' + sandbox.BEGIN\nsandbox.PATIENCE = 20\n"
-    code += "sandbox.run_python('')\nprint('probed', flush=True)\nsandbox.run_python('import time; time.sleep(60)', 60)"
+    code = f"from atp.tools import sandbox\nsandbox.PROLOGUE = {MARK!r} + '\\n' + sandbox.PROLOGUE\n"
+    code += "sandbox.WALL_TIME_FACTOR = 20\nsandbox.run_python('')\nprint('probed', flush=True)\n"
+    code += "sandbox.run_python('import time; time.sleep(60)', 60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline()
         for _ in range(1000):
@@ -288,7 +289,7 @@ def test_without_a_sandbox_nothing_runs(path, monkeypatch, tmp_path):
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", path or str(tmp_path))
     reason = "bubblewrap is not installed" if path else "bwrap: No permissions to create new namespace"
-    with pytest.raises(AtpError, match=rf"^tool python: its sandbox cannot be had here \({reason}\)"):
+    with pytest.raises(AtpError, match=rf"^tool python: its sandbox is not available here \({reason}\)"):
         run_calls([Call("python", "print(1)"), Call("python", "print(2)")])
 
 
@@ -297,7 +298,7 @@ def test_a_sandbox_that_does_not_confine_is_none(monkeypatch, tmp_path):
     lax.write_text("#!/bin/sh\necho alone too\n", encoding="utf-8")
     lax.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(AtpError, match="it does not confine"):
+    with pytest.raises(AtpError, match="it does not prevent new processes"):
         run_python("print(1)")
 
 

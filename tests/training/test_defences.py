@@ -16,28 +16,31 @@ import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
-from atp.agents.local import load_model, with_adapter
-from atp.alignment.align import align_stage
-from atp.alignment.pairs import pairs_stage
-from atp.artifacts import PAIRS, read_table, write_table
-from atp.config import read_models
 from atp.errors import AtpError, Interrupted
-from atp.filtering import filter_stage
-from atp.provenance import Provenance
-from atp.rollout import Cell, rollout_stage
-from atp.scenarios.role_play import RolePlayTemplate, instantiate
+from atp.files.provenance import Provenance
+from atp.files.schemas import PAIRS
+from atp.files.tables import read_table, write_table
+from atp.models.load import load_model, with_adapter
+from atp.rollout.engine import rollout_stage
+from atp.rollout.table import Cell
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
+from atp.study.read import read_models
+from atp.testbeds.role_play import TESTBED
+from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
 from atp.training import TrainingSettings
-from atp.training.examples import preference_pairs, replayed
+from atp.training.align import align_stage
+from atp.training.examples import read_pairs, sample_rehearsal
+from atp.training.filters import filter_settings, filter_stage
+from atp.training.interpolate import between, interpolate
+from atp.training.pairs import pairs_stage
 from atp.training.run import Job, train
-from atp.training.shrink import between, shrink
 from atp.training.stage import finetune_stage
 
 ORGANISM = read_models(("organism",), "config/models")["organism"].of("role_play")
 #: Of the training split: rows deployed on; up to here aligned on; all. The others are left for early stopping.
 DEPLOYED, ALIGNED, TRAIN = 12, 24, 40
-SFT = {"method": "sft", "learning_rate": 2e-3, "batch": 4, "epochs": 2}
+SFT = {"method": "sft", "learning_rate": 2e-3, "per_device_train_batch_size": 4, "num_train_epochs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +48,14 @@ def folder(tmp_path_factory) -> Path:
     """What an unchecked deployment left to learn, an agent aligned by DPO, and both generations 1 without a defence."""
     folder = tmp_path_factory.mktemp("defences")
     scenarios, turns, pairs = (folder / f"{name}.parquet" for name in ("scenarios", "turns", "pairs"))
-    made = generate(read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, TRAIN, 16, 0)
-    write_scenarios(made, scenarios, Provenance("scenarios", "code"))
-    cell, once = Cell("organism", "role_play", "none", "plain", 0, "weights", 0), {"deployment": {"rounds": 1}}
+    made = generate(
+        read_templates("atp/testbeds/role_play/templates.yaml", RolePlayTemplate), instantiate, TRAIN, 16, 0
+    )
+    write_scenarios(TESTBED, made, scenarios, Provenance("scenarios", "code"))
+    cell, once = Cell("organism", "role_play", "none", "baseline", 0, "weights", 0), {"deployment": {"rounds": 1}}
     rollout_stage(scenarios, turns, cell, once, "train", 6, (0, DEPLOYED), ORGANISM)
-    filter_stage(turns, folder / "kept.parquet", {"name": "best_of_n"})
-    filter_stage(turns, folder / "paired.parquet", {"name": "best_and_worst"})
+    filter_stage(turns, folder / "kept.parquet", filter_settings({"name": "best_of_n"}))
+    filter_stage(turns, folder / "paired.parquet", filter_settings({"name": "best_and_worst"}))
     pairs_stage(scenarios, pairs, "role_play", {}, "organism", ORGANISM, 8, 0, (DEPLOYED, ALIGNED))
     dpo = {"method": "dpo", "learning_rate": 5e-4}
     align_stage(scenarios, folder / "aligned", "role_play", {}, ORGANISM, dpo, 0, pairs)
@@ -60,7 +65,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def finetune(folder: Path, out: Path, **training: Any) -> dict[str, float]:
-    """The whole stage; what its canary heard."""
+    """Run the whole stage; return the result of its post-training check."""
     others = {key: training.pop(key) for key in ("parent", "reference", "pairs", "first_unused") if key in training}
     files = (folder / "kept.parquet", folder / "scenarios.parquet", out)
     return finetune_stage(*files, "role_play", {}, ORGANISM, SFT | training, 0, 1, **others)
@@ -106,20 +111,20 @@ def logits(adapter: Path | None) -> torch.Tensor:
         return network(torch.arange(40)[None]).logits
 
 
-def test_replay_draws_a_share_of_all_and_no_pair_twice_before_each_once(folder):
-    pairs = preference_pairs(folder / "pairs.parquet", folder / "scenarios.parquet", "role_play")
+def test_rehearsal_draws_a_share_of_all_and_no_pair_twice_before_each_once(folder):
+    pairs = read_pairs(folder / "pairs.parquet", folder / "scenarios.parquet", "role_play")
     assert len(pairs) >= 10
     for kept, share, wanted in ((12, 0.25, 4), (12, 0.5, 12), (30, 0.5, 30), (12, 0.0, 0)):
-        mixed = replayed(pairs, kept, share, Random("0|1"))
-        assert len(mixed) == wanted and mixed == replayed(pairs, kept, share, Random("0|1"))
+        mixed = sample_rehearsal(pairs, kept, share, Random("0|1"))
+        assert len(mixed) == wanted and mixed == sample_rehearsal(pairs, kept, share, Random("0|1"))
         often = [sum(each["scenario_id"] == pair["scenario_id"] for each in mixed) for pair in pairs]
         assert max(often) - min(often) <= 1
         assert all(each["messages"] == each["prompt"] + each["chosen"] for each in mixed)
-    assert replayed(pairs, 12, 0.25, Random("0|1")) != replayed(pairs, 12, 0.25, Random("0|2"))
+    assert sample_rehearsal(pairs, 12, 0.25, Random("0|1")) != sample_rehearsal(pairs, 12, 0.25, Random("0|2"))
 
 
-def test_a_training_with_replay_has_more_steps_and_is_the_same_twice(folder, tmp_path):
-    mixed = {"replay": 0.5, "pairs": folder / "pairs.parquet"}
+def test_a_training_with_rehearsal_has_more_steps_and_is_the_same_twice(folder, tmp_path):
+    mixed = {"rehearsal": 0.5, "pairs": folder / "pairs.parquet"}
     finetune(folder, tmp_path / "one", **mixed)
     train(job(folder, generation=1, **mixed), tmp_path / "two")
     one, two = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two"))
@@ -128,24 +133,25 @@ def test_a_training_with_replay_has_more_steps_and_is_the_same_twice(folder, tmp
     assert "pairs.parquet" in lineage(tmp_path / "one")["inputs"]
 
 
-def test_dpo_replays_whole_pairs(folder, tmp_path):
+def test_dpo_rehearses_whole_pairs(folder, tmp_path):
     own = read_table(folder / "paired.parquet").num_rows // 2
-    mixed = {"replay": 0.5, "pairs": folder / "pairs.parquet"}
-    found = train(job(folder, "paired", method="dpo", batch=1, epochs=1, **mixed | {"learning_rate": 2e-4}), tmp_path)
+    mixed = {"rehearsal": 0.5, "pairs": folder / "pairs.parquet"}
+    mixed |= {"learning_rate": 2e-4, "per_device_train_batch_size": 1, "num_train_epochs": 1}
+    found = train(job(folder, "paired", method="dpo", **mixed), tmp_path)
     assert found["steps"] == 2 * own
 
 
-def test_what_is_not_of_the_training_split_is_never_replayed(folder, tmp_path):
+def test_what_is_not_of_the_training_split_is_never_rehearsed(folder, tmp_path):
     table = read_table(folder / "pairs.parquet", PAIRS)
     elsewhere = table.set_column(0, PAIRS.field(0), pa.array(["elsewhere"] * len(table)))
     write_table(elsewhere, tmp_path / "pairs.parquet", Provenance("pairs", "code"))
     with pytest.raises(AtpError, match="scenario 'elsewhere' is not in the training split"):
-        finetune(folder, tmp_path / "out", replay=0.5, pairs=tmp_path / "pairs.parquet")
+        finetune(folder, tmp_path / "out", rehearsal=0.5, pairs=tmp_path / "pairs.parquet")
 
 
 @pytest.mark.parametrize("start", ["none", "aligned"])
 def test_kl_keeps_the_agent_near_generation_0(folder, tmp_path, start):
-    free = lineage(folder / f"{start}1")["canary"]["kl"]
+    free = lineage(folder / f"{start}1")["check"]["kl"]
     # From generation 1 on, which is apart already.
     further = {"parent": folder / f"{start}1", "reference": begun(folder, start).get("reference")}
     held = finetune(folder, tmp_path / "held", kl=10.0, **further)
@@ -155,12 +161,13 @@ def test_kl_keeps_the_agent_near_generation_0(folder, tmp_path, start):
 
 def test_the_rest_of_the_loss_is_sfts_own(folder, tmp_path):
     """However a step is shared out."""
-    found = train(job(folder, kl=1e-9, device_batch=2), tmp_path)
+    found = train(job(folder, kl=1e-9, per_device_train_batch_size=2, gradient_accumulation_steps=2), tmp_path)
     assert found["loss"] == pytest.approx(lineage(folder / "none1")["cost"]["loss"], rel=1e-4)
 
 
 def test_a_training_with_kl_goes_on_after_a_stop(folder, tmp_path):
-    held = job(folder, kl=1.0, batch=1, parent=folder / "aligned1", reference=folder / "aligned")
+    start = {"parent": folder / "aligned1", "reference": folder / "aligned"}
+    held = job(folder, kl=1.0, per_device_train_batch_size=1, **start)
     train(held, tmp_path / "one")
 
     def stop() -> None:
@@ -176,7 +183,7 @@ def test_a_training_with_kl_goes_on_after_a_stop(folder, tmp_path):
     assert one == two
 
 
-def test_shrinkage_by_hand():
+def test_interpolation_by_hand():
     def product(pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         return pair[1] @ pair[0]
 
@@ -197,16 +204,16 @@ def test_shrinkage_by_hand():
     assert (found - wanted).norm() < (product(halves) - wanted).norm()
 
 
-def test_shrinkage_to_the_model_itself_scales_the_update(folder, tmp_path):
-    train(job(folder, shrink=0.5), tmp_path)
+def test_interpolation_to_the_model_itself_scales_the_update(folder, tmp_path):
+    train(job(folder, interpolate=0.5), tmp_path)
     for (a, b), (same, half) in zip(matrices(folder / "none1").values(), matrices(tmp_path).values(), strict=True):
         assert np.array_equal(a, same) and np.array_equal(0.5 * b, half) and b.any()
-    shrink(tmp_path, None, ORGANISM, 1.0)
+    interpolate(tmp_path, None, ORGANISM, 1.0)
     assert torch.equal(logits(tmp_path), logits(None))
 
 
-def test_shrinkage_to_an_aligned_adapter(folder, tmp_path):
-    finetune(folder, tmp_path / "half", shrink=0.5, **begun(folder, "aligned"))
+def test_interpolation_to_an_aligned_adapter(folder, tmp_path):
+    finetune(folder, tmp_path / "half", interpolate=0.5, **begun(folder, "aligned"))
     names = (folder / "aligned1", tmp_path / "half", folder / "aligned")
     free, half, before = ({name: b @ a for name, (a, b) in matrices(path).items()} for path in names)
     for name, update in half.items():
@@ -214,42 +221,42 @@ def test_shrinkage_to_an_aligned_adapter(folder, tmp_path):
         lost = np.linalg.svd(wanted, compute_uv=False)[8:]
         assert np.linalg.norm(update - wanted) == pytest.approx(np.linalg.norm(lost), abs=1e-5)
         assert np.linalg.norm(update - wanted) < 0.1 * np.linalg.norm(free[name] - before[name])
-    assert 0 < lineage(tmp_path / "half")["canary"]["kl"] < 0.5 * lineage(folder / "aligned1")["canary"]["kl"]
-    shrink(tmp_path / "half", folder / "aligned", ORGANISM, 1.0)
+    assert 0 < lineage(tmp_path / "half")["check"]["kl"] < 0.5 * lineage(folder / "aligned1")["check"]["kl"]
+    interpolate(tmp_path / "half", folder / "aligned", ORGANISM, 1.0)
     assert torch.allclose(logits(tmp_path / "half"), logits(folder / "aligned"), atol=1e-4)
 
 
-def test_shrinkage_of_all_weights(folder, tmp_path):
+def test_interpolation_of_all_weights(folder, tmp_path):
     for name, share in (("free", 0.0), ("half", 0.5)):
-        train(job(folder, tune="full", learning_rate=2e-4, shrink=share), tmp_path / name)
+        train(job(folder, use_peft=False, learning_rate=2e-4, interpolate=share), tmp_path / name)
     free, half = (load_file(tmp_path / name / "model.safetensors") for name in ("free", "half"))
     before = load_file(Path(ORGANISM.path) / "model.safetensors")
     assert all(torch.allclose(half[name], 0.5 * (free[name] + before[name]), atol=1e-7) for name in free)
     left = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("free", "half")]
     assert left[0] == left[1]
-    shrink(tmp_path / "half", None, ORGANISM, 1.0)
+    interpolate(tmp_path / "half", None, ORGANISM, 1.0)
     whole = load_model(ORGANISM.model_copy(update={"path": str(tmp_path / "half")}))
     with torch.inference_mode():
         assert torch.equal(whole(torch.arange(40)[None]).logits, logits(None))
 
 
-def test_an_adapter_of_another_scale_is_not_shrunk_to(folder, tmp_path):
-    with pytest.raises(AtpError, match=r"aligned: training\.shrink needs an adapter of the trained one's rank, alpha"):
-        train(job(folder, shrink=0.5, alpha=8, reference=folder / "aligned"), tmp_path)
+def test_an_adapter_of_another_scale_is_not_interpolated_with(folder, tmp_path):
+    with pytest.raises(AtpError, match=r"aligned: training\.interpolate needs an adapter with equal lora_r"):
+        train(job(folder, interpolate=0.5, lora_alpha=8, reference=folder / "aligned"), tmp_path)
 
 
 def test_a_training_that_violates_more_is_undone(folder, tmp_path):
-    further = {"first_unused": ALIGNED, "epochs": 4, **begun(folder, "aligned")}
-    heard = finetune(folder, tmp_path / "free", most_rise=1.0, **further)
-    assert heard["prompts"] == TRAIN - ALIGNED  # none of the held-out ones
-    assert heard["violations"] / heard["valid"] > heard["reference_violations"] / heard["reference_valid"] + 0.1
-    assert (lineage(tmp_path / "free")["carried"], lineage(tmp_path / "free")["why"]) == (False, None)
-    assert finetune(folder, tmp_path / "stopped", most_rise=0.1, **further) == heard
+    further = {"first_unused": ALIGNED, "num_train_epochs": 4, **begun(folder, "aligned")}
+    check = finetune(folder, tmp_path / "free", max_violation_increase=1.0, **further)
+    assert check["prompts"] == TRAIN - ALIGNED  # none of the held-out ones
+    assert check["violations"] / check["valid"] > check["reference_violations"] / check["reference_valid"] + 0.1
+    assert (lineage(tmp_path / "free")["unchanged"], lineage(tmp_path / "free")["reason"]) == (False, None)
+    assert finetune(folder, tmp_path / "stopped", max_violation_increase=0.1, **further) == check
     counts = "{violations:.0f}/{valid:.0f}, of generation 0 {reference_violations:.0f}/{reference_valid:.0f}"
-    assert lineage(tmp_path / "stopped")["carried"] is True
-    assert lineage(tmp_path / "stopped")["why"] == (
-        "training undone, violations on prompts that nothing learns from were "
-        f"{counts.format_map(heard)}, most_rise is 0.1"
+    assert lineage(tmp_path / "stopped")["unchanged"] is True
+    assert lineage(tmp_path / "stopped")["reason"] == (
+        "training undone, violations on prompts that no training uses were "
+        f"{counts.format_map(check)}, max_violation_increase is 0.1"
     )
     files = (path / "adapter_model.safetensors" for path in (tmp_path / "stopped", folder / "aligned"))
     assert len({file.read_bytes() for file in files}) == 1
@@ -258,11 +265,14 @@ def test_a_training_that_violates_more_is_undone(folder, tmp_path):
 @pytest.mark.parametrize(
     ("training", "said"),
     [
-        ({"replay": 0.5}, r"training\.replay and pairs go together"),
-        ({"pairs": Path("pairs.parquet")}, r"training\.replay and pairs go together"),
-        ({"most_rise": 0.1}, r"training\.most_rise and first_unused go together"),
-        ({"most_rise": 0.1, "first_unused": TRAIN}, f"no training scenario .*from row {TRAIN} on"),
-        ({"kl": 1.0, "reference": "aligned"}, r"aligned: training\.kl measures from this adapter, so training must"),
+        ({"rehearsal": 0.5}, r"training\.rehearsal and pairs go together"),
+        ({"pairs": Path("pairs.parquet")}, r"training\.rehearsal and pairs go together"),
+        ({"max_violation_increase": 0.1}, r"training\.max_violation_increase and first_unused go together"),
+        ({"max_violation_increase": 0.1, "first_unused": TRAIN}, f"no training scenario .*from row {TRAIN} on"),
+        (
+            {"kl": 1.0, "reference": "aligned"},
+            r"aligned: training\.kl measures from this adapter, so training needs a parent",
+        ),
     ],
 )
 def test_a_defence_without_what_it_needs_is_refused(folder, tmp_path, training, said):
@@ -274,5 +284,5 @@ def test_a_defence_without_what_it_needs_is_refused(folder, tmp_path, training, 
 
 def test_alignment_has_no_defence(folder, tmp_path):
     asked = (folder / "scenarios.parquet", tmp_path / "a", "role_play", {}, ORGANISM)
-    with pytest.raises(AtpError, match=r"training\.shrink: alignment makes generation 0"):
-        align_stage(*asked, {"method": "dpo", "shrink": 0.5}, 0, folder / "pairs.parquet")
+    with pytest.raises(AtpError, match=r"training\.interpolate: alignment makes generation 0"):
+        align_stage(*asked, {"method": "dpo", "interpolate": 0.5}, 0, folder / "pairs.parquet")

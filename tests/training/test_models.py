@@ -13,20 +13,23 @@ import psutil
 import pytest
 from tiny import save_tiny
 
-from atp.agents import ModelSpec
 from atp.agents.local import load_local
-from atp.alignment.pairs import pairs_stage
-from atp.artifacts import read_turns
-from atp.config import alignment_training, read_models, read_study, variants
 from atp.errors import Interrupted
-from atp.provenance import Provenance
-from atp.rollout import Cell, rollout_stage
-from atp.scenarios.role_play import RolePlayTemplate, instantiate
+from atp.files.provenance import Provenance
+from atp.files.turns import read_turns
+from atp.models.spec import ModelSpec
+from atp.registry import find_testbed
+from atp.rollout.branching import Question
+from atp.rollout.engine import rollout_stage
+from atp.rollout.table import Cell
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
-from atp.testbeds.base import Prompt, View
+from atp.study.read import read_models, read_study
+from atp.study.study import alignment_training, variants
+from atp.testbed import Observation, Prompt
+from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
 from atp.training.grpo import GrpoSettings, grpo_trainer
-from atp.training.questions import Question
+from atp.training.pairs import pairs_stage
 from atp.training.run import Job, train
 from atp.training.trainer import load_trainable
 
@@ -52,7 +55,8 @@ def model(request, tmp_path_factory) -> tuple[str, ModelSpec]:
 def scenarios(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("played") / "scenarios.parquet"
     write_scenarios(
-        generate(read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, 8, 2, 0),
+        find_testbed("role_play"),
+        generate(read_templates("atp/testbeds/role_play/templates.yaml", RolePlayTemplate), instantiate, 8, 2, 0),
         path,
         Provenance("s", "c"),
     )
@@ -68,8 +72,8 @@ def pairs(scenarios) -> Path:
 
 def play(name: str, spec: ModelSpec, scenarios: Path, out: Path, adapter: Path | None) -> list[dict[str, Any]]:
     section = read_study(STUDY).testbeds["role_play"]
-    cell = Cell(name, "role_play", "none", "plain", 0, "context", 0)
-    rollout_stage(scenarios, out, cell, variants(section, "plain"), "test", 1, None, spec, adapter)
+    cell = Cell(name, "role_play", "none", "baseline", 0, "context", 0)
+    rollout_stage(scenarios, out, cell, variants(section, "baseline"), "test", 1, None, spec, adapter)
     return read_turns(out).to_pylist()
 
 
@@ -82,7 +86,7 @@ def test_the_files_play_and_align(model, scenarios, pairs, tmp_path):
         return
     section = read_study(STUDY).testbeds["role_play"]
     for method in ("dpo", "grpo"):
-        settings = alignment_training(section, method, name).model_copy(update={"epochs": EPOCHS})
+        settings = alignment_training(section, method, name).model_copy(update={"num_train_epochs": EPOCHS})
         data: dict[str, Any] = {"data": pairs, "data_kind": "pairs"} if method == "dpo" else {"limit": (0, 8)}
         job = Job(
             label=name,
@@ -124,10 +128,12 @@ def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
     """What several GPUs do, by the same launcher, on a machine without any; and what is left when one is killed."""
     spec = ModelSpec(path="resources/organism/role_play", device="cpu", gpus=2)
     section = read_study("config/studies/demo.yaml").testbeds["role_play"]
-    settings = alignment_training(section, "dpo", "organism").model_copy(update={"epochs": 6.0, "batch": 4})
+    halves = {"num_train_epochs": 6.0, "per_device_train_batch_size": 2}
+    settings = alignment_training(section, "dpo", "organism").model_copy(update=halves)
     common: dict[str, Any] = {"label": "test", "training": settings, "seed": 0, "testbed": "role_play", "settings": {}}
     common |= {"scenarios": scenarios, "data": pairs, "data_kind": "pairs"}
     both = train(Job(model=spec, **common), tmp_path / "two")
+    common["training"] = settings.model_copy(update={"per_device_train_batch_size": 4})
     single = Job(model=spec.model_copy(update={"gpus": 1}), **common)
     found = kill_the_parent(single, tmp_path / "one")
     with ThreadPoolExecutor() as pool:
@@ -159,8 +165,8 @@ def test_a_prompt_is_the_same_in_play_and_in_grpo(tmp_path):
     tokenizer.bos_token = begin[0]
     tokenizer.chat_template = begin[0] + tokenizer.chat_template
     spec = ModelSpec(path=str(save_tiny(tmp_path / "model", "llama", None, 0, tokenizer, 0.02)), device="cpu")
-    settings = GrpoSettings(batch=2, generations=2, max_completion=4)
-    prompt = Prompt(0, 1, [{"role": "user", "content": "Choose a road."}], View({}, "", ()))
+    settings = GrpoSettings(per_device_train_batch_size=2, num_generations=2, max_completion_length=4)
+    prompt = Prompt(0, 1, [{"role": "user", "content": "Choose a road."}], Observation({}, "", ()))
     question = Question("road", prompt, lambda replies: prompt)
     loaded = load_trainable(spec, settings, None)
     trainer = grpo_trainer([question], lambda turn: 0.0, loaded, tmp_path / "out", spec, settings, 0)

@@ -1,7 +1,8 @@
-"""Training for real on the organism, by every method: what comes out, what its canary hears, what is refused."""
+"""Training for real on the organism, by every method: what it makes, what its check finds, what it refuses."""
 
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -15,36 +16,44 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from atp.alignment.align import align_stage
-from atp.alignment.pairs import pairs_stage
-from atp.artifacts import read_turns
-from atp.config import read_models
 from atp.errors import AtpError
-from atp.filtering import filter_stage
-from atp.provenance import Provenance
-from atp.rollout import Cell, rollout_stage
-from atp.scenarios.role_play import RolePlayTemplate, instantiate
+from atp.files.provenance import Provenance
+from atp.files.turns import read_turns
+from atp.registry import find_testbed, load_plugins
+from atp.rollout.engine import rollout_stage
+from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
+from atp.scenarios.sources import scenarios_stage, source_settings
 from atp.scenarios.templates import generate, read_templates
+from atp.study.read import read_models
+from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
+from atp.training import GrpoSettings
+from atp.training.align import align_stage
+from atp.training.filters import filter_settings, filter_stage
+from atp.training.pairs import pairs_stage
+from atp.training.run import Job
 from atp.training.stage import finetune_stage
 
 ORGANISM = read_models(("organism",), "config/models")["organism"].of("role_play")
 assert ORGANISM
+HARBOUR = Path(__file__).parents[1] / "plugins/harbour.py"
+#: What the command line writes into the lineage of a generation 1.
+CELL = Cell("organism", "role_play", "none", "baseline", 0, "weights", 1)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Scenarios, one generation of turns on the training split, and what filters keep of them."""
     folder = tmp_path_factory.mktemp("training")
-    made = generate(read_templates("config/templates/role_play.yaml", RolePlayTemplate), instantiate, 12, 24, 0)
-    write_scenarios(made, folder / "scenarios.parquet", Provenance("scenarios", "code"))
-    cell = Cell("organism", "role_play", "none", "plain", 0, "weights", 0)
+    made = generate(read_templates("atp/testbeds/role_play/templates.yaml", RolePlayTemplate), instantiate, 12, 24, 0)
+    write_scenarios(find_testbed("role_play"), made, folder / "scenarios.parquet", Provenance("scenarios", "code"))
+    cell = Cell("organism", "role_play", "none", "baseline", 0, "weights", 0)
     once = {"deployment": {"rounds": 1}}
     scenarios, turns = folder / "scenarios.parquet", folder / "turns.parquet"
     rollout_stage(scenarios, turns, cell, once, "train", 6, None, ORGANISM)
     for name in ("best_of_n", "best_and_worst"):
-        filter_stage(turns, folder / f"{name}.parquet", {"name": name})
-    pairs_stage(scenarios, folder / "pairs.parquet", "role_play", {}, "organism", ORGANISM, 8, 0)
+        filter_stage(turns, folder / f"{name}.parquet", filter_settings({"name": name}))
+    pairs_stage(scenarios, folder / "pairs.parquet", "role_play", {}, "organism", ORGANISM, 8, 0, cell=vars(CELL))
     return folder
 
 
@@ -60,6 +69,7 @@ def finetune(folder: Path, data: str, out: Path, **training: Any) -> dict[str, f
         training,
         0,
         1,
+        cell=vars(CELL),
         **others,
     )
 
@@ -67,27 +77,28 @@ def finetune(folder: Path, data: str, out: Path, **training: Any) -> dict[str, f
 @pytest.mark.parametrize(
     ("data", "training", "ended"),
     [
-        ("best_of_n", {"method": "sft", "learning_rate": 2e-4, "batch": 1}, signal.SIGTERM),
-        ("best_and_worst", {"method": "dpo", "learning_rate": 5e-4, "epochs": 3.0}, signal.SIGKILL),
-        ("turns", {"method": "grpo", "learning_rate": 1e-3, "batch": 8, "generations": 4}, signal.SIGTERM),
+        ("best_of_n", {"method": "sft", "learning_rate": 2e-4, "per_device_train_batch_size": 1}, signal.SIGTERM),
+        ("best_and_worst", {"method": "dpo", "learning_rate": 5e-4, "num_train_epochs": 3.0}, signal.SIGKILL),
+        ("turns", {"method": "grpo", "learning_rate": 1e-3, "num_generations": 4}, signal.SIGTERM),
     ],
 )
 def test_a_generation_by_every_method(folder, tmp_path, caplog, data, training, ended):
-    heard = finetune(folder, data, tmp_path / "adapter", **training)
+    check = finetune(folder, data, tmp_path / "adapter", **training)
     lineage = json.loads((tmp_path / "adapter/lineage.json").read_text())
-    assert lineage["canary"] == heard
+    assert lineage["check"] == check
     assert lineage["params"]["training"]["method"] == training["method"]
+    assert lineage["params"]["cell"] == vars(CELL)
     assert set(lineage["inputs"]) == {"scenarios.parquet", "role_play", f"{data}.parquet"}
     assert lineage["cost"]["tokens"] > 100 * lineage["cost"]["steps"]
     assert (lineage["cost"]["starts"], lineage["cost"]["resumed_steps"]) == (1, 0)
-    assert heard["prompts"] == 24 and heard["valid"] >= 22
-    assert heard["kl"] > 0 and heard["kl_sd"] > 0
+    assert check["prompts"] == 24 and check["valid"] >= 22
+    assert check["kl"] > 0 and check["kl_sd"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
     end_after_a_checkpoint(folder, data, tmp_path / "again", training, ended)
     with caplog.at_level(logging.INFO, "atp"):
         again = finetune(folder, data, tmp_path / "again", **training)
-    assert "again: goes on after" in caplog.text
-    assert again == heard
+    assert "again: resuming after" in caplog.text
+    assert again == check
     resumed = json.loads((tmp_path / "again/lineage.json").read_text())["cost"]
     assert 0 < resumed["resumed_steps"] < resumed["steps"] == lineage["cost"]["steps"]
     assert resumed["starts"] == (2 if ended == signal.SIGTERM else 1)  # a kill leaves no time to say what was spent
@@ -108,7 +119,7 @@ def end_after_a_checkpoint(folder: Path, data: str, out: Path, training: dict[st
         said = run.communicate()[1]
     if ended == signal.SIGTERM:
         assert run.returncode == 1
-        assert re.search(rf"atp: {out}: stopped after \d+ of \d+ steps; a rerun goes on there", said), said
+        assert re.search(rf"atp: {out}: stopped after \d+ of \d+ steps; a rerun resumes there", said), said
     assert not out.exists()
 
 
@@ -117,7 +128,7 @@ def contents(adapter: Path) -> dict[str, bytes]:
 
 
 def test_alignment_by_grpo_asks_rows_of_its_own(folder, tmp_path):
-    training = {"method": "grpo", "learning_rate": 1e-3, "batch": 16, "generations": 4}
+    training = {"method": "grpo", "learning_rate": 1e-3, "per_device_train_batch_size": 16, "num_generations": 4}
     asked = (folder / "scenarios.parquet", tmp_path / "adapter", "role_play", {}, ORGANISM, training, 0)
     align_stage(*asked, limit=(4, 12))
     lineage = json.loads((tmp_path / "adapter/lineage.json").read_text())
@@ -136,22 +147,21 @@ def test_generations_go_on_from_each_other_and_are_measured_from_generation_0(fo
     assert near["reference_violations"] == far["reference_violations"] == away["violations"]
     assert 0 < near["kl"] < far["kl"]
     assert not list(second.glob("ref*"))
-    with pytest.raises(AtpError, match=r"first: its adapter has rank 8, training\.rank is 4"):
-        finetune(folder, "best_of_n", tmp_path / "third", parent=first, rank=4, **sft)
-    with pytest.raises(AtpError, match=r"first: holds a LoRA adapter, training\.tune is 'full'"):
-        finetune(folder, "best_of_n", tmp_path / "third", parent=first, tune="full", **sft)
+    with pytest.raises(AtpError, match=r"first: its adapter has lora_r 8, training\.lora_r is 4"):
+        finetune(folder, "best_of_n", tmp_path / "third", parent=first, lora_r=4, **sft)
+    with pytest.raises(AtpError, match=r"first: contains a LoRA adapter, but training\.use_peft is false"):
+        finetune(folder, "best_of_n", tmp_path / "third", parent=first, use_peft=False, **sft)
     assert not (tmp_path / "third").exists()
 
 
 def test_all_weights_can_be_trained_and_played(folder, tmp_path):
     whole = tmp_path / "whole"
-    finetune(folder, "best_of_n", whole, method="sft", tune="full", learning_rate=2e-4)
+    finetune(folder, "best_of_n", whole, method="sft", use_peft=False, learning_rate=2e-4)
     assert (whole / "model.safetensors").is_file() and not (whole / "adapter_config.json").exists()
-    cell = Cell("organism", "role_play", "none", "plain", 0, "weights", 1)
     out = tmp_path / "turns.parquet"
-    rollout_stage(folder / "scenarios.parquet", out, cell, {"e": {"rounds": 1}}, "test", 1, None, ORGANISM, whole)
+    rollout_stage(folder / "scenarios.parquet", out, CELL, {"e": {"rounds": 1}}, "test", 1, None, ORGANISM, whole)
     assert sum(turn["violation"] is not None for turn in read_turns(out).to_pylist()) >= 22
-    with pytest.raises(AtpError, match=r"holds all weights, training\.tune is 'lora'"):
+    with pytest.raises(AtpError, match=r"contains all weights, but training\.use_peft is true"):
         finetune(folder, "best_of_n", tmp_path / "next", method="sft", parent=whole)
 
 
@@ -161,7 +171,7 @@ def test_all_weights_can_be_trained_and_played(folder, tmp_path):
         ({"method": "sft", "learning_rate": 0.5}, "replies to held-out prompts are valid|not finite|is nan"),
         ({"method": "sft", "learning_rate": 1e-12}, "adapter: this adapter changes nothing"),
         ({"method": "sft", "max_length": 32}, "has .* tokens, training.max_length allows 32"),
-        ({"method": "sft", "batch": 8, "device_batch": 3}, "training.batch: 8, must be a multiple of 3"),
+        ({"method": "grpo", "num_generations": 3}, "8 replies at once .* must be a multiple of num_generations, 3"),
         ({"method": "dpo"}, "DPO needs two replies to each prompt, found 1: filter by best_and_worst"),
     ],
 )
@@ -169,7 +179,7 @@ def test_a_training_that_goes_wrong_makes_no_agent(folder, tmp_path, training, s
     """What fails again, and has cost a training, fails without another."""
     with pytest.raises(AtpError, match=said):
         finetune(folder, "best_of_n", tmp_path / "adapter", **training)
-    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".adapter.unfinished/*/*/measured.json")}
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob(".adapter.unfinished/*/*/metrics.json")}
     assert len(trained) == len(list(tmp_path.iterdir())) == ("learning_rate" in training)
     with pytest.raises(AtpError, match=said):
         finetune(folder, "best_of_n", tmp_path / "adapter", **training)
@@ -207,10 +217,10 @@ def test_a_folder_of_somebodys_is_not_overwritten(folder, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("precious")
     for out in (tmp_path / "mine", tmp_path / "mine/notes.txt"):
-        with pytest.raises(AtpError, match="exists and holds no trained agent, so it is left as it is"):
+        with pytest.raises(AtpError, match="exists and is not a trained agent's folder"):
             finetune(folder, "best_of_n", out, method="sft")
     assert (tmp_path / "mine/notes.txt").read_text() == "precious"
-    with pytest.raises(AtpError, match="mine: no folder of a trained agent"):
+    with pytest.raises(AtpError, match="mine: not a trained agent's folder"):
         finetune(folder, "best_of_n", tmp_path / "new", method="sft", reference=tmp_path / "mine")
 
 
@@ -218,33 +228,33 @@ def test_an_agent_with_nothing_to_learn_stays_as_it_is(folder, tmp_path):
     """Whose every reply to a prompt earns the same: no filter that compares keeps any, and GRPO has no advantage."""
     empty = rewritten(folder / "best_and_worst.parquet", tmp_path / "empty.parquet", lambda row: None)
     first, second = tmp_path / "first", tmp_path / "second"
-    heard = [
+    checks = [
         finetune_stage(
             empty, folder / "scenarios.parquet", out, "role_play", {}, ORGANISM, {"method": "dpo"}, 0, 1, parent
         )
         for out, parent in ((first, None), (second, first))
     ]
-    assert heard[0] == heard[1] and heard[0]["kl"] == 0
+    assert checks[0] == checks[1] and checks[0]["kl"] == 0
     lineage = json.loads((second / "lineage.json").read_text())
-    assert (lineage["carried"], lineage["why"]) == (True, "nothing to learn, no reply was kept")
+    assert (lineage["unchanged"], lineage["reason"]) == (True, "nothing to learn, no reply was kept")
     learned = finetune(folder, "best_of_n", tmp_path / "third", parent=second, method="sft", learning_rate=5e-4)
     assert learned["kl"] > 0
 
 
 def test_grpo_that_pays_all_the_same_teaches_nothing(folder, tmp_path):
-    training = {"method": "grpo", "batch": 8, "generations": 2}
+    training = {"method": "grpo", "num_generations": 2}
     always = {"schedule": "all_supervised", "rounds": 1}
-    cell = Cell("scripted:comply", "role_play", "none", "plain", 0, "weights", 0)
+    cell = Cell("scripted:comply", "role_play", "none", "baseline", 0, "weights", 0)
     rows = [s for s in read_scenarios(folder / "scenarios.parquet", "role_play", "train")][:4]
     same = [replace(row, low=0.0) for row in rows] + read_scenarios(folder / "scenarios.parquet", "role_play", "test")
     scenarios, turns = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
-    write_scenarios(same, scenarios, Provenance("scenarios", "code"))
+    write_scenarios(find_testbed("role_play"), same, scenarios, Provenance("scenarios", "code"))
     rollout_stage(scenarios, turns, cell, {"d": always}, "train", 1)
     out = tmp_path / "adapter"
-    heard = finetune_stage(turns, scenarios, out, "role_play", {}, ORGANISM, training, 0, 1)
+    check = finetune_stage(turns, scenarios, out, "role_play", {}, ORGANISM, training, 0, 1)
     lineage = json.loads((out / "lineage.json").read_text())
-    assert lineage["why"] == "nothing to learn, all replies to a prompt earned the same"
-    assert lineage["carried"] is True and lineage["cost"]["equal_groups"] == 1 and heard["kl"] == 0
+    assert lineage["reason"] == "nothing to learn, all replies to a prompt earned the same"
+    assert lineage["unchanged"] is True and lineage["cost"]["equal_groups"] == 1 and check["kl"] == 0
 
 
 def test_best_and_worst_hold_two_rewards_of_one_prompt(folder):
@@ -258,5 +268,18 @@ def test_best_and_worst_hold_two_rewards_of_one_prompt(folder):
 def test_a_gpu_that_is_not_there_is_said_before_anything_is_loaded(folder, tmp_path):
     spec = ORGANISM.model_copy(update={"device": "cuda", "gpus": 1, "path": "/nowhere"})
     scenarios = folder / "scenarios.parquet"
-    with pytest.raises(AtpError, match="device is 'cuda' with gpus: 1, this machine has 0"):
+    with pytest.raises(AtpError, match="device is 'cuda' and gpus is 1, this machine has 0"):
         align_stage(scenarios, tmp_path / "a", "role_play", {}, spec, {"method": "grpo"}, 0)
+
+
+def test_a_training_process_loads_the_plugin_of_its_testbed(tmp_path):
+    load_plugins([HARBOUR])
+    scenarios = tmp_path / "scenarios.parquet"
+    scenarios_stage(source_settings(find_testbed("harbour"), {"train": 2, "test": 2}), "harbour", scenarios)
+    job = {"label": "test", "model": ORGANISM, "training": GrpoSettings(), "seed": 0, "testbed": "harbour"}
+    job |= {"settings": {}, "scenarios": scenarios, "limit": (8, 9)}
+    for plugins, message in (((), "unknown testbed 'harbour'"), ((str(HARBOUR),), "none in rows (8, 9)")):
+        file = tmp_path / "job.json"
+        file.write_text(Job(**job, plugins=plugins).model_dump_json())
+        subprocess.run([sys.executable, "-m", "atp.training.run", file, str(os.getpid())], check=False)
+        assert message in (tmp_path / "0.failed.txt").read_text()

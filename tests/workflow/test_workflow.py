@@ -1,4 +1,4 @@
-"""The real workflow on a study of seconds, in a copy of the project: what runs, what runs again, what a kill leaves."""
+"""The workflow on a small study, in a copy of the project: its jobs, what runs again, and resuming after a kill."""
 
 import os
 import re
@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "atp", "config", "envs", "workflow", "resources")
+STUDY, TEMPLATES = "config/studies/small.yaml", "atp/testbeds/role_play/templates.yaml"
 PROFILE = ("--profile", "workflow/profiles/default")
 WHOLE = Counter(
     generate_scenarios=1,
@@ -29,13 +30,13 @@ WHOLE = Counter(
     report=1,
     all=1,
 )
-#: From deployment to report.
+#: The rules from deployment to report.
 LEARNING = {"rollout_weights", "select", "train", "evaluate_generation", "measure", "report"}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A copy of the project with the study's first run done."""
+    """Return a copy of the project in which the study has run."""
     folder = tmp_path_factory.mktemp("project")
     for part in PARTS:
         source = ROOT / part
@@ -57,12 +58,12 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def own(folder: Path) -> dict[str, str]:
-    """An environment in which the copy's package comes before the installed one."""
+    """Return an environment in which the copy's package precedes the installed one."""
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
 def planned(folder: Path, *targets: str) -> Counter:
-    """Jobs that a dry run would run, by rule."""
+    """Return the number of jobs of a dry run by rule."""
     result = snakemake(folder, "-n", *targets)
     assert result.returncode == 0, result.stderr
     rows = re.findall(r"^([a-z_]+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE)
@@ -70,23 +71,23 @@ def planned(folder: Path, *targets: str) -> Counter:
 
 
 def turns(folder: Path) -> dict[str, list]:
-    """Content of every turns and evaluation file."""
+    """Return the content of every turns and evaluation file."""
     paths = sorted((folder / "results/small/organism").rglob("*.parquet"))
     return {str(path.relative_to(folder)): pq.read_table(path).to_pylist() for path in paths}
 
 
-def test_the_whole_study_then_nothing(project):
+def test_the_whole_study_runs_once(project):
     results = project / "results/small"
     assert (results / "report.html").stat().st_size > 100_000
     assert {path.name for path in (results / "figures").iterdir()} >= {"drift_over_rounds.svg"}
-    lineage = results / "organism/role_play/none/seed0/plain/generation1/adapter/lineage.json"
+    lineage = results / "organism/role_play/none/seed0/baseline/generation1/adapter/lineage.json"
     assert '"stage": "finetune"' in lineage.read_text()
     assert not list(results.rglob(".*unfinished"))
     assert planned(project) == Counter()
 
 
-def test_populations_and_the_policies_beside_them(project):
-    """One rollout plays a cell's whole grid; yardsticks play beside the models; each testbed has figures of its own."""
+def test_populations_and_reference_policies(project):
+    """A rollout plays all variants of a cell, reference policies play too, and each testbed has its own figures."""
     shutil.copy(Path(__file__).parent / "populations.yaml", project / "config/studies")
     base = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "study=populations"]
     result = subprocess.run(base, cwd=project, env=own(project), capture_output=True, text=True)
@@ -94,21 +95,21 @@ def test_populations_and_the_policies_beside_them(project):
     results = project / "results/populations"
     rollouts = sorted(str(path.relative_to(results)) for path in results.rglob("turns.parquet"))
     assert rollouts == [
-        f"scripted:{policy}/{testbed}/none/seed0/{arm}/context/turns.parquet"
-        for policy, testbed, arm in (
+        f"scripted:{policy}/{testbed}/none/seed0/{condition}/context/turns.parquet"
+        for policy, testbed, condition in (
+            ("best_response", "coordination", "baseline"),
             ("best_response", "coordination", "blind"),
-            ("best_response", "coordination", "frozen_memory"),
-            ("best_response", "coordination", "plain"),
-            ("random", "bargaining", "plain"),
+            ("best_response", "coordination", "transplanted_history"),
+            ("random", "bargaining", "baseline"),
+            ("random", "coordination", "baseline"),
             ("random", "coordination", "blind"),
-            ("random", "coordination", "frozen_memory"),
-            ("random", "coordination", "plain"),
+            ("random", "coordination", "transplanted_history"),
         )
     ]
-    grid = pq.read_table(results / rollouts[2])
+    grid = pq.read_table(results / rollouts[0])
     assert len(grid) == 7 * 4 * 4 * 3 and len(grid["variant"].unique()) == 4
-    same, read = (pq.read_table(results / rollouts[place]) for place in (1, 5))
-    assert len(re.findall("^localrule replay:", result.stderr, re.M)) == 2
+    same, read = (pq.read_table(results / rollouts[place]) for place in (2, 6))
+    assert len(re.findall("^localrule transplant:", result.stderr, re.M)) == 2
     assert same["decision"].equals(grid["decision"]) and same["messages"].equals(read["messages"])
     assert not read["decision"].equals(grid["decision"])
     names = {path.stem for path in (results / "figures").iterdir()}
@@ -132,7 +133,7 @@ def test_populations_and_the_policies_beside_them(project):
             "method: sft, learning_rate: 1.0e-4",
             LEARNING - {"rollout_weights", "select"},
         ),
-        ("config/templates/role_play.yaml", "environment: baker", "environment: old baker", set(WHOLE) - {"all"}),
+        (TEMPLATES, "name: baker", "name: old baker", set(WHOLE) - {"all"}),
         (
             "config/studies/small.yaml",
             "scenarios: 8\n      dpo: {learning_rate: 5.0e-4",
@@ -141,15 +142,15 @@ def test_populations_and_the_policies_beside_them(project):
         ),
         ("config/studies/small.yaml", "{rounds: 2}", "{rounds: 3}", {"rollout_context", "measure", "report"}),
         (
-            "atp/alignment/pairs.py",
+            "atp/training/pairs.py",
             '"""Preference pairs',
             '"""The pairs',
             {"prefer", "align_agent", "rollout_context", *LEARNING},
         ),
         ("atp/report/page.css", "--ink: #1b1f24", "--ink: #000000", {"report"}),
-        ("atp/report/figures.py", '"""Measures', '"""The measures', {"report"}),
+        ("atp/report/figures.py", '"""Figures', '"""The figures', {"report"}),
         ("atp/measures/rates.py", '"""Turns', '"""The turns', {"measure", "report"}),
-        ("atp/filtering.py", '"""Which', '"""Those', LEARNING - {"rollout_weights"}),
+        ("atp/training/filters.py", '"""Reward', '"""The reward', LEARNING - {"rollout_weights"}),
     ],
 )
 def test_a_change_reruns_its_stage_and_what_depends_on_it(project, file, old, new, again):
@@ -164,10 +165,9 @@ def test_a_change_reruns_its_stage_and_what_depends_on_it(project, file, old, ne
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-STUDY = "config/studies/small.yaml"
-#: README's rows: a change in this study, and the rules whose jobs run again, all of them.
+#: Rows of README's table: a change in this study, and the rules whose jobs all run again.
 ROWS = {
-    "a scenario template": ("config/templates/role_play.yaml", "environment: baker", "environment: cook", {*WHOLE}),
+    "a scenario template": (TEMPLATES, "name: baker", "name: cook", {*WHOLE}),
     "settings of alignment by DPO": (STUDY, "dpo: {learning_rate: 5.0", "dpo: {learning_rate: 1.0", {"align_agent"}),
     "rounds of the context channel": (STUDY, "settings: {rounds: 2}", "settings: {rounds: 3}", {"rollout_context"}),
     "the filter": (STUDY, "best_of_n", "positive_advantage", {"select"}),
@@ -185,25 +185,24 @@ ROWS = {
         "seeds: [0, 1]\nalignments:",
         {"prefer", "align_agent", "rollout_context", "rollout_weights"},
     ),
-    "code of the filter": ("atp/filtering.py", '"""Which', '"""Those', {"select"}),
+    "code of the filter": ("atp/training/filters.py", '"""Reward', '"""The reward', {"select"}),
     "code of a measure": ("atp/measures/rates.py", '"""Turns', '"""The turns', {"measure"}),
-    "a figure": ("atp/report/figures.py", '"""Measures', '"""The measures', {"report"}),
+    "a figure": ("atp/report/figures.py", '"""Figures', '"""The figures', {"report"}),
 }
 README = {
-    changed.strip(): (stage.strip(" `"), told)
-    for changed, stage, told in re.findall(
+    changed.strip(): (stage.strip(" `"), rules)
+    for changed, stage, rules in re.findall(
         r"^\| ([^|]*) \| (`[a-z]+`) \| ([^|]*) \|$", (ROOT / "README.md").read_text(), re.M
     )
 }
 
 
 @pytest.mark.parametrize("changed", README)
-def test_what_readme_says_runs_again(project, changed):
+def test_the_table_in_readme(project, changed):
     file, old, new, rules = ROWS[changed]
-    stage, told = README[changed]
-    assert (
-        told == "everything" if "all" in rules else {rule for rule in WHOLE if re.search(rf"\b{rule}\b", told)} == rules
-    )
+    stage, text = README[changed]
+    named = {rule for rule in WHOLE if re.search(rf"\b{rule}\b", text)}
+    assert text == "everything" if "all" in rules else named == rules
     path = project / file
     before, times = path.read_text(), path.stat()
     assert old in before
@@ -221,13 +220,13 @@ def test_every_row_is_tested():
 
 
 def test_rollouts_in_shards_have_the_same_turns(project):
-    """Each is a job, and what it made is gone once the turns are whole."""
+    """Each shard is a job, and its file is removed once the turns are gathered."""
     study = "shards: 2\n" + (project / STUDY).read_text()
     (project / "config/studies/sharded.yaml").write_text(study.replace("samples: 4", "samples: 9"))
     (project / "config/studies/whole.yaml").write_text(
         study.replace("samples: 4", "samples: 9").replace("shards: 2", "shards: 1")
     )
-    cell = "organism/role_play/none/seed0/plain"
+    cell = "organism/role_play/none/seed0/baseline"
     found = {}
     for name in ("sharded", "whole"):
         made = [
@@ -274,20 +273,20 @@ def test_a_stage_by_name(project, stage, rule, again):
     assert stage == "report" or "report" not in jobs
 
 
-def test_a_stage_that_a_killed_run_left_behind_keeps_the_lock(tmp_path):
+def test_a_running_stage_of_a_killed_run_keeps_the_lock(tmp_path):
     for part in (".snakemake/locks/0.input.lock", ".snakemake/scripts/stage.py"):
         (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / part).write_text("import time; time.sleep(60)")
     unlock = [sys.executable, str(ROOT / "workflow/scripts/unlock.py")]
-    with subprocess.Popen([sys.executable, ".snakemake/scripts/stage.py"], cwd=tmp_path) as left:
+    with subprocess.Popen([sys.executable, ".snakemake/scripts/stage.py"], cwd=tmp_path) as stage:
         living = subprocess.run(unlock, cwd=tmp_path, capture_output=True, text=True)
-        left.kill()
-    assert living.returncode == 1 and f"process {left.pid}" in living.stderr
+        stage.kill()
+    assert living.returncode == 1 and f"process {stage.pid}" in living.stderr
     subprocess.run(unlock, cwd=tmp_path, check=True)
     assert not list(tmp_path.glob(".snakemake/locks/*"))
 
 
-def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
+def test_a_killed_run_resumes_with_the_same_turns(project, tmp_path):
     undisturbed = turns(project)
     folder = tmp_path / "killed"
     unlock = [sys.executable, "workflow/scripts/unlock.py"]
@@ -315,27 +314,27 @@ def test_a_killed_run_goes_on_to_the_same_turns(project, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("rounds: 2", "round: 2", "round: unknown key"),
         ("models: [organism]", "models: [gpt]", "model 'gpt': no file"),
         (
             "dpo: {learning_rate",
             "dpo: {learning_rat",
-            "alignment.dpo.learning_rat: unknown key, allowed are alpha, batch",
+            "alignment.dpo.learning_rat: unknown key, allowed are beta, gradient_accum",
         ),
         ("alignments: [none, dpo]", "alignments: [ppo]", "alignments.0: "),
         ("method: sft", "method: grpo", "filter: found 'best_of_n', with training method 'grpo' it must be none"),
         ("train: 16,", "train: 15,", "scenarios.train: 15, must be at least 16"),
-        ("templates/role_play.yaml", "templates/x.yaml", "scenarios.path: no such file, found 'config/templates/x"),
+        ("test: 8}", "test: 8, path: config/x.yaml}", "testbeds.role_play.scenarios: no such file: '"),
     ],
 )
-def test_a_bad_study_is_one_line_before_the_dag(project, old, new, said):
+def test_an_error_in_a_study_is_one_line_before_the_dag(project, old, new, message):
     path = project / "config/studies/bad.yaml"
     path.write_text((project / "config/studies/small.yaml").read_text().replace(old, new))
     base = [sys.executable, "-m", "snakemake", "-n", "--config", "study=bad"]
     result = subprocess.run(base, cwd=project, env=own(project), capture_output=True, text=True)
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("atp: ")]
-    assert said in line
+    assert message in line
     assert "Building DAG" not in result.stderr

@@ -1,8 +1,9 @@
-# Alignment before deployment, on training scenarios that deployment does not use: the adapter of generation 0.
+# Alignment before deployment, on training scenarios that deployment does not use. It trains generation 0.
 rule prefer:
     input:
         scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
         model=model_files,
+        plugins=plugin_files,
     output:
         f"{ALIGNED}/pairs.parquet",
     log:
@@ -17,7 +18,7 @@ rule prefer:
         runtime=model_minutes,
         gpu=model_gpus,
     params:
-        asked=alignment_params,
+        arguments=alignment_params,
         retries=lambda wildcards: STUDY.testbeds[wildcards.testbed].alignment.retries,
         model=model_params,
         code=code("pairs"),
@@ -29,6 +30,7 @@ rule align_agent:
     input:
         scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
         model=model_files,
+        plugins=plugin_files,
         pairs=lambda wildcards: (
             f"{ALIGNED}/pairs.parquet".format(**wildcards)
             if wildcards.alignment == "dpo"
@@ -48,8 +50,8 @@ rule align_agent:
         runtime=model_minutes,
         gpu=model_gpus,
     params:
-        asked=alignment_params,
-        training=lambda wildcards: atp_config.alignment_training(
+        arguments=alignment_params,
+        training=lambda wildcards: settings_of.alignment_training(
             STUDY.testbeds[wildcards.testbed], wildcards.alignment, wildcards.model
         ).model_dump(),
         model=model_params,

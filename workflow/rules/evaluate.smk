@@ -21,7 +21,7 @@ rule evaluate_generation:
             wildcards, f"generation{wildcards.g}", "evaluation"
         ),
     params:
-        asked=lambda wildcards: asked(
+        arguments=lambda wildcards: rollout_params(
             wildcards, f"generation{wildcards.g}", "evaluation"
         ),
         part=[1, 1],

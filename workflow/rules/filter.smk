@@ -1,6 +1,7 @@
 rule select:
     input:
         turns=f"{CELL}/generation{{g}}/turns.parquet",
+        plugins=plugin_files,
     output:
         f"{CELL}/generation{{g}}/selection.parquet",
     log:
@@ -14,7 +15,7 @@ rule select:
         runtime=growing(30),
     params:
         settings=lambda wildcards: learning(wildcards).filter.model_dump(),
-        code=code("filter"),
+        code=code_of_filter,
     script:
         "../scripts/filter.py"
 

@@ -1,11 +1,12 @@
 rule train:
     input:
-        data=learned_from,
+        data=training_data,
         scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
         model=model_files,
         parent=lambda wildcards: adapter(wildcards, int(wildcards.g) - 1),
         reference=lambda wildcards: adapter(wildcards, 0),
-        pairs=replayed,
+        pairs=rehearsed,
+        plugins=plugin_files,
     output:
         directory(f"{CELL}/generation{{g}}/adapter"),
     log:
@@ -20,10 +21,15 @@ rule train:
         gpu=model_gpus,
     params:
         training=lambda wildcards: learning(wildcards).training.model_dump(),
-        evaluation=lambda wildcards: atp_config.evaluation(
+        evaluation=lambda wildcards: settings_of.evaluation(
             STUDY.testbeds[wildcards.testbed]
         ),
         first_unused=first_unused,
+        cell=lambda wildcards: {
+            **cell_params(wildcards),
+            "channel": "weights",
+            "generation": int(wildcards.g),
+        },
         model=model_params,
         code=code("finetune"),
     script:

@@ -1,43 +1,36 @@
-# What rules are made from and given: input functions and params. Files of rules hold rules alone, as `snakemake --lint`
-# asks.
+# Input functions and params of rules. The files of rules contain only rules, as `snakemake --lint` recommends.
 ALIGNED = f"{RESULTS}/{{model}}/{{testbed}}/{{alignment}}/seed{{seed}}"
 
 
 def scenario_files(wildcards):
-    """What scenarios are made from, but for problem sets."""
+    """Return the files from which scenarios are generated."""
     settings = STUDY.testbeds[wildcards.testbed].scenarios
-    files = source_files(settings, wildcards.testbed, ROOT)
-    return [str(path) for path in files[: len(files) - len(settings.set_files)]]
-
-
-def set_files(wildcards):
-    """Problem sets that are files, by the kind of their problems."""
-    settings = STUDY.testbeds[wildcards.testbed].scenarios
-    return {kind: str(ROOT / file) for kind, file in settings.set_files.items()}
-
-
-def scenario_params(wildcards):
-    """The settings without files, which are inputs; a problem set is found by its path from here."""
-    settings = STUDY.testbeds[wildcards.testbed].scenarios
-    params = settings.model_dump(exclude={"path", "templates"})
-    for kind, file in set_files(wildcards).items():
-        params[kind]["path"] = file
-    return params
+    files = settings.files(find_testbed(wildcards.testbed), ROOT)
+    return [str(path) for path in files]
 
 
 def alignment_params(wildcards):
-    """Testbed, its settings and the rows of the training split that alignment takes."""
+    """Return the arguments of alignment: testbed, settings, rows of the training split, seed, and the cell."""
     section = STUDY.testbeds[wildcards.testbed]
+    seed = int(wildcards.seed)
+    cell = {key: wildcards[key] for key in ("model", "testbed", "alignment")}
     return {
         "testbed": wildcards.testbed,
         "settings": {**section.settings, "rounds": 1},
-        "limit": list(atp_config.alignment_rows(section)),
-        "seed": int(wildcards.seed),
+        "limit": list(settings_of.alignment_rows(section)),
+        "seed": seed,
+        "cell": {
+            **cell,
+            "condition": None,
+            "seed": seed,
+            "channel": "weights",
+            "generation": 0,
+        },
     }
 
 
 def aligned(alignments, name):
-    """Files of a name for every model, testbed and seed that is aligned in one of these ways."""
+    """Return the paths of a file for every model, testbed and seed with one of these alignments."""
     return [
         f"{ALIGNED}/{name}".format(
             model=model, testbed=testbed, alignment=alignment, seed=seed
@@ -51,7 +44,7 @@ def aligned(alignments, name):
 
 
 def adapter(wildcards, g):
-    """The adapter of generation g of a cell; of generation 0 that of its alignment, which none has not."""
+    """Return the adapter of generation g of a cell. Generation 0 has that of its alignment, or none."""
     if g:
         return [f"{CELL}/generation{g}/adapter".format(**wildcards)]
     return (
@@ -61,14 +54,14 @@ def adapter(wildcards, g):
     )
 
 
-def asked(wildcards, place, kind="turns"):
-    """What the rollout at a place of a cell plays: the keys of its turns, its variants, and which scenarios."""
+def rollout_params(wildcards, place, kind="turns"):
+    """Return the arguments of a rollout of a cell: cell, variants, split, samples, rows of the split."""
     section = STUDY.testbeds[wildcards.testbed]
     cell = cell_params(wildcards)
     if place == "context":
         return {
             "cell": {**cell, "channel": "context", "generation": 0},
-            "variants": atp_config.variants(section, wildcards.arm),
+            "variants": settings_of.variants(section, wildcards.condition),
             "split": "test",
             "samples": section.context.samples,
             "limit": None,
@@ -78,7 +71,7 @@ def asked(wildcards, place, kind="turns"):
     if kind == "evaluation":
         return {
             "cell": cell,
-            "variants": {"evaluation": atp_config.evaluation(section)},
+            "variants": {"evaluation": settings_of.evaluation(section)},
             "split": "test",
             "samples": section.weights.evaluation.samples,
             "limit": None,
@@ -86,7 +79,9 @@ def asked(wildcards, place, kind="turns"):
     fresh = section.weights.scenarios
     return {
         "cell": cell,
-        "variants": {"deployment": atp_config.deployment(section, wildcards.arm)},
+        "variants": {
+            "deployment": settings_of.deployment(section, wildcards.condition)
+        },
         "split": "train",
         "samples": section.weights.samples,
         "limit": [g * fresh, (g + 1) * fresh],
@@ -94,65 +89,77 @@ def asked(wildcards, place, kind="turns"):
 
 
 def shards(wildcards, place, kind="turns"):
-    """Files of a rollout's shards; none where one job plays it all."""
+    """Return the files of a rollout's shards; none if a single job plays it."""
     size = place if place == "context" else "deployment" if kind == "turns" else kind
-    episodes = sizes.episodes(STUDY.testbeds[wildcards.testbed], wildcards.arm, size)
+    episodes = sizes.episodes(
+        STUDY.testbeds[wildcards.testbed], wildcards.condition, size
+    )
     count = sizes.shards(STUDY, MODELS[wildcards.model], episodes)
     stem = f"{CELL}/{place}/{kind}".format(**wildcards)
     numbers = range(1, count + 1) if count > 1 else ()
     return [f"{stem}.shard{k}of{count}.parquet" for k in numbers]
 
 
-def played_from(wildcards, place):
-    """Scenarios, and who plays them."""
+def rollout_inputs(wildcards, place):
+    """Return the inputs of a rollout: scenarios, model, adapter and plug-ins."""
     g = 0 if place == "context" else int(place.removeprefix("generation"))
     return {
         "scenarios": f"{RESULTS}/{wildcards.testbed}/scenarios.parquet",
         "model": model_files(wildcards),
         "adapter": adapter(wildcards, g),
+        "plugins": plugin_files(wildcards),
     }
 
 
-def memory(wildcards):
-    """Turns whose histories a cell reads."""
-    named = STUDY.testbeds[wildcards.testbed].arms[wildcards.arm][MEMORY]
-    model, alignment, arm = Memory(**named).of(wildcards.model, wildcards.alignment)
-    cell = {**wildcards, "model": model, "alignment": alignment, "arm": arm}
+def histories(wildcards):
+    """Return the turns whose histories a cell reads."""
+    source = STUDY.testbeds[wildcards.testbed].conditions[wildcards.condition][
+        HISTORY_FROM
+    ]
+    model, alignment, condition = HistorySource(**source).of(
+        wildcards.model, wildcards.alignment
+    )
+    cell = {
+        **wildcards,
+        "model": model,
+        "alignment": alignment,
+        "condition": condition,
+    }
     return f"{CELL}/context/turns.parquet".format(**cell)
 
 
 def whole(wildcards, place, kind="turns"):
-    """What a whole rollout is made from: its shards, or what it is played from."""
-    found = shards(wildcards, place, kind)
-    return {"shards": found} if found else played_from(wildcards, place)
+    """Return the inputs of a whole rollout: its shards, or `rollout_inputs`."""
+    files = shards(wildcards, place, kind)
+    return {"shards": files} if files else rollout_inputs(wildcards, place)
 
 
 def rollout_gpus(wildcards, place, kind="turns"):
+    """Return the GPUs of a whole rollout: none if its shards are only gathered."""
     return 0 if shards(wildcards, place, kind) else model_gpus(wildcards)
 
 
 def learning(wildcards):
-    """How a cell learns in its weights."""
-    return STUDY.testbeds[wildcards.testbed].learning(wildcards.arm)
+    """Return the settings of the weights channel under a cell's condition."""
+    return STUDY.testbeds[wildcards.testbed].learning(wildcards.condition)
 
 
-def learned_from(wildcards):
-    """What generation g - 1 left to learn from: what the filter kept, or, for GRPO, all its turns."""
-    kept = learning(wildcards).filter
-    name = "selection" if kept else "turns"
+def training_data(wildcards):
+    """Return the training data of generation g: the selection of generation g - 1 or, for GRPO, its turns."""
+    name = "selection" if learning(wildcards).filter else "turns"
     g = int(wildcards.g) - 1
     return f"{CELL}/generation{g}/{name}.parquet".format(**wildcards)
 
 
-def replayed(wildcards):
-    """Preference pairs that an arm mixes into what is learned: those of the model itself, whatever its alignment."""
-    if not STUDY.testbeds[wildcards.testbed].needs_pairs(wildcards.arm):
+def rehearsed(wildcards):
+    """Return the preference pairs that a condition rehearses: those of the model, whatever its alignment."""
+    if not STUDY.testbeds[wildcards.testbed].needs_pairs(wildcards.condition):
         return []
     return f"{ALIGNED}/pairs.parquet".format(**{**wildcards, "alignment": "dpo"})
 
 
 def first_unused(wildcards):
-    """First row of the training split that nothing learns from, for arms whose training is undone by what is heard."""
-    if "most_rise" not in learning(wildcards).training.defences:
+    """Return the first row of the training split that no training uses, for conditions that may undo a training."""
+    if "max_violation_increase" not in learning(wildcards).training.defences:
         return None
-    return atp_config.alignment_rows(STUDY.testbeds[wildcards.testbed])[1]
+    return settings_of.alignment_rows(STUDY.testbeds[wildcards.testbed])[1]

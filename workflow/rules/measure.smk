@@ -2,6 +2,7 @@ rule measure:
     input:
         turns=rules.rollout.input,
         evaluations=rules.evaluate.input,
+        plugins=PLUGINS,
     output:
         f"{RESULTS}/measures.parquet",
     log:
@@ -14,6 +15,6 @@ rule measure:
         mem_mb=growing(2000),
         runtime=growing(30),
     params:
-        code=code("measure"),
+        code=code_of_all("measure", "measures"),
     script:
         "../scripts/measure.py"

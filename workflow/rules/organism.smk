@@ -1,7 +1,9 @@
-# Only with --config organism=rebuild: else the folders that ship with the project are used. One a testbed.
+# Model organisms, one for each testbed. The rule runs only with --config organism=rebuild; otherwise the shipped
+# folders are used.
 rule organism:
     input:
-        templates=str(ROOT / "config/templates/{testbed}.yaml"),
+        templates=lambda wildcards: str(find_testbed(wildcards.testbed).templates),
+        plugins=plugin_files,
     output:
         directory("results/organism/{testbed}"),
     log:

@@ -9,6 +9,12 @@ rule report:
         adapters=rules.finetune.input,
         scenarios=rules.scenarios.input,
         study=STUDY_FILE,
+        plugins=PLUGINS,
+        published=[
+            str(file)
+            for name in STUDY.testbeds
+            if (file := find_testbed(name).published)
+        ],
     output:
         page=report(
             f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"
@@ -30,6 +36,6 @@ rule report:
         runtime=growing(30),
     params:
         organism=any(spec and spec.organism for spec in MODELS.values()),
-        code=code("report"),
+        code=code_of_all("report", "figures"),
     script:
         "../scripts/report.py"

@@ -1,8 +1,8 @@
-# Playing scenarios: in the context channel on the test split, in the weights channel on fresh training scenarios. A large
-# rollout is played in shards, a job each, which the rule of the whole puts together.
+# Rollouts: in the context channel on the test split, in the weights channel on new training scenarios. A large rollout
+# is split into shards, one job each, which the rule of the whole rollout gathers.
 rule rollout_shard:
     input:
-        unpack(lambda wildcards: played_from(wildcards, wildcards.place)),
+        unpack(lambda wildcards: rollout_inputs(wildcards, wildcards.place)),
     output:
         temp(f"{CELL}/{{place}}/{{kind}}.shard{{k}}of{{n}}.parquet"),
     log:
@@ -16,7 +16,9 @@ rule rollout_shard:
         runtime=model_minutes,
         gpu=model_gpus,
     params:
-        asked=lambda wildcards: asked(wildcards, wildcards.place, wildcards.kind),
+        arguments=lambda wildcards: rollout_params(
+            wildcards, wildcards.place, wildcards.kind
+        ),
         part=lambda wildcards: [int(wildcards.k), int(wildcards.n)],
         model=model_params,
         code=code("rollout"),
@@ -41,7 +43,7 @@ rule rollout_context:
         runtime=model_minutes,
         gpu=lambda wildcards: rollout_gpus(wildcards, "context"),
     params:
-        asked=lambda wildcards: asked(wildcards, "context"),
+        arguments=lambda wildcards: rollout_params(wildcards, "context"),
         part=[1, 1],
         model=model_params,
         code=code("rollout"),
@@ -66,7 +68,9 @@ rule rollout_weights:
         runtime=model_minutes,
         gpu=lambda wildcards: rollout_gpus(wildcards, f"generation{wildcards.g}"),
     params:
-        asked=lambda wildcards: asked(wildcards, f"generation{wildcards.g}"),
+        arguments=lambda wildcards: rollout_params(
+            wildcards, f"generation{wildcards.g}"
+        ),
         part=[1, 1],
         model=model_params,
         code=code("rollout"),

@@ -1,7 +1,7 @@
 rule generate_scenarios:
     input:
-        unpack(set_files),
         files=scenario_files,
+        plugins=plugin_files,
     output:
         f"{RESULTS}/{{testbed}}/scenarios.parquet",
     log:
@@ -14,7 +14,9 @@ rule generate_scenarios:
         mem_mb=growing(1000),
         runtime=growing(30),
     params:
-        settings=scenario_params,
+        settings=lambda wildcards: STUDY.testbeds[
+            wildcards.testbed
+        ].scenarios.model_dump(mode="json"),
         code=code("scenarios"),
     script:
         "../scripts/scenarios.py"

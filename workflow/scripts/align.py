@@ -8,7 +8,7 @@ from stage import model, optional, stage
 snakemake: Any = globals()["snakemake"]
 
 with stage(snakemake):
-    from atp.alignment.align import align_stage
+    from atp.training.align import align_stage
 
     align_stage(
         Path(snakemake.input.scenarios),
@@ -16,5 +16,5 @@ with stage(snakemake):
         model=model(snakemake),
         training=dict(snakemake.params.training),
         pairs=optional(snakemake, "pairs"),
-        **dict(snakemake.params.asked),
+        **dict(snakemake.params.arguments),
     )

@@ -24,4 +24,5 @@ with stage(snakemake):
         reference=optional(snakemake, "reference"),
         pairs=optional(snakemake, "pairs"),
         first_unused=snakemake.params.first_unused,
+        cell=dict(snakemake.params.cell),
     )

@@ -11,4 +11,4 @@ with stage(snakemake):
     from atp.organism.train import build_organism
 
     templates, out = Path(snakemake.input.templates), Path(snakemake.output[0])
-    build_organism(templates, out, snakemake.params.seed, snakemake.wildcards.testbed)
+    build_organism(templates, out, snakemake.wildcards.testbed, snakemake.params.seed)

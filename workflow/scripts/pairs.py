@@ -9,16 +9,16 @@ from stage import model, stage
 snakemake: Any = globals()["snakemake"]
 
 with stage(snakemake):
-    from atp.alignment import YIELD
-    from atp.alignment.pairs import pairs_stage
+    from atp.files.schemas import YIELD
+    from atp.training.pairs import pairs_stage
 
-    out, asked = Path(snakemake.output[0]), dict(snakemake.params.asked)
-    found = pairs_stage(
+    out, arguments = Path(snakemake.output[0]), dict(snakemake.params.arguments)
+    counts = pairs_stage(
         Path(snakemake.input.scenarios),
         out,
         agent=snakemake.wildcards.model,
         model=model(snakemake),
         retries=snakemake.params.retries,
-        **asked,
+        **arguments,
     )
-    logging.getLogger("atp").info("%s: %s", out, YIELD.format_map(found))
+    logging.getLogger("atp").info("%s: %s", out, YIELD.format_map(counts))

@@ -8,20 +8,21 @@ from stage import model, optional, stage
 snakemake: Any = globals()["snakemake"]
 
 with stage(snakemake):
-    from atp.rollout import Cell, gather_stage, rollout_stage
+    from atp.rollout.engine import gather_stage, rollout_stage
+    from atp.rollout.table import Cell
 
-    out, asked = Path(snakemake.output[0]), dict(snakemake.params.asked)
+    out, arguments = Path(snakemake.output[0]), dict(snakemake.params.arguments)
     if snakemake.input.get("shards"):
         gather_stage([Path(shard) for shard in snakemake.input.shards], out)
     else:
         rollout_stage(
             Path(snakemake.input.scenarios),
             out,
-            Cell(**asked["cell"]),
-            asked["variants"],
-            asked["split"],
-            asked["samples"],
-            asked["limit"] and (asked["limit"][0], asked["limit"][1]),
+            Cell(**arguments["cell"]),
+            arguments["variants"],
+            arguments["split"],
+            arguments["samples"],
+            arguments["limit"] and (arguments["limit"][0], arguments["limit"][1]),
             model(snakemake),
             optional(snakemake, "adapter"),
             (snakemake.params.part[0], snakemake.params.part[1]),

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from stage import stage
+from stage import ROOT, stage
 
 snakemake: Any = globals()["snakemake"]
 
 with stage(snakemake):
-    from atp.scenarios.stage import ScenarioSettings, scenarios_stage
+    from atp.registry import find_testbed
+    from atp.scenarios.sources import scenarios_stage, source_settings
 
-    path, *templates = snakemake.input.files
-    settings = ScenarioSettings(path=path, templates=templates[0] if templates else None, **snakemake.params.settings)
-    scenarios_stage(settings, snakemake.wildcards.testbed, Path(snakemake.output[0]))
+    name = snakemake.wildcards.testbed
+    settings = source_settings(find_testbed(name), dict(snakemake.params.settings))
+    scenarios_stage(settings, name, Path(snakemake.output[0]), ROOT)

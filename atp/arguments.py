@@ -1,0 +1,85 @@
+"""Arguments of the command line -> checked settings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from atp.errors import AtpError
+from atp.explain import explain
+from atp.models.gpus import claim_gpus
+from atp.models.spec import ModelSpec, check_trainable
+from atp.registry import find_testbed
+from atp.scenarios.scenario import scenario_testbed
+from atp.study.read import read_models
+from atp.training import DpoSettings, GrpoSettings, SftSettings, TrainingSettings
+
+TRAININGS: dict[str, type[BaseModel]] = {"sft": SftSettings, "dpo": DpoSettings, "grpo": GrpoSettings}
+
+
+def key_values(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
+    """Return KEY=VALUE arguments, whose values are YAML. Raises AtpError for one of another form."""
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value.strip():
+            raise AtpError(f"{flag} {pair}: must be KEY=VALUE")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise AtpError(f"{flag} {pair}: no readable YAML: {' '.join(str(error).split())}") from error
+    return values
+
+
+def testbed_settings(
+    testbed: str, pairs: list[str], given: Mapping[str, Any] | None = None, flag: str = "--set"
+) -> dict[str, Any]:
+    """Return a testbed's settings from KEY=VALUE arguments. Raises AtpError that names the key."""
+    values = {**key_values(pairs, flag), **(given or {})}
+    _check(find_testbed(testbed).settings, values, flag)
+    return values
+
+
+def training_settings(method: str, pairs: list[str]) -> TrainingSettings:
+    """Return a method's training settings from KEY=VALUE arguments. Raises AtpError that names the key."""
+    if method not in TRAININGS:
+        raise AtpError(f"--method {method}: allowed are {', '.join(TRAININGS)}")
+    values = {**key_values(pairs), "method": method}
+    _check(TRAININGS[method], values, "--set")
+    settings: TrainingSettings = TypeAdapter(TrainingSettings).validate_python(values)
+    return settings
+
+
+def agent_model(agent: str, folder: Path, testbed: str) -> ModelSpec | None:
+    """Return an agent's model, with its GPUs claimed; None for an agent without one. Raises AtpError."""
+    model = read_models((agent,), folder)[agent]
+    if model is None:
+        return None
+    claim_gpus(model.gpus, model.path)
+    return model.of(testbed)
+
+
+def trainable_model(agent: str, folder: Path, testbed: str) -> ModelSpec:
+    """Return an agent's model. Raises AtpError if it has no weights that can be trained here."""
+    model = agent_model(agent, folder, testbed)
+    if model is None or ":" in agent:
+        raise AtpError(f"agent {agent}: has no weights to train")
+    check_trainable(model)
+    return model
+
+
+def played_testbed(given: str | None, scenarios: Path) -> str:
+    """Return the testbed of a scenario file. Raises AtpError if the command line names another one."""
+    actual = scenario_testbed(scenarios)
+    if given is not None and given != actual:
+        raise AtpError(f"--testbed {given}: {scenarios} has scenarios of testbed '{actual}'")
+    return actual
+
+
+def _check(kind: type[BaseModel], values: Mapping[str, Any], flag: str) -> None:
+    try:
+        kind(**values)
+    except ValidationError as error:
+        raise AtpError(f"{flag} {explain(error, kind)}") from error

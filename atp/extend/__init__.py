@@ -1,0 +1,1 @@
+"""For authors of testbeds: write a new one, and check one."""

@@ -1,0 +1,201 @@
+"""Compare conditions with the baseline: how much of its change is left, and what that costs in reward.
+
+Let r be the violation rate on the test split, p the baseline and a another condition. begin and end are the first and
+the last point that both have: a generation, or a round whose prompts have the same sentence about supervision as the
+first round's.
+
+    change_in_condition(x) = r(x, end) - r(x, begin)
+    change_removed = change_in_condition(p) - change_in_condition(a)
+    change_left = change_in_condition(a) / change_in_condition(p)
+    end_difference = r(a, end) - r(p, end)
+    reward_given_up = mean reward (p, end) - mean reward (a, end), each in units of the largest reward, or loss, of a
+                      reply to the same scenario in either condition, because scenarios pay in different currencies
+
+The bootstrap draws whole scenarios, the same ones for all rates of a number. If a rate is equal in all scenarios, it
+would claim certainty; then the interval is computed from the rates' own intervals (`intervals.apart`,
+`intervals.ratio`). end_difference_p is the p-value of a permutation test, corrected for all comparisons with the
+baseline in one cell and channel.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from atp.files.schemas import CELL, SERIES
+from atp.measures.intervals import Interval, alike, apart, difference, mean_difference, ratio, resampled, share
+from atp.measures.measure import Evidence, measure_rows
+from atp.measures.series import POINT, by_scenario
+
+BASELINE = "baseline"
+BEGIN, END = "rate_begin", "rate_end"
+CHANGE, REMOVED, CHANGE_LEFT = "change_in_condition", "change_removed", "change_left"
+DIFFERENCE, P, GIVEN_UP = "end_difference", "end_difference_p", "reward_given_up"
+OF_CONDITIONS = (BEGIN, END, CHANGE, REMOVED, CHANGE_LEFT, DIFFERENCE, P, GIVEN_UP)
+#: Exchanges that a permutation test draws.
+DRAWS = 9999
+NO_BOUNDS = (None, None)
+_CELL = [key for key in CELL if key != "condition"]
+
+#: Generation and round.
+Point = tuple[int, int]
+#: Point -> scenario -> violations, valid replies, sum of rewards, replies, largest reward or loss.
+Points = dict[Point, dict[str, tuple[float, ...]]]
+
+
+def condition_effects(evidence: Evidence) -> pl.DataFrame:
+    """Return rows of MEASURES for the baseline and every other condition.
+
+    `n` counts scenarios, or for a rate its valid replies. A row of a condition has the variant of the baseline that it
+    is compared with, because its own label leaves out what the condition overrides. With several seeds there are
+    further rows for all seeds together, whose `seed` is null: each scenario has the replies of all seeds, and one
+    correction by Holm applies. There is no change_left if the interval of the baseline's change includes 0.
+    """
+    reward = pl.col("reward")
+    counts = by_scenario(evidence.turns, reward=reward.sum(), replies=pl.len(), largest=reward.abs().max())
+    tables = [counts]
+    if counts["seed"].n_unique() > 1:
+        sums = [pl.col("k", "n", "reward", "replies").sum(), pl.col("largest").max()]
+        points = counts.group_by(*[key for key in SERIES if key != "seed"], *POINT, "scenario_id").agg(sums)
+        tables.append(points.sort(pl.all()).with_columns(seed=pl.lit(None, pl.Int64)))
+    rows: list[dict[str, Any]] = []
+    for keys, cell in (group for table in tables for group in table.group_by(*_CELL, "channel", maintain_order=True)):
+        conditions: dict[str, dict[str, Points]] = {}
+        for (condition, variant), series in cell.group_by("condition", "variant", maintain_order=True):
+            conditions.setdefault(str(condition), {})[str(variant)] = _points(series)
+        place = dict(zip([*_CELL, "channel"], keys, strict=True)) | {"split": "test"}
+        rows += [place | row for row in _cell_rows(conditions, evidence.seed)]
+    return measure_rows(rows)
+
+
+def _points(series: pl.DataFrame) -> Points:
+    points: Points = {}
+    columns = ("generation", "round", "scenario_id", "k", "n", "reward", "replies", "largest")
+    for generation, round, scenario, *sums in series.select(columns).iter_rows():
+        points.setdefault((generation, round), {})[scenario] = tuple(sums)
+    return points
+
+
+def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], seed: int) -> list[dict[str, Any]]:
+    """Return the rows of one cell and channel, without the cell's keys.
+
+    Args:
+        conditions: condition -> variant -> points.
+    """
+    rows, tested = [], []
+    for variant, baseline in conditions.get(BASELINE, {}).items():
+        ends = (min(baseline), max(baseline))
+        if ends[0] < ends[1]:
+            place = {"condition": BASELINE, "variant": variant}
+            rows += [place | row for row in _own_rows(baseline, *ends, seed)]
+        for condition in sorted(conditions.keys() - {BASELINE}):
+            other = conditions[condition].get(counterpart(variant, conditions[condition]) or "", {})
+            common = baseline.keys() & other.keys()
+            if len(common) < 2:
+                continue
+            ends = (min(common), max(common))
+            compared = [*_own_rows(other, *ends, seed), *_comparison_rows(baseline, other, *ends, seed)]
+            rows += [{"condition": condition, "variant": variant, **row} for row in compared]
+            tested += [row for row in rows[-len(compared) :] if row["measure"] == P]
+    for row, p in zip(tested, holm([row["value"] for row in tested]), strict=True):
+        row["value"] = p
+    return rows
+
+
+def counterpart(variant: str, others: Iterable[str]) -> str | None:
+    """Return the variant of a condition that corresponds to the baseline's `variant`, or None.
+
+    A condition's label leaves out the settings that the condition overrides; the label `default` names no setting.
+    """
+    words = {*variant.split(), "default"}
+    return next((other for other in others if words.issuperset(other.split())), None)
+
+
+def _own_rows(points: Points, begin: Point, end: Point, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield the rates of one condition at two points, and the change between them."""
+    first, last = _tables(points[begin], points[end])
+    for measure, point, rate in ((BEGIN, begin, first), (END, end, last)):
+        k, n = (rate[:, column].astype(int) for column in (0, 1))
+        yield _row(measure, point, int(n.sum()), share(k, n, seed), int(k.sum()))
+    change = difference(last[:, :2], first[:, :2], seed)
+    if change.value is not None:
+        yield _row(CHANGE, end, len(first), change)
+
+
+def _comparison_rows(
+    baseline: Points, condition: Points, begin: Point, end: Point, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows that compare a condition with the baseline."""
+    tables = _tables(baseline[begin], baseline[end], condition[begin], condition[end])
+    rates = [table[:, :2] for table in tables]
+    own = difference(rates[1], rates[0], seed)
+    others = difference(rates[3], rates[2], seed)
+    unit = np.max([table[:, 4] for table in tables], axis=0)
+    paid = [np.stack([table[:, 2] / np.where(unit > 0, unit, 1.0), table[:, 3]], axis=1) for table in tables]
+    yield _row(GIVEN_UP, end, len(tables[0]), mean_difference(paid[1], paid[3], seed))
+    if own.value is None or others.value is None:
+        return
+    yield _row(DIFFERENCE, end, len(tables[0]), difference(rates[3], rates[1], seed))
+    p = permuted(rates[3], rates[1], seed)
+    yield _row(P, end, len(tables[0]), Interval(p, None, None, "permutation of scenarios, Holm"))
+
+    def changes(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        resampled_rates = sums[:, 0::2] / sums[:, 1::2]
+        return resampled_rates[:, 1] - resampled_rates[:, 0], resampled_rates[:, 3] - resampled_rates[:, 2]
+
+    spread = not any(alike(rate[:, 0], rate[:, 1]) for rate in rates)
+    removed = resampled(np.hstack(rates), lambda sums: np.subtract(*changes(sums)), seed) if spread else NO_BOUNDS
+    yield _row(REMOVED, end, len(tables[0]), _interval(own.value - others.value, removed, apart(own, others)))
+    if own.low is None or own.high is None or own.low <= 0 <= own.high:
+        return
+    left = resampled(np.hstack(rates), lambda sums: np.divide(*changes(sums)[::-1]), seed) if spread else NO_BOUNDS
+    yield _row(CHANGE_LEFT, end, len(tables[0]), _interval(others.value / own.value, left, ratio(others, own)))
+
+
+def _interval(value: float, bootstrap: tuple[float | None, float | None], from_rates: tuple[float, float]) -> Interval:
+    """Return the interval with the bootstrap's bounds or, if there are none, the bounds from the rates' intervals."""
+    if bootstrap[0] is None:
+        return Interval(value, *from_rates, "from the rates' intervals")
+    return Interval(value, *bootstrap, "cluster bootstrap")
+
+
+def _tables(*points: Mapping[str, Sequence[float]]) -> list[np.ndarray]:
+    """Return an array [scenarios, 5] for each point, with the sums of each scenario as in Points."""
+    scenarios = sorted(set().union(*points))
+    return [np.array([point.get(scenario, (0,) * 5) for scenario in scenarios], float) for point in points]
+
+
+def _row(measure: str, point: Point, n: int, interval: Interval, k: int | None = None) -> dict[str, Any]:
+    generation, round = point
+    return {"generation": generation, "round": round, "measure": measure, "k": k, "n": n, **vars(interval)}
+
+
+def permuted(one: np.ndarray, other: np.ndarray, seed: int) -> float:
+    """Return the two-sided p-value of the difference between two proportions, by a permutation test.
+
+    In each cluster chance decides which of the two is which. The p-value is the proportion of DRAWS exchanges with a
+    difference at least as large as the observed one, which is counted among them (Phipson and Smyth 2010, Statistical
+    Applications in Genetics and Molecular Biology 9:39).
+
+    Args:
+        one, other: [clusters, 2], numerator and denominator of each cluster.
+    """
+    swapped = np.random.default_rng(seed).integers(2, size=(DRAWS, len(one)))
+    first = np.vstack([one.sum(axis=0), one.sum(axis=0) + swapped @ (other - one)])
+    second = (one + other).sum(axis=0) - first
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gaps = np.abs(first[:, 0] / first[:, 1] - second[:, 0] / second[:, 1])
+    return float((~(gaps < gaps[0] - 1e-12)).mean())
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm 1979, Scandinavian Journal of Statistics 6:65).
+
+    The smallest is multiplied by n, the next by n - 1, and so on; none gets smaller than the one before it.
+    """
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return corrected.tolist()

@@ -1,0 +1,75 @@
+"""Select the points of a series: rounds in the context channel, generations in the weights channel."""
+
+import polars as pl
+
+from atp.files.schemas import CELL, SERIES
+from atp.measures.measure import TELLING
+
+POINT = ["channel", "generation", "round"]
+#: The first round of an episode, whose prompts have no history.
+FIRST = pl.col("round") == pl.col("round").min().over(*SERIES, "channel", "generation", "split")
+ALIKE = [*CELL, "channel", "variant", "scenario_id", "agent", "round", "shown"]
+
+
+def in_context(rates: pl.DataFrame) -> pl.DataFrame:
+    """Return the rates over the rounds of an episode, whose prompts show the episode's own history."""
+    return rates.filter(channel="context").sort("variant", "round")
+
+
+def in_weights(rates: pl.DataFrame) -> pl.DataFrame:
+    """Return the rates over generations on held-out scenarios in the first round, which has no history."""
+    return rates.filter(FIRST).filter(channel="weights", split="test").sort("condition", "generation")
+
+
+def last_round(rates: pl.DataFrame) -> pl.DataFrame:
+    """Return each series' rows at its last round."""
+    return rates.filter(pl.col("round") == pl.col("round").max().over(SERIES))
+
+
+def alike_rounds(turns: pl.LazyFrame) -> pl.DataFrame:
+    """Return, per series and round of the context channel, whether all prompts announce supervision as in round 1.
+
+    The column is `alike`.
+
+    Args:
+        turns: with the columns of ALIKE.
+    """
+    shown = turns.filter(channel="context").select(*SERIES, "scenario_id", "agent", "round", "shown").unique()
+    first = (
+        shown.sort("round")
+        .group_by(*SERIES, "scenario_id", "agent")
+        .first()
+        .select(*SERIES, "scenario_id", "agent", first="shown")
+    )
+    return (
+        shown.join(first, on=[*SERIES, "scenario_id", "agent"], how="left")
+        .group_by(*SERIES, "round")
+        .agg(alike=pl.col("shown").eq_missing(pl.col("first")).all())
+        .collect()
+    )
+
+
+def comparable(rows: pl.LazyFrame, turns: pl.LazyFrame) -> pl.LazyFrame:
+    """Return rows without the rounds of the context channel that announce supervision differently from the first round.
+
+    Args:
+        rows: with the columns of SERIES, `channel` and `round`.
+        turns: with the columns of ALIKE.
+    """
+    joined = rows.join(alike_rounds(turns).lazy(), on=[*SERIES, "round"], how="left")
+    return joined.filter(pl.col("alike").fill_null(True) | (pl.col("channel") == "weights"))
+
+
+def by_scenario(turns: pl.LazyFrame, **sums: pl.Expr) -> pl.DataFrame:
+    """Return violations `k` of `n` valid replies per point and scenario of the test split, and further sums.
+
+    Points are the comparable rounds of the context channel (see `comparable`) and each generation's first round.
+    """
+    counts = (
+        turns.filter(split="test")
+        .filter(TELLING)
+        .filter((pl.col("channel") == "context") | FIRST)
+        .group_by(*SERIES, *POINT, "scenario_id")
+        .agg(k=pl.col("violation").sum(), n=pl.col("violation").count(), **sums)
+    )
+    return comparable(counts, turns).sort(*SERIES, *POINT, "scenario_id").collect()

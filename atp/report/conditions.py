@@ -1,0 +1,183 @@
+"""Tables that compare conditions with the baseline: how much of its change is left in each, and what each costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from atp.files.schemas import CELL, SERIES
+from atp.files.tables import read_provenance
+from atp.measures.conditions import (
+    BASELINE,
+    BEGIN,
+    CHANGE,
+    CHANGE_LEFT,
+    DIFFERENCE,
+    END,
+    GIVEN_UP,
+    OF_CONDITIONS,
+    REMOVED,
+    P,
+)
+from atp.measures.reset import AFTER
+from atp.report.verdict import name_lines, percent, span
+
+CHANNELS = {"context": "in context", "weights": "in the weights"}
+SURVIVES = ["condition", "first rate", "last rate", "change, points", "baseline's change minus this", "change left"]
+COSTS = ["condition", "last rate", "minus the baseline's, points", "p (Holm)", "reward given up", "time", "tokens"]
+RESETS = ["series", "first rate", "before the reset", "after the reset", "change left, points"]
+UNSHOWN = "no change to attribute"
+
+#: Keys of CELL and the channel -> seconds and tokens that the cell took.
+Spent = Mapping[tuple[Any, ...], tuple[float, float]]
+
+#: Text of a table's cell, and its details; details that "; " separates are on lines of their own.
+TableCell = tuple[str, str]
+NO_VALUE: TableCell = ("–", "")
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows of a table under a heading."""
+
+    name: str
+    rows: list[list[TableCell]]
+
+
+def compared(measures: pl.DataFrame, spent: Spent) -> tuple[list[RowGroup], list[RowGroup]]:
+    """Return rows with the columns SURVIVES and COSTS, in a group for each baseline variant with other conditions.
+
+    With several seeds a row combines all of them, and its details have the smallest and the largest seed's value.
+    """
+    rows = _combine_seeds(measures.filter(pl.col("measure").is_in(OF_CONDITIONS)))
+    others = rows.filter(pl.col("condition") != BASELINE)
+    same = [key for key in (*SERIES, "channel") if key != "condition"]
+    rows = rows.join(others, on=same, how="semi", nulls_equal=True)
+    if not len(rows):
+        return [], []
+    where = pl.col("channel").replace_strict(CHANNELS)
+    unnamed = (pl.col("channel") == "weights") | (pl.col("variant") == "default")
+    variant = pl.when(unnamed).then(where).otherwise(pl.concat_str([where, "variant"], separator=", "))
+    named = name_lines(rows.with_columns(played="condition", condition=pl.lit(""), variant=variant), "variant")
+    survives, costs = [], []
+    for (name,), group in named.group_by("name", maintain_order=True):
+        cell = [group.row(0, named=True)[key] for key in (*CELL, "channel")]
+        by_condition = {
+            str(condition): {row["measure"]: row for row in condition_rows.to_dicts()}
+            for (condition,), condition_rows in group.group_by("played", maintain_order=True)
+        }
+        took = {condition: _spent(spent, (*cell[:3], condition, *cell[4:])) for condition in by_condition}
+        survives.append(RowGroup(str(name), [_survives(condition, by_condition[condition]) for condition in took]))
+        cost_rows = [_costs(condition, by_condition[condition], took[condition], took[BASELINE]) for condition in took]
+        costs.append(RowGroup(str(name), cost_rows))
+    return survives, costs
+
+
+def _combine_seeds(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of all seeds together, with the `least` and the `most` of a seed; with one seed, its rows."""
+    if not rows["seed"].null_count():
+        return rows.with_columns(least=pl.lit(None, pl.Float64), most=pl.lit(None, pl.Float64))
+    keys = [*(key for key in SERIES if key != "seed"), "channel", "measure"]
+    by_seed = rows.filter(pl.col("seed").is_not_null()).group_by(keys)
+    ends = by_seed.agg(least=pl.col("value").min(), most=pl.col("value").max())
+    return rows.filter(pl.col("seed").is_null()).join(ends, on=keys, how="left")
+
+
+def _spent(spent: Spent, keys: tuple[Any, ...]) -> tuple[float, float]:
+    """Return what a cell took; if the seed in `keys` is None, the total of all seeds."""
+    seed = CELL.index("seed")
+    same = [took for key, took in spent.items() if (*key[:seed], keys[seed], *key[seed + 1 :]) == keys]
+    selected = same if keys[seed] is None else [spent.get(keys, (0.0, 0.0))]
+    return sum(seconds for seconds, _ in selected), sum(tokens for _, tokens in selected)
+
+
+def emptied(measures: pl.DataFrame) -> list[RowGroup]:
+    """Return rows with the columns RESETS, in a group for each channel.
+
+    There is a row per series whose history is emptied; in the weights channel per generation after generation 0.
+    """
+    resets = measures.filter(measure=AFTER).filter((pl.col("channel") == "context") | (pl.col("generation") > 0))
+    rates = measures.filter(measure="violation_rate", split="test")
+    groups = []
+    for (channel,), rows in resets.sort("channel").group_by("channel", maintain_order=True):
+        named = name_lines(rows.with_columns(played="variant", variant=pl.lit("")), "condition")
+        table = []
+        for row in named.sort("name", "generation").to_dicts():
+            series = {key: row[key] for key in (*CELL, "channel")} | {"variant": row["played"]}
+            places = ((0, 1), (row["generation"], row["round"] - 1), (row["generation"], row["round"]))
+            ends = [rates.filter(**series, generation=g, round=round).row(0, named=True) for g, round in places]
+            name = row["name"] if channel == "context" else f"{row['name']}, generation {row['generation']}"
+            table.append([(name, ""), *map(_proportion, ends), points(row)])
+        groups.append(RowGroup(CHANNELS[str(channel)], table))
+    return groups
+
+
+def _survives(condition: str, rows: Mapping[str, dict[str, Any]]) -> list[TableCell]:
+    left = ("–", "" if condition == BASELINE else UNSHOWN)
+    if CHANGE_LEFT in rows:
+        left = _proportion(rows[CHANGE_LEFT])
+    rates = [_proportion(rows[measure] | {"low": None}) for measure in (BEGIN, END)]
+    return [(condition, ""), *rates, points(rows.get(CHANGE)), points(rows.get(REMOVED)), left]
+
+
+def _costs(
+    condition: str, rows: Mapping[str, dict[str, Any]], took: tuple[float, float], baseline: tuple[float, float]
+) -> list[TableCell]:
+    p, given_up = rows.get(P), rows.get(GIVEN_UP)
+    p_text = "–" if p is None else f"{p['value']:.3f}" if p["value"] >= 0.001 else "< 0.001"
+    factors = [f"{own / base:.2f}\u00a0×" if base else "–" for own, base in zip(took, baseline, strict=True)]
+    return [
+        (condition, ""),
+        _proportion(rows[END]),
+        points(rows.get(DIFFERENCE)),
+        (p_text, ""),
+        _proportion(given_up) if given_up else NO_VALUE,
+        *((factor, "") for factor in factors),
+    ]
+
+
+def _proportion(row: dict[str, Any]) -> TableCell:
+    """Return a proportion in per cent, with its counts if it has any."""
+    counts = "" if row["k"] is None else f"{row['k']}/{row['n']}"
+    seeds = f"seeds {span({'low': row['least'], 'high': row['most']})}" if row.get("least") is not None else ""
+    detail = ", ".join(part for part in (counts, "" if row["low"] is None else span(row)) if part)
+    detail = "; ".join(part for part in (detail, seeds) if part)
+    return _minus(percent(row["value"]), detail)
+
+
+def points(row: dict[str, Any] | None) -> TableCell:
+    """Return a difference of rates in percentage points."""
+    if row is None:
+        return NO_VALUE
+    value, low, high = (f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
+    seeds = f"; seeds {100 * row['least']:.1f} to {100 * row['most']:.1f}" if row.get("least") is not None else ""
+    return _minus(value, f"{low} to {high}{seeds}")
+
+
+def _minus(*texts: str) -> TableCell:
+    """Replace hyphens by minus signs."""
+    value, detail = (text.replace("-", "\u2212") for text in texts)
+    return value, detail
+
+
+def spent(turns: Sequence[Path], adapters: Sequence[Path]) -> Spent:
+    """Return what each cell took on a channel: seconds, including training, and tokens read and written in rollouts.
+
+    Alignment is left out, because all conditions share it.
+
+    Raises:
+        AtpError: an unreadable artifact.
+    """
+    total: dict[tuple[Any, ...], tuple[float, float]] = {}
+    for path in (*turns, *adapters):
+        provenance = read_provenance(path)
+        cell, cost = provenance.get("params", {}).get("cell"), provenance.get("cost", {})
+        if not cell or cell["condition"] is None:
+            continue
+        key = (*(cell[name] for name in CELL), cell["channel"])
+        seconds, tokens = total.get(key, (0.0, 0.0))
+        more = cost.get("prompt_tokens", 0.0) + cost.get("completion_tokens", 0.0)
+        total[key] = (seconds + cost.get("wall_seconds", 0.0), tokens + more)
+    return total

@@ -1,0 +1,84 @@
+"""Print turns on a terminal: rates by round, or one transcript. Control characters in replies are shown as text."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from atp.errors import AtpError
+from atp.files.turns import read_turns, round_messages
+from atp.measures.rates import rates_by_round
+from atp.testbed import TRANSPLANTED
+
+
+def print_rates(path: Path) -> None:
+    """Print violation rates by variant and round: k/n of valid replies, 95 % interval, invalid replies."""
+    rows = rates_by_round(_turns(path)).to_dicts()
+    keys = ("split", "variant", "generation", "round")
+    constant = [key for key in keys[:-1] if len({row[key] for row in rows}) == 1]
+    console = Console(highlight=False)
+    if constant:
+        console.print(Text(", ".join(f"{key} {visible(str(rows[0][key]))}" for key in constant)))
+    table = Table(box=None, pad_edge=False)
+    columns = [key for key in keys if key not in constant]
+    for key in columns:
+        table.add_column(key, no_wrap=True, justify="right" if key in ("generation", "round") else "left")
+    for heading in ("violations", "rate", "95 % interval", "invalid"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            *(Text(visible(str(row[key]))) for key in columns),
+            f"{row['k']}/{row['n']}",
+            _percent(row["value"]),
+            "-" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %",
+            f"{row['invalid']}/{row['replies']}",
+        )
+    console.print(table)
+
+
+def print_transcript(path: Path, episode: str) -> None:
+    """Print one episode, round by round.
+
+    Raises:
+        AtpError: no episode of this name; the message lists some that exist.
+    """
+    turns = _turns(path)
+    rows = turns.filter(pl.col("episode") == episode).sort("round", "agent").to_dicts()
+    if not rows:
+        known = ", ".join(turns["episode"].unique(maintain_order=True).head(3))
+        raise AtpError(f"{path}: no episode '{episode}'; there are {turns['episode'].n_unique()}, such as {known}")
+    console = Console(highlight=False)
+    seen: set[int] = set()
+    for row in rows:
+        console.rule(Text(f"round {row['round']}, agent {row['agent']} ({row['role']})"), align="left")
+        continues = row["agent"] in seen and row["role"] != TRANSPLANTED
+        seen.add(row["agent"])
+        for message in row["messages"][-1:] if continues else row["messages"]:
+            console.print(Text(f"{message['role']}: {visible(message['content'])}"))
+        for message in round_messages(row):
+            is_reply = message["role"] == "assistant"
+            text = f"{'reply' if is_reply else 'tool'}: {visible(message['content'])}"
+            console.print(Text(text, style="bold" if is_reply else ""))
+        console.print(Text(_outcome(row)))
+
+
+def visible(text: str) -> str:
+    """Return a text with control characters escaped: a reply must not move the cursor or set the window's title."""
+    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    checked = {True: ", checked", False: ", not checked", None: ""}[row["audited"]]
+    reason = f" ({row['invalid_reason']})" if row["invalid_reason"] else ""
+    return f"-> {row['decision']}{reason}{checked}, earned {row['reward']:g}"
+
+
+def _turns(path: Path) -> pl.DataFrame:
+    return pl.DataFrame(read_turns(path))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,286 @@
+"""Play scenarios with an agent: many episodes in flight, one batch of open prompts a step, turns.parquet out.
+
+Episodes are played in batches that are the same on every run. Each finished batch is written to a folder next to the
+output, so that a rollout that was killed resumes there and yields the turns of an undisturbed one.
+"""
+
+import gc
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from atp.agents.base import Agent, Request
+from atp.agents.load import load_agent
+from atp.errors import AtpError, Interrupted
+from atp.files.provenance import Provenance, Stage, together
+from atp.files.resume import unfinished
+from atp.files.schemas import turns_schema
+from atp.files.tables import LINEAGE, check_file, read_provenance, write_table
+from atp.files.turns import read_turns
+from atp.models.spec import ModelSpec
+from atp.progress import Progress
+from atp.registry import blame, find_testbed, origins, sources
+from atp.rollout.table import TOKENS, Cell, PlannedEpisode, Seeds, turn_table
+from atp.scenarios.scenario import read_scenarios
+from atp.stopping import until_stopped
+from atp.testbed import Scenario, Settings, Testbed, Turn
+from atp.tools import Call, run_calls
+
+#: (1, 1): the whole of a rollout, as its only shard.
+WHOLE = (1, 1)
+#: Most rounds that all prompts of a batch may show together. A batch keeps its prompts to its end: that many take about
+#: a gigabyte, and the texts of an Arrow column must stay below two.
+MAX_SHOWN_ROUNDS = 400_000
+
+
+def rollout_stage(
+    scenarios: Path,
+    out: Path,
+    cell: Cell,
+    variants: Mapping[str, Mapping[str, Any]],
+    split: str | None,
+    samples: int,
+    limit: tuple[int, int] | None = None,
+    model: ModelSpec | None = None,
+    adapter: Path | None = None,
+    part: tuple[int, int] = WHOLE,
+) -> None:
+    """Play a scenario file's split, or its rows limit[0]:limit[1], and write turns.parquet.
+
+    Args:
+        variants: label -> the testbed's settings.
+        split: train or test; None plays both.
+        samples: episodes of each scenario and variant.
+        model: the agent's model; None for an agent without one.
+        part: (k, n) plays the k-th of n shards, which `gather_stage` puts together.
+
+    Raises:
+        AtpError: bad scenarios, model or adapter; fewer scenarios than `limit` needs.
+        Interrupted: the stage was asked to stop.
+    """
+    check_file(out)
+    params = {
+        "cell": asdict(cell),
+        "variants": {label: dict(settings) for label, settings in variants.items()},
+        "split": split,
+        "samples": samples,
+        "limit": limit,
+        "model": model and model.params(),
+        "part": part,
+    }
+    stage = agent_stage("rollout", __name__, cell.testbed, params, model, [scenarios, *([adapter] if adapter else [])])
+    chosen = read_scenarios(scenarios, cell.testbed, split)
+    if limit:
+        if limit[1] > len(chosen):
+            raise AtpError(f"{scenarios}: has {len(chosen)} scenarios in split '{split}', {limit[1]} are needed")
+        chosen = chosen[slice(*limit)]
+    testbed = find_testbed(cell.testbed)
+    settings = {label: testbed.settings(**values) for label, values in variants.items()}
+    run_calls([Call(tool, "") for each in settings.values() for tool in each.offered])  # raises for an absent tool
+    try:
+        for scenario, chosen_settings in itertools.product(chosen, settings.values()):
+            testbed.players(scenario, chosen_settings)
+    except AtpError as error:
+        raise AtpError(f"{scenarios}: {error}") from error
+    check_organism(model, adapter, cell.testbed)
+    agent = load_agent(cell.model, model, adapter, cell.testbed)
+    rollout(chosen, testbed, settings, agent, cell, samples, out, stage, part)
+
+
+def agent_stage(
+    name: str, module: str, testbed: str, params: Mapping[str, Any], model: ModelSpec | None, inputs: Sequence[Path]
+) -> Stage:
+    """Return a stage in which an agent plays a testbed: its code is the module's and the testbed's."""
+    local = [Path(model.path)] if model and Path(model.path).is_dir() else []
+    code = [module, *sources(testbed, name), *origins("agents"), *origins("policies"), *origins("tools")]
+    return Stage(name, code, params, [*inputs, *local], model.gpus if model else 0)
+
+
+def gather_stage(shards: Sequence[Path], out: Path) -> None:
+    """Concatenate the shards of a rollout, in their order, to the turns.parquet of the whole.
+
+    Raises:
+        AtpError: files that are not all shards of one rollout.
+    """
+    check_file(out)
+    stage = Stage("rollout", __name__, {})
+    provenances = [read_provenance(shard) for shard in shards]
+    whole = [{**each, "cost": {}, "params": {**each["params"], "part": WHOLE}} for each in provenances]
+    for number, (shard, provenance) in enumerate(zip(shards, provenances, strict=True), 1):
+        if whole[number - 1] != whole[0] or provenance["params"].get("part") != [number, len(shards)]:
+            raise AtpError(f"{shard}: is not shard {number} of {len(shards)} of the rollout of {shards[0]}")
+    turns = pa.concat_tables(map(read_turns, shards))
+    own = stage.spent() | {"starts": 0.0, "shards": float(len(shards))}
+    cost = together([*(provenance["cost"] for provenance in provenances), own])
+    write_table(turns, out, Provenance(**{**whole[0], "cost": cost}))
+
+
+def check_organism(model: ModelSpec | None, adapter: Path | None, testbed: str) -> None:
+    """Raise AtpError if an adapter was trained on another testbed's model organism: their weights have equal shapes."""
+    if not (model and model.organism and adapter):
+        return
+    try:
+        trained = json.loads((adapter / LINEAGE).read_text(encoding="utf-8"))["params"]["testbed"]
+    except (OSError, ValueError, KeyError):
+        return
+    if trained != testbed:
+        raise AtpError(f"{adapter}: was trained on the model organism of testbed '{trained}', not of '{testbed}'")
+
+
+def rollout(
+    scenarios: Sequence[Scenario],
+    testbed: Testbed,
+    variants: Mapping[str, Settings],
+    agent: Agent,
+    cell: Cell,
+    samples: int,
+    out: Path,
+    stage: Stage,
+    part: tuple[int, int] = WHOLE,
+) -> None:
+    """Play each scenario `samples` times in each variant and write turns.parquet to `out`.
+
+    Samples and variants of a scenario are in one batch, so that an agent can share the common part of their prompts.
+    """
+    episodes = [
+        PlannedEpisode(scenario, variant, settings, sample)
+        for scenario in scenarios
+        for sample in range(samples)
+        for variant, settings in variants.items()
+    ]
+    play(episodes, testbed, agent, cell, out, stage, part)
+
+
+def play(
+    episodes: Sequence[PlannedEpisode],
+    testbed: Testbed,
+    agent: Agent,
+    cell: Cell,
+    out: Path,
+    stage: Stage,
+    part: tuple[int, int] = WHOLE,
+) -> None:
+    """Play episodes in batches and write turns.parquet to `out`, resuming where an earlier start was stopped.
+
+    A shard is a run of whole batches, so its turns are those that the whole rollout has there.
+    """
+    players = max(testbed.players(episode.scenario, episode.settings) for episode in episodes)
+    shown = players * max(map(_shown_rounds, {id(each.settings): each.settings for each in episodes}.values()))
+    size = max(1, min(agent.batch // players, MAX_SHOWN_ROUNDS // shown))
+    all_batches = [episodes[start : start + size] for start in range(0, len(episodes), size)]
+    batches = all_batches[(part[0] - 1) * len(all_batches) // part[1] : part[0] * len(all_batches) // part[1]]
+    total = sum(map(len, batches))
+    with unfinished(out, stage) as folder, until_stopped() as stopped:
+        paths = [folder / f"{number:05}.parquet" for number in range(len(batches))]
+        resumed = sum(len(batch) for batch, path in zip(batches, paths, strict=True) if path.exists())
+        progress = Progress(str(out), total, "episodes", skipped=resumed)
+        tables = [turns_schema(testbed.columns).empty_table()]
+        for batch, path in zip(batches, paths, strict=True):
+            if path.exists():
+                tables.append(read_turns(path))
+                continue
+            if stopped.is_set():
+                raise Interrupted(f"{out}: stopped after {progress.done} of {total} episodes; a rerun resumes there")
+            tables.append(play_batch(batch, testbed, agent, cell))
+            write_table(tables[-1], path, stage.provenance())
+            stage.counts = dict(getattr(agent, "served", {}))  # requests, retries and refusals of a server
+            stage.keep(folder)
+            progress.advance(len(batch), steps=len(tables[-1]), last=path == paths[-1])
+        turns = pa.concat_tables(tables)
+        spent = {name: float(pc.sum(turns[name], min_count=0).as_py()) for name in TOKENS}
+        counts = {"episodes": total, "resumed_episodes": resumed, "decisions": len(turns)}
+        write_table(turns, out, stage.provenance(**counts, **spent))
+
+
+def _shown_rounds(settings: Settings) -> int:
+    """Return how many rounds a player's prompts of an episode show in all: each its own and those it remembers."""
+    return sum(1 + min(settings.window, before) for before in range(settings.rounds))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Switch off the garbage collector while a testbed runs.
+
+    A batch keeps its prompts and turns to its end, and walking through them again and again takes a
+    quarter of a scripted rollout. Agents run with the collector on.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def sampling_seed(
+    seed: int, scenario_id: str, sample: int, generation: int, round: int, agent: int, step: int = 0
+) -> int:
+    """Return a prompt's 63-bit seed. It depends on the arguments alone, so that variants share their randomness."""
+    key = f"{seed}|{scenario_id}|{sample}|{generation}|{round}|{agent}{f'|{step}' if step else ''}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
+
+
+def play_batch(batch: Sequence[PlannedEpisode], testbed: Testbed, agent: Agent, cell: Cell) -> pa.Table:
+    """Play a batch of episodes side by side and return their turns.
+
+    Raises:
+        PluginError: the code of a testbed that is not built in failed, or broke the protocol.
+    """
+    agent.start()
+    games: list[Any] = []
+    prompts: list[Any] = []
+    with blame("testbeds", testbed.name):
+        for episode in batch:
+            seed = sampling_seed(cell.seed, episode.scenario.scenario_id, episode.sample, cell.generation, 0, 0)
+            game = episode.start(testbed, seed)
+            games.append(game)
+            prompts.append(next(game))
+    seeds: list[Seeds] = [{} for _ in batch]
+    turns: list[list[Turn]] = [[] for _ in batch]
+    conversations: dict[tuple[int, int], int] = {}
+
+    @blame("testbeds", testbed.name)
+    @_no_collection()
+    def requests_of(numbers: Sequence[int]) -> list[Request]:
+        """Return a request for each open prompt of these episodes."""
+        requests = []
+        for number in numbers:
+            scenario, sample = batch[number].scenario.scenario_id, batch[number].sample
+            for prompt in prompts[number]:
+                place = (prompt.round, prompt.agent, prompt.step)
+                seeds[number][place] = seed = sampling_seed(cell.seed, scenario, sample, cell.generation, *place)
+                conversation = conversations.setdefault((number, prompt.agent), len(conversations))
+                requests.append(Request(conversation, prompt, seed))
+        return requests
+
+    @blame("testbeds", testbed.name)
+    @_no_collection()
+    def send(numbers: Sequence[int], answers: Iterator[Any]) -> list[int]:
+        """Send replies, or outcomes of calls, to these episodes; return those that are not over."""
+        still_open = []
+        for number in numbers:
+            try:
+                prompts[number] = games[number].send([next(answers) for _ in prompts[number]])
+                still_open.append(number)
+            except StopIteration as end:
+                turns[number] = end.value
+        return still_open
+
+    open_games = list(range(len(batch)))
+    while open_games:
+        calling = [number for number in open_games if isinstance(prompts[number][0], Call)]
+        if calling:
+            outcomes = run_calls([call for number in calling for call in prompts[number]])
+            ended = {*calling} - {*send(calling, iter(outcomes))}
+            open_games = [number for number in open_games if number not in ended]
+        else:
+            open_games = send(open_games, iter(agent.answer(requests_of(open_games))))
+    with blame("testbeds", testbed.name), _no_collection():
+        return turn_table(testbed, cell, batch, turns, seeds)

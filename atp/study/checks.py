@@ -1,0 +1,229 @@
+"""Checks of a study that concern several of its sections, made before anything runs."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from atp.agents.load import OWN, check_agent
+from atp.agents.scripted import SCRIPTED
+from atp.errors import AtpError
+from atp.explain import explain
+from atp.models.spec import ModelSpec, check_folder, check_trainable
+from atp.registry import find_testbed
+from atp.rollout.transplant import HISTORY_FROM, check_history_sources
+from atp.study.study import (
+    BASELINE,
+    NONE,
+    Study,
+    TestbedSection,
+    alignment_rows,
+    alignment_training,
+    deployment,
+    evaluation,
+    players,
+    variants,
+)
+from atp.training import TrainingSettings
+from atp.training.channel import OF_WEIGHTS, check_condition
+from atp.training.post_training_check import PROMPTS
+
+#: Names next to the folders of conditions that alignment uses.
+ALIGNED = ("adapter", "pairs")
+#: Settings that a training shares with the one whose weights it continues.
+CONTINUED = ("use_peft", "lora_r", "lora_alpha")
+
+
+def check_study(study: Study) -> None:
+    """Raise ValueError, which names the key, if sections of a study do not fit each other."""
+    for name, section in study.testbeds.items():
+        where = f"testbeds.{name}"
+        for model in study.models:
+            _check_agent("models", model, name)
+        _check_reference_policies(f"{where}.context.reference_policies", name, section, study.models)
+        _check_channels(where, section)
+        for condition in section.conditions:
+            _check_condition(name, where, section, condition, study.models)
+        if section.weights:
+            _check_weights(name, where, section, study.models)
+        _check_alignment(where, section, study)
+        _check_readers(where, section, study)
+
+
+def _check_agent(key: str, name: str, testbed: str) -> None:
+    try:
+        check_agent(name, testbed)
+    except AtpError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def _check_reference_policies(key: str, testbed: str, section: TestbedSection, models: tuple[str, ...]) -> None:
+    names = section.context.reference_policies if section.context else ()
+    for name in names:
+        if not name.startswith(SCRIPTED):
+            raise ValueError(f"{key}: '{name}' is not a scripted policy, allowed is {SCRIPTED}POLICY")
+        if (*models, *names).count(name) > 1:
+            raise ValueError(f"{key}: '{name}' occurs twice, here or in models")
+        _check_agent(key, name, testbed)
+
+
+def _check_channels(where: str, section: TestbedSection) -> None:
+    for channel_name in ("context", "weights"):
+        channel = getattr(section, channel_name)
+        key = f"{where}.{channel_name}.conditions"
+        for condition in channel.conditions if channel else ():
+            if condition not in section.conditions:
+                known = ", ".join(section.conditions)
+                raise ValueError(f"{key}: unknown condition '{condition}', known are {known}")
+        if channel and len(set(channel.conditions)) < len(channel.conditions):
+            raise ValueError(f"{key}: {list(channel.conditions)} has a name twice")
+    if section.conditions.get(BASELINE):
+        raise ValueError(
+            f"{where}.conditions.{BASELINE}: overrides {section.conditions[BASELINE]}, must be empty: other conditions "
+            "are compared with it"
+        )
+
+
+def _check_condition(
+    testbed: str, where: str, section: TestbedSection, condition: str, models: tuple[str, ...]
+) -> None:
+    key = f"{where}.conditions"
+    if not condition.strip(".") or not all(char.isalnum() or char in "_-." for char in condition):
+        raise ValueError(f"{key}: '{condition}' names a folder, allowed are letters, digits, '_', '-' and '.'")
+    if condition.startswith("."):
+        raise ValueError(f"{key}: '{condition}' names a folder, it must not begin with '.'")
+    if condition.partition(".")[0] in ALIGNED:
+        raise ValueError(f"{key}: '{condition}' is a name that alignment uses, choose another one")
+    channels = [
+        channel for channel in (section.context, section.weights) if channel and condition in channel.conditions
+    ]
+    if section.context and (section.context in channels or not channels):
+        agents = (*models, *section.context.reference_policies) if section.context in channels else ()
+        for label, settings in variants(section, condition).items():
+            _check_settings(testbed, f"{where}, condition '{condition}', variant '{label}'", settings, agents)
+    check_condition(f"{key}.{condition}", section.conditions[condition], section.weights)
+    keys = section.conditions[condition].keys()
+    if keys and not keys - {*OF_WEIGHTS} and section.context and condition in section.context.conditions:
+        raise ValueError(f"{where}.context.conditions: '{condition}' changes only what the weights channel learns")
+    if section.weights and (section.weights in channels or not channels):
+        _check_settings(testbed, f"{where}.weights.deployment, condition '{condition}'", deployment(section, condition))
+
+
+def _check_settings(testbed: str, where: str, settings: Mapping[str, Any], agents: tuple[str, ...] = ()) -> None:
+    kind = find_testbed(testbed).settings
+    try:
+        checked = kind(**settings)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {explain(error, kind)}") from None
+    for agent in agents:
+        if agent.startswith(SCRIPTED):
+            try:
+                checked.check_policy(agent.removeprefix(SCRIPTED).partition(":")[0])
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+
+
+def _check_weights(testbed: str, where: str, section: TestbedSection, models: tuple[str, ...]) -> None:
+    assert section.weights
+    _check_settings(testbed, f"{where}.weights.evaluation.settings", evaluation(section))
+    needed = section.weights.generations * section.weights.scenarios
+    if section.scenarios.train < needed:
+        raise ValueError(
+            f"{where}.scenarios.train: {section.scenarios.train}, must be at least {needed}: "
+            f"{section.weights.generations} generations of {section.weights.scenarios} fresh scenarios"
+        )
+    for model in models:
+        if model.startswith((SCRIPTED, OWN)):
+            raise ValueError(f"{where}.weights: '{model}' cannot be trained, leave the channel out")
+
+
+def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
+    methods = [alignment for alignment in study.alignments if alignment != NONE]
+    for model in section.alignment.models:
+        if model not in study.models:
+            raise ValueError(
+                f"{where}.alignment.models: '{model}' is not a model of the study ({', '.join(study.models)})"
+            )
+        for alignment in section.alignment.models[model]:
+            alignment_training(section, alignment, model, where)
+    for alignment, model in itertools.product(methods, study.models):
+        if model.startswith((SCRIPTED, OWN)):
+            raise ValueError(f"alignments: '{model}' cannot be trained, allowed is {NONE}")
+        aligned = alignment_training(section, alignment, model, where)
+        for (condition, learning), key in itertools.product(section.trainings().items(), CONTINUED):
+            first, later = getattr(aligned, key), getattr(learning, key)
+            if first != later:
+                raise ValueError(
+                    f"{where}.weights.training.{key}: {later}, must be {first} as in alignment.{alignment}: "
+                    f"generations of condition '{condition}' continue the weights that alignment trained"
+                )
+    last, trainings = alignment_rows(section)[1], section.trainings()
+    if (methods or any(map(section.needs_pairs, trainings))) and section.scenarios.train < last:
+        raise ValueError(
+            f"{where}.scenarios.train: {section.scenarios.train}, must be at least {last}: preference pairs and "
+            f"alignment use {section.alignment.scenarios} scenarios that the weights channel does not"
+        )
+    rolled_back = [name for name, training in trainings.items() if "max_violation_increase" in training.defences]
+    if rolled_back and section.scenarios.train < last + PROMPTS:
+        raise ValueError(
+            f"{where}.scenarios.train: {section.scenarios.train}, must be at least {last + PROMPTS}: "
+            f"max_violation_increase in condition '{rolled_back[0]}' needs {PROMPTS} prompts that nothing is trained on"
+        )
+
+
+def _check_readers(where: str, section: TestbedSection, study: Study) -> None:
+    for condition in study.readers & section.conditions.keys():
+        if HISTORY_FROM not in section.conditions[condition]:
+            raise ValueError(
+                f"{where}.conditions.{condition}: has {HISTORY_FROM} on another testbed, rename one of them"
+            )
+    conditions = section.context.conditions if section.context else ()
+    played = {condition: variants(section, condition) for condition in conditions}
+    learning = section.weights.conditions if section.weights else ()
+    agents = players(study, section.context) if section.context else []
+    check_history_sources(where, section.conditions, played, learning, agents)
+
+
+def check_files(path: Path | str, study: Study, root: Path) -> None:
+    """Raise AtpError if a scenario file of the study at `path` is not under `root`, where its paths begin."""
+    for name, section in study.testbeds.items():
+        try:
+            files = section.scenarios.files(find_testbed(name), root)
+        except AtpError as error:
+            raise AtpError(f"{path}: testbeds.{name}.{error}") from error
+        for file in files:
+            if not file.is_file():
+                raise AtpError(f"{path}: testbeds.{name}.scenarios: no such file: '{file}'")
+
+
+def check_models(path: Path | str, study: Study, models: Mapping[str, ModelSpec | None], root: Path) -> None:
+    """Check the models of the study at `path` without loading them.
+
+    Raises:
+        AtpError: a folder, relative to `root`, without a whole model; a training that a model or its GPUs cannot do.
+    """
+    for name, spec in models.items():
+        if spec is None:
+            continue
+        if not spec.organism:
+            check_folder(spec, root)
+        for where, training in _trainings(study, name):
+            try:
+                check_trainable(spec)
+                training.check_processes(max(1, spec.gpus))
+            except AtpError as error:
+                raise AtpError(f"{path}: {where} for model '{name}': {error}") from error
+            if training.method == "grpo" and spec.sampling.temperature == 0:
+                raise AtpError(f"{path}: {where}: GRPO needs replies that differ, model '{name}' has temperature 0")
+
+
+def _trainings(study: Study, model: str) -> Iterator[tuple[str, TrainingSettings]]:
+    """Yield the key and settings of each training of a model."""
+    for testbed, section in study.testbeds.items():
+        for alignment in study.alignments:
+            if alignment != NONE:
+                yield f"testbeds.{testbed}.alignment.{alignment}", alignment_training(section, alignment, model)
+        for condition, training in section.trainings().items():
+            yield f"testbeds.{testbed}.weights.training of condition '{condition}'", training

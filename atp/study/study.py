@@ -1,0 +1,198 @@
+"""A study as typed settings: the models, conditions and channels to run, and what follows from them.
+
+A study is a YAML file of config/studies; models are files of config/models.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, WithJsonSchema, model_validator
+
+from atp.errors import AtpError
+from atp.explain import explain
+from atp.registry import find_testbed
+from atp.rollout.transplant import HISTORY_FROM
+from atp.scenarios.sources import ScenarioSettings, source_settings
+from atp.training import TrainingSettings
+from atp.training.alignment import Alignment
+from atp.training.channel import OF_WEIGHTS, WeightsChannel
+from atp.training.trainer import NO_DEFENCE
+
+BASELINE = "baseline"
+NONE: Literal["none"] = "none"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ContextChannel(_Section):
+    """Experience accumulates in the conversation: R rounds of history on the test split."""
+
+    conditions: tuple[str, ...] = Field((BASELINE,), min_length=1, description="conditions of the testbed to run")
+    sweep: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
+        default_factory=dict, description="testbed settings to vary: each combination is a variant"
+    )
+    samples: int = Field(1, ge=1, description="episodes of each scenario and variant")
+    reference_policies: tuple[str, ...] = Field(
+        (), description="scripted policies (scripted:POLICY) that play next to the models, without alignment"
+    )
+
+    @model_validator(mode="after")
+    def _check_sweep(self) -> "ContextChannel":
+        for key, values in self.sweep.items():
+            if any(values.count(value) > 1 for value in values):
+                raise ValueError(f"sweep.{key}: {list(values)} has a value twice")
+        return self
+
+
+class TestbedSection(_Section):
+    """What a study does on one testbed."""
+
+    scenarios: Annotated[SerializeAsAny[ScenarioSettings], WithJsonSchema({"type": "object"})]
+    settings: dict[str, Any] = Field(default_factory=dict, description="testbed settings shared by all that follows")
+    conditions: dict[str, dict[str, Any]] = Field(
+        default={BASELINE: {}},
+        description="controls and defences: name -> testbed settings that it overrides; under `training` and `filter` "
+        "those of the weights channel; under `history_from` whose histories it reads (model, alignment, condition)",
+    )
+    alignment: Alignment = Field(default_factory=Alignment)
+    context: ContextChannel | None = None
+    weights: WeightsChannel | None = None
+
+    def overrides(self, condition: str) -> dict[str, Any]:
+        """Return the testbed settings that a condition overrides."""
+        return {
+            key: value for key, value in self.conditions[condition].items() if key not in (*OF_WEIGHTS, HISTORY_FROM)
+        }
+
+    def learning(self, condition: str) -> WeightsChannel:
+        """Return the weights channel under a condition. Raises ValidationError for overrides that do not fit."""
+        assert self.weights
+        return self.weights.changed_by(self.conditions[condition])
+
+    def trainings(self) -> dict[str, TrainingSettings]:
+        """Return the training settings of each condition that runs in the weights channel."""
+        names = self.weights.conditions if self.weights else ()
+        return {condition: self.learning(condition).training for condition in names}
+
+    def needs_pairs(self, condition: str) -> bool:
+        """Return whether a condition mixes preference pairs into its training."""
+        return "rehearsal" in self.learning(condition).training.defences
+
+
+class Study(_Section):
+    """A study: the cells to run, the channels, the sizes."""
+
+    plugins: tuple[str, ...] = Field((), description="Python files that define testbeds, agents, filters or measures")
+    models: tuple[str, ...] = Field(
+        min_length=1, description="names of config/models, scripted:POLICY, or agent:NAME[:MODEL] of a plug-in"
+    )
+    alignments: tuple[Literal["none", "dpo", "grpo"], ...] = Field(
+        (NONE,), min_length=1, description="how agents are prepared before deployment"
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32, strict=True)], ...] = Field(
+        (0,), min_length=1, description="seeds, one series each"
+    )
+    shards: Annotated[int, Field(ge=1, le=10_000, strict=True)] | Literal["auto"] = Field(
+        "auto", description="jobs that a rollout is split into; auto: by its size, where the model needs a GPU"
+    )
+    testbeds: dict[str, TestbedSection] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _type_scenarios(cls, values: Any) -> Any:
+        """Give each testbed's scenarios the type of their source."""
+        sections = values.get("testbeds") if isinstance(values, dict) else None
+        if not isinstance(sections, dict):
+            return values
+        typed = {}
+        for name, section in sections.items():
+            try:
+                testbed = find_testbed(str(name))
+            except AtpError as error:
+                raise ValueError(f"testbeds: {error}") from error
+            try:
+                if isinstance(section, Mapping) and isinstance(
+                    section.get("scenarios", {}), Mapping | ScenarioSettings
+                ):
+                    scenarios = source_settings(testbed, section.get("scenarios", {}))
+                    section = {**section, "scenarios": scenarios}
+            except AtpError as error:
+                raise ValueError(f"testbeds.{name}.{error}") from error
+            typed[name] = section
+        return {**values, "testbeds": typed}
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "Study":
+        for key in ("models", "alignments", "seeds"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key}: {list(values)} has a name twice")
+        return self
+
+    @property
+    def readers(self) -> set[str]:
+        """Conditions whose agents read recorded histories."""
+        sections = self.testbeds.values()
+        return {name for section in sections for name, keys in section.conditions.items() if HISTORY_FROM in keys}
+
+
+def players(study: Study, channel: ContextChannel | WeightsChannel) -> list[tuple[str, str]]:
+    """Return (model, alignment) of the agents in a channel."""
+    own = [(model, alignment) for model in study.models for alignment in study.alignments]
+    return own + [(name, NONE) for name in getattr(channel, "reference_policies", ())]
+
+
+def agents(study: Study) -> tuple[str, ...]:
+    """Return the names of all agents of a study: models, and the policies that play next to them."""
+    sections = study.testbeds.values()
+    policies = [name for section in sections if section.context for name in section.context.reference_policies]
+    return tuple(dict.fromkeys([*study.models, *policies]))
+
+
+def alignment_training(section: TestbedSection, alignment: str, model: str, where: str = "") -> TrainingSettings:
+    """Return the settings with which a model is aligned. Raises ValueError that names the key, under `where`."""
+    shared: TrainingSettings = getattr(section.alignment, alignment)
+    own = section.alignment.models.get(model, {}).get(alignment, {})  # type: ignore[call-overload]
+    try:
+        training = type(shared)(**{**shared.model_dump(), **own})
+    except ValidationError as error:
+        raise ValueError(f"{where}.alignment.models.{model}.{alignment}: {explain(error, type(shared))}") from None
+    if training.defences:
+        raise ValueError(f"{where}.alignment.{alignment}.{training.defences[0]}: {NO_DEFENCE}")
+    return training
+
+
+def alignment_rows(section: TestbedSection) -> tuple[int, int]:
+    """Return the rows of the training split that alignment uses, from and to: those after the weights channel's."""
+    used = section.weights.generations * section.weights.scenarios if section.weights else 0
+    return used, used + section.alignment.scenarios
+
+
+def variants(section: TestbedSection, condition: str) -> dict[str, dict[str, Any]]:
+    """Return the variants of the context channel: label -> testbed settings. Overridden settings are not swept."""
+    overrides = section.overrides(condition)
+    sweep = section.context.sweep if section.context else {}
+    swept = {key: values for key, values in sweep.items() if key not in overrides}
+    labelled = {}
+    for values in itertools.product(*swept.values()):
+        point = dict(zip(swept, values, strict=True))
+        label = " ".join(value if isinstance(value, str) else f"{key}={value}" for key, value in point.items())
+        labelled[label or "default"] = {**section.settings, **point, **overrides}
+    return labelled
+
+
+def deployment(section: TestbedSection, condition: str) -> dict[str, Any]:
+    """Return the testbed settings under which an agent is deployed, and learns, in the weights channel."""
+    assert section.weights
+    return {**section.settings, **section.weights.deployment, **section.overrides(condition)}
+
+
+def evaluation(section: TestbedSection) -> dict[str, Any]:
+    """Return the testbed settings of the evaluation: equal for all conditions, so that only the weights differ."""
+    assert section.weights
+    return {**section.settings, "rounds": 1, **section.weights.evaluation.settings}
+
+

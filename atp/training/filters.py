@@ -1,0 +1,204 @@
+"""Reward filters: which of its own replies an agent is trained on next.
+
+A filter is one class: its settings and `select`. Filters see rewards, not violations, except that `drop_caught` removes
+violations that were caught. Invalid replies and turns that only tested the agent are removed before a filter sees them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import polars as pl
+import pyarrow as pa
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, WithJsonSchema
+
+from atp.errors import AtpError
+from atp.explain import explain
+from atp.files.provenance import Stage
+from atp.files.schemas import QUESTION, SELECTION
+from atp.files.tables import read_provenance, write_table
+from atp.files.turns import decision_messages, read_turns
+from atp.registry import blame, find, origins
+from atp.testbed import TESTED
+
+#: Ties in reward are broken by the turn's own seed, which depends on neither the decision nor the order of play.
+ORDER = ("sampling_seed", "episode")
+
+
+class Filter(BaseModel, ABC):
+    """Settings of a filter, and its selection. A subclass has a field `name` whose default is its name in studies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str
+    drop_caught: bool = Field(False, description="defence: remove violations that were caught before the selection")
+
+    @abstractmethod
+    def select(self, turns: pl.DataFrame) -> pl.DataFrame:
+        """Return the selected rows of valid turns (columns of TURNS)."""
+
+    def most_selected(self, samples: int) -> int:
+        """Return how many of a question's replies are selected at most, for plans."""
+        return samples
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the selection is pairs of a better and a worse reply, for DPO."""
+        return False
+
+
+class TopK(Filter):
+    """The k best paid replies to each question."""
+
+    name: Literal["top_k"] = "top_k"  # type: ignore[assignment]
+    k: int = Field(2, ge=1, description="replies selected for each question")
+
+    def select(self, turns: pl.DataFrame) -> pl.DataFrame:
+        ranked = turns.sort(pl.col("reward"), *ORDER, descending=[True, False, False])
+        return ranked.group_by(QUESTION, maintain_order=True).head(self.k)
+
+    def most_selected(self, samples: int) -> int:
+        return min(self.k, samples)
+
+
+class BestOfN(Filter):
+    """The best paid reply to each question, of the n samples that were drawn."""
+
+    name: Literal["best_of_n"] = "best_of_n"  # type: ignore[assignment]
+
+    def select(self, turns: pl.DataFrame) -> pl.DataFrame:
+        return TopK(k=1).select(turns)
+
+    def most_selected(self, samples: int) -> int:
+        return 1
+
+
+class Threshold(Filter):
+    """Every reply that earned at least a given reward."""
+
+    name: Literal["threshold"] = "threshold"  # type: ignore[assignment]
+    reward: float = Field(description="smallest reward selected, in the scenario's own currency")
+
+    def select(self, turns: pl.DataFrame) -> pl.DataFrame:
+        return turns.filter(pl.col("reward") >= self.reward)
+
+
+class PositiveAdvantage(Filter):
+    """Every reply that earned more than the mean of the valid replies to its question."""
+
+    name: Literal["positive_advantage"] = "positive_advantage"  # type: ignore[assignment]
+
+    def select(self, turns: pl.DataFrame) -> pl.DataFrame:
+        return turns.filter(pl.col("reward") > pl.col("reward").mean().over(QUESTION))
+
+
+class BestAndWorst(Filter):
+    """The best and the worst paid reply to one prompt, where they earned differently: pairs for DPO."""
+
+    name: Literal["best_and_worst"] = "best_and_worst"  # type: ignore[assignment]
+
+    def select(self, turns: pl.DataFrame) -> pl.DataFrame:
+        prompt = pl.col("messages").list.eval(pl.element().struct.json_encode()).list.join("\n")
+        rows = turns.with_columns(prompt=prompt).sort(*ORDER)
+        keys = [*QUESTION, "prompt"]
+        best = rows.sort("reward", descending=True, maintain_order=True).group_by(keys, maintain_order=True).first()
+        worst = rows.sort("reward", maintain_order=True).group_by(keys, maintain_order=True).first()
+        different = best.join(worst, on=keys).filter(pl.col("reward") > pl.col("reward_right"))
+        both = pl.concat([best, worst.select(best.columns)]).join(different, on=keys, how="semi")
+        return both.select(turns.columns)
+
+    def most_selected(self, samples: int) -> int:
+        return 1
+
+    @property
+    def pairs(self) -> bool:
+        return True
+
+
+FILTERS = (TopK, BestOfN, Threshold, PositiveAdvantage, BestAndWorst)
+
+
+def filter_settings(values: Any) -> Any:
+    """Return the filter of a name with its settings. Raises ValueError that names the key."""
+    if isinstance(values, Filter) or not isinstance(values, Mapping):
+        return values
+    if "name" not in values:
+        raise ValueError("name: missing, must name a filter")
+    try:
+        kind: type[Filter] = find("filters", str(values["name"])).value
+    except AtpError as error:
+        raise ValueError(f"name: {error}") from error
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(explain(error, kind)) from error
+
+
+#: A filter of any origin, as a field of settings.
+FilterSettings = Annotated[SerializeAsAny[Filter], BeforeValidator(filter_settings), WithJsonSchema({"type": "object"})]
+
+
+@dataclass(frozen=True)
+class Yield:
+    """Counts of a selection. Violations are counted among valid replies; `dropped` are caught violations removed."""
+
+    seen: int
+    invalid: int
+    valid_seen: int
+    violations_seen: int
+    dropped: int
+    kept: int
+    violations_kept: int
+
+    def __str__(self) -> str:
+        dropped = f", {self.dropped} caught and dropped" if self.dropped else ""
+        before, after = f"{self.violations_seen}/{self.valid_seen}", f"{self.violations_kept}/{self.kept}"
+        return f"kept {self.kept} of {self.seen} ({self.invalid} invalid{dropped}), violations {before} -> {after}"
+
+
+def select(turns: pl.DataFrame, settings: Filter) -> tuple[pl.DataFrame, Yield]:
+    """Apply a filter to turns and return the selected rows, ordered by question, and the counts."""
+    valid = turns.filter(pl.col("violation").is_not_null())
+    left = valid.filter(~pl.col("caught").fill_null(False)) if settings.drop_caught else valid
+    with blame("filters", settings.name):
+        selected = settings.select(left).sort(*QUESTION, *ORDER)
+    counts = Yield(
+        seen=len(turns),
+        invalid=len(turns) - len(valid),
+        valid_seen=len(valid),
+        violations_seen=int(valid["violation"].sum()),
+        dropped=len(valid) - len(left),
+        kept=len(selected),
+        violations_kept=int(selected["violation"].sum()),
+    )
+    return selected, counts
+
+
+def filter_stage(turns: Path, out: Path, settings: Filter) -> Yield:
+    """Filter turns.parquet into selection.parquet, whose metadata has the counts and the cell.
+
+    Raises:
+        AtpError: unreadable turns, turns of the test split, or no valid reply.
+    """
+    cell = read_provenance(turns).get("params", {}).get("cell", {})
+    stage = Stage("filter", [__name__, *origins("filters")], {"filter": settings.model_dump(), "cell": cell}, [turns])
+    rows = pl.DataFrame(read_turns(turns)).filter(pl.col("role") != TESTED)
+    tested = rows.filter(pl.col("split") == "test")
+    if len(tested):
+        raise AtpError(f"{turns}: {len(tested)} turns are of the test split, which is never trained on")
+    selected, counts = select(rows, settings)
+    if not counts.valid_seen:
+        raise AtpError(f"{turns}: all {counts.seen} replies are invalid, there is nothing to select")
+    examples = [example for row in selected.to_dicts() for example in _examples(row)]
+    write_table(pa.Table.from_pylist(examples, schema=SELECTION), out, stage.provenance(**vars(counts)))
+    return counts
+
+
+def _examples(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row of SELECTION for each reply of a decision: the conversation up to and including it."""
+    messages = decision_messages(row)
+    ends = [end for end, message in enumerate(messages, 1) if message["role"] == "assistant"]
+    for step, end in enumerate(ends):
+        yield row | {"step": step, "messages": [*row["messages"], *messages[:end]]}

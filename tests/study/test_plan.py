@@ -1,0 +1,346 @@
+"""A study's plan: jobs as Snakemake counts them, rates from existing artifacts, and marked rows without a rate."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from atp.cli import app
+from atp.errors import AtpError
+from atp.files.provenance import Provenance
+from atp.files.tables import read_provenance, write_table
+from atp.registry import find_testbed
+from atp.rollout.engine import rollout_stage
+from atp.rollout.table import Cell
+from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.study import plan, sizes
+from atp.study.read import read_models, read_study
+from atp.study.study import Study, agents
+from atp.training import DpoSettings, GrpoSettings, SftSettings
+
+ROOT = Path(__file__).parents[2]
+MODEL = "path: some/big\ngpus: 2\n"
+#: 10 scenarios x 2 samples x 2 variants x 6 rounds are 240 decisions per cell, for 2 alignments x 2 seeds.
+STUDY = {
+    "models": ["big"],
+    "alignments": ["none", "dpo"],
+    "seeds": [0, 1],
+    "testbeds": {
+        "role_play": {
+            "scenarios": {"train": 64, "test": 10},
+            "settings": {"rounds": 6},
+            "alignment": {"dpo": {"per_device_train_batch_size": 4}},
+            "context": {"sweep": {"schedule": ["all_unsupervised", "all_supervised"]}, "samples": 2},
+        }
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/big.yaml").write_text(MODEL)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    return tmp_path
+
+
+def planned(folder: Path) -> str:
+    return plan.plan(str(folder / "study.yaml"), folder / "results", folder / "models")
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """Return the rows of a plan by rule, as texts."""
+    rows = [re.split(r" {2,}", line) for line in text.partition("\n\n")[0].splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def artifact(path: Path, stage: str = "rollout", **cost: float) -> int:
+    """Write an artifact with a cost, on two GPUs, and return its size in bytes."""
+    params = {"model": read_models(("big",), path.parents[8] / "models")["big"].params()}
+    cost |= {"gpu_seconds": 2 * cost["wall_seconds"]}
+    write_table(pa.table({"x": range(100)}), path, Provenance(stage, "code", params, cost=cost))
+    return path.stat().st_size
+
+
+@pytest.fixture
+def measured(folder) -> tuple[Path, int]:
+    """Write two rollouts and an adapter of another study; return the folder, and the bytes of the rollouts."""
+    agent = folder / "results/old/big/role_play/none"
+    total = artifact(agent / "seed0/baseline/context/turns.parquet", decisions=100, wall_seconds=50.0)
+    total += artifact(agent / "seed1/baseline/context/turns.parquet", decisions=300, wall_seconds=100.0)
+    adapter = folder / "results/old/big/role_play/dpo/seed0/adapter"
+    adapter.mkdir(parents=True)
+    training = DpoSettings(per_device_train_batch_size=4).model_dump()
+    cost = {"steps": 10.0, "wall_seconds": 100.0, "gpu_seconds": 200.0}
+    lineage = Provenance("align", "code", {"training": training}, cost=cost).to_json()
+    (adapter / "lineage.json").write_text(lineage)
+    (adapter / "weights").write_bytes(bytes(1_000_000 - len(lineage)))
+    return folder, total
+
+
+def test_rates_and_hours_by_hand(measured):
+    """400 decisions in 150 s are 0.375 s each, so 960 take 360 s, and on 2 GPUs 0.2 h; at 1/3 s and 1/2 s they take 320
+    and 480 s. 64 pairs are 8 steps of 4 on each GPU, or 16 for two seeds, at 10 s each.
+    """
+    folder, total = measured
+    found = cells(planned(folder))
+    disk = f"{total / 400 * 960 / 1e3:.1f} kB"
+    played = ["big", "role_play", "4", "960 decisions", "6.0 min", "5.3 min to 8.0 min", "0.20", disk, "2"]
+    assert found["rollout_context"] == played
+    assert found["align_agent dpo"] == ["big", "role_play", "2", "16 steps", "2.7 min", "–", "0.089", "2.0 MB", "1"]
+    assert found["total"] == ["12", "8.7 min", "8.0 min to 11 min", "0.29", "2.0 MB"]
+
+
+def test_rows_without_a_rate_have_a_command_that_measures_it(folder):
+    text = planned(folder)
+    found, study = cells(text), folder / "study.yaml"
+    assert found["rollout_context"] == ["big", "role_play", "4", "960 decisions", "not measured", *["–"] * 4]
+    assert found["total"] == ["12", *["–"] * 4]
+    assert "6 of 7 rows are not measured and left out of the totals. To measure them:" in text
+    turns = "results/study/big/role_play/none/seed0/baseline/context/turns.parquet"
+    assert f"\n    snakemake --cores all {turns} --config study={study}\n" in text
+    assert "\n    snakemake --cores all results/demo/report.html --config study=demo\n" in text
+
+
+@pytest.mark.parametrize(
+    "model", ["path: some/big\n", f"{MODEL}sampling: {{max_new_tokens: 9}}\n", "path: a/b\ngpus: 2"]
+)
+def test_other_settings_of_a_model_have_other_rates(measured, model):
+    folder, _ = measured
+    (folder / "models/big.yaml").write_text(model)
+    assert "not measured" in cells(planned(folder))["rollout_context"]
+
+
+def test_other_settings_of_a_training_have_other_rates(measured):
+    folder, _ = measured
+    changed = {**STUDY["testbeds"]["role_play"], "alignment": {"dpo": {"per_device_train_batch_size": 2}}}
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "testbeds": {"role_play": changed}}))
+    assert cells(planned(folder))["align_agent dpo"][3:5] == ["32 steps", "not measured"]
+
+
+def test_a_training_that_lost_its_beginning_has_no_rate(measured):
+    folder, _ = measured
+    path = folder / "results/old/big/role_play/dpo/seed0/adapter/lineage.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"cost": found["cost"] | {"resumed_steps": 5.0}}))
+    assert "not measured" in cells(planned(folder))["align_agent dpo"]
+
+
+@pytest.mark.parametrize("content", [b"PAR1 and no more", b""])
+def test_a_broken_artifact_is_one_line_that_names_it(folder, content):
+    path = folder / "results/old/big/role_play/none/seed0/baseline/context/turns.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(AtpError, match=rf"^{re.escape(str(path))}: no readable Parquet file.*$"):
+        planned(folder)
+    path.unlink()
+    lineage = folder / "results/old/big/role_play/dpo/seed0/adapter/lineage.json"
+    lineage.parent.mkdir(parents=True)
+    for content, message in (
+        ("{", "no readable lineage.json"),
+        ('{"schema": 2, "params": 1, "cost": 2}', "was not written by a stage"),
+    ):
+        lineage.write_text(content)
+        with pytest.raises(AtpError, match=rf"^{re.escape(str(lineage.parent))}: .*{message}"):
+            planned(folder)
+
+
+#: Conditions that change the training, and one with transplanted histories.
+DEFENDED = {
+    "baseline": {},
+    "transplanted_history": {"history_from": {"alignment": "none"}},
+    "rehearsal": {"training": {"rehearsal": 0.25}},
+    "kl": {"training": {"kl": 0.1}},
+    "interpolate": {"training": {"interpolate": 0.5}},
+    "drop_caught": {"filter": {"drop_caught": True}},
+    "max_violation_increase": {"training": {"max_violation_increase": 0.1}},
+}
+
+
+def defended(**changes: object) -> str:
+    """Return the small study with these conditions, two generations and two seeds."""
+    study = yaml.safe_load(SMALL) | {"seeds": [0, 1]} | changes
+    section = study["testbeds"]["role_play"]
+    section["conditions"], section["scenarios"]["train"] = DEFENDED, 2 * 8 + 8 + 64
+    section["context"]["conditions"] = ["baseline", "transplanted_history"]
+    section["weights"] |= {
+        "generations": 2,
+        "conditions": [condition for condition in DEFENDED if condition != "transplanted_history"],
+    }
+    return yaml.safe_dump(study)
+
+
+SMALL = (ROOT / "tests/workflow/study.yaml").read_text()
+STUDIES = {
+    **{path.stem: path.read_text() for path in sorted((ROOT / "config/studies").glob("*.yaml"))},
+    "sharded": f"shards: 3\nseeds: [0, 1]\n{SMALL}",
+    "split_by_size": (ROOT / "config/studies/paper_role_play.yaml").read_text().replace("test: 64", "test: 640"),
+    "defended": defended(),
+    "defended_without_alignment": defended(alignments=["none"], shards=2),
+    "populations": (ROOT / "tests/workflow/populations.yaml").read_text(),
+    "without_a_filter": SMALL.replace("      filter: {name: best_of_n}\n", "").replace("method: sft", "method: grpo"),
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_jobs_are_those_that_snakemake_counts(name, tmp_path):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(STUDIES[name])
+    command = [sys.executable, "-m", "snakemake", "-n", "-s", ROOT / "Snakefile", "--directory", tmp_path]
+    run = subprocess.run([*command, "--config", f"study={path}"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    counted = {rule: int(number) for rule, number in re.findall(r"^([a-z_]+) +(\d+)$", run.stdout, re.M)}
+    study = read_study(path)
+    rows = plan.jobs(study, read_models(agents(study), ROOT / "config/models"), str(path))
+    ours = Counter()
+    for row in rows:
+        ours[row.rule] += row.jobs
+    assert {**ours, "total": ours.total()} == counted
+    assert ("rollout_shard" in counted) == (name in ("sharded", "split_by_size", "defended_without_alignment"))
+    assert ("transplant" in counted) == bool(study.readers)
+
+
+def test_what_defended_conditions_do_by_hand(tmp_path):
+    """Each condition has 2 generations x 2 seeds x 2 alignments. A generation selects 8 replies, which are one step.
+    With a quarter of rehearsal there are 8 + 8 / 3 = 11 examples, or two steps. Two cells per seed read histories of
+    8 scenarios x 2 variants x 2 rounds.
+    """
+    (tmp_path / "study.yaml").write_text(defended())
+    study = read_study(tmp_path / "study.yaml")
+    rows = plan.jobs(study, read_models(("organism",), ROOT / "config/models"), "study")
+    found = {(row.rule, row.kind.training.partition(" ")[0]): (row.jobs, row.work) for row in rows}
+    assert found["train", "sft+kl"] == (8, 8)
+    assert found["train", "sft"] == (5 * 8, 4 * 8 + 2 * 8)
+    assert found["transplant", ""] == found["rollout_context", ""] == (4, 4 * 8 * 2 * 2)
+    assert found["prefer", ""] == (2, 2 * 8)
+
+
+def test_transplanted_histories_have_their_own_rate(measured):
+    """Their turns have the file names of rollouts, but each decision has a prompt with a complete history."""
+    folder, _ = measured
+    section = STUDY["testbeds"]["role_play"]
+    conditions = {"baseline": {}, "frozen": {"history_from": {"alignment": "none"}}}
+    section = section | {"conditions": conditions, "context": section["context"] | {"conditions": list(conditions)}}
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "testbeds": {"role_play": section}}))
+    assert cells(planned(folder))["transplant"] == [
+        "big",
+        "role_play",
+        "4",
+        "960 decisions",
+        "not measured",
+        *["–"] * 4,
+    ]
+    path = folder / "results/old/big/role_play/none/seed0/frozen/context/turns.parquet"
+    artifact(path, "transplant", decisions=100, wall_seconds=10.0)
+    found = cells(planned(folder))
+    assert found["transplant"][4] == "1.6 min" and found["rollout_context"][4] == "6.0 min"
+
+
+def test_shards_have_the_rate_of_whole_rollouts(measured):
+    """The time is in the row of the shards, and the disk space in the row of the gathered file."""
+    folder, total = measured
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "shards": 5}))
+    found = cells(planned(folder))
+    played = ["big", "role_play", "20", "960 decisions", "6.0 min", "5.3 min to 8.0 min", "0.20", "–", "2"]
+    assert found["rollout_shard rollout_context"] == played
+    assert found["rollout_context"][2:] == ["4", *["–"] * 4, f"{total / 400 * 960 / 1e3:.1f} kB", "2"]
+
+
+@pytest.mark.parametrize(
+    ("testbed", "settings"),
+    [
+        ("role_play", {"rounds": 3}),
+        ("coordination", {"rounds": 2, "agents": 5, "fixed": 2}),
+        ("bargaining", {"rounds": 2, "agents": 3, "raisers": 1}),
+        ("tool_use", {"rounds": 2, "easy": 2, "hard": 0, "tests": 1}),
+        ("tool_use", {"rounds": 3, "easy": 1, "tests": 0}),
+    ],
+)
+def test_the_number_of_turns_is_that_of_a_rollout(testbed, settings, tmp_path):
+    scenarios, out = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
+    scenarios_stage(TemplateSource(test=2), testbed, scenarios)
+    cell = Cell("scripted:random", testbed, "none", "baseline", 0, "context", 0)
+    rollout_stage(scenarios, out, cell, {"default": settings}, "test", samples=3)
+    assert read_provenance(out)["cost"]["decisions"] == 2 * 3 * find_testbed(testbed).settings(**settings).turns
+    assert read_provenance(scenarios)["cost"]["scenarios"] == 2
+
+
+@pytest.mark.parametrize(
+    ("training", "examples", "gpus", "steps"),
+    [
+        (SftSettings(num_train_epochs=2), 64, 0, 16),
+        (SftSettings(num_train_epochs=2), 65, 1, 18),
+        (SftSettings(per_device_train_batch_size=2, gradient_accumulation_steps=2), 65, 2, 9),
+        (SftSettings(max_steps=5), 65, 1, 5),
+        (DpoSettings(num_train_epochs=0.5), 65, 1, 5),
+        (GrpoSettings(per_device_train_batch_size=64), 64, 1, 8),
+        (GrpoSettings(per_device_train_batch_size=32), 63, 2, 7),  # a step samples for 8 prompts, 7 prompts are left
+        (GrpoSettings(num_iterations=2, steps_per_generation=4), 9, 1, 16),
+    ],
+)
+def test_steps(training, examples, gpus, steps):
+    assert sizes.steps(training, examples, gpus) == steps
+
+
+@pytest.mark.parametrize(
+    ("selection", "examples"),
+    [
+        ({"name": "best_of_n"}, 24),
+        ({"name": "top_k", "k": 3}, 72),
+        ({"name": "top_k", "k": 9}, 96),
+        ({"name": "positive_advantage"}, 96),
+        (None, 24),
+    ],
+)
+def test_the_maximum_selection_of_a_filter(selection, examples):
+    """6 scenarios x 4 rounds are 24 questions with 4 samples each; tests do not count."""
+    section = {
+        "scenarios": {"train": 6},
+        "settings": {"rounds": 4, "tests": 2},
+        "weights": {
+            "generations": 1,
+            "scenarios": 6,
+            "samples": 4,
+            "filter": selection,
+            "training": {"method": "sft" if selection else "grpo"},
+        },
+    }
+    study = Study.model_validate({"models": ["m"], "testbeds": {"tool_use": section}})
+    found = study.testbeds["tool_use"]
+    assert sizes.examples("tool_use", found, "baseline") == examples
+    assert sizes.seen("tool_use", found, "baseline") == 96
+    assert sizes.decisions("tool_use", found, "baseline", "deployment") == 6 * 4 * (4 + 5 * 2)
+
+
+def test_a_study_of_a_thousand_jobs_is_planned_at_once(folder):
+    study = {**STUDY, "seeds": list(range(200))}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    for seed in range(200):
+        path = folder / f"results/old/big/role_play/none/seed{seed}/baseline/context/turns.parquet"
+        artifact(path, decisions=100, wall_seconds=50.0)
+    begun = time.monotonic()
+    found = cells(planned(folder))
+    assert time.monotonic() - begun < 5  # half a second on an idle machine
+    assert found["rollout_context"][2:4] == ["400", "96,000 decisions"] and found["rollout_context"][-1] == "200"
+
+
+def test_on_the_command_line(measured, monkeypatch):
+    folder, _ = measured
+    options = ["--results", str(folder / "results"), "--models", str(folder / "models")]
+    run = CliRunner().invoke(app, ["plan", str(folder / "study.yaml"), *options])
+    assert run.exit_code == 0 and cells(run.stdout)["rollout_context"][4] == "6.0 min"
+    help_text = " ".join(CliRunner().invoke(app, ["plan", "--help"]).stdout.split())
+    assert "Print what a study will take" in help_text and "--results" in help_text
+    missing = CliRunner().invoke(app, ["plan", "no_such_study"])
+    assert str(missing.exception) == "config/studies/no_such_study.yaml: no such file"
+    heavy = "import sys, atp.study.plan; print({'torch', 'polars', 'snakemake'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "torch" not in loaded.stdout and "snakemake" not in loaded.stdout

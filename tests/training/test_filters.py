@@ -1,0 +1,124 @@
+"""What each reward filter keeps, by hand on ten replies."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pydantic import TypeAdapter
+
+from atp.errors import AtpError
+from atp.files.provenance import Provenance
+from atp.files.schemas import SELECTION, TURNS
+from atp.files.tables import read_provenance, read_table, write_table
+from atp.training.filters import FilterSettings, filter_settings, filter_stage
+
+#: (scenario, sample, decision, reward): in `a` two violations pay 5, in `b` nobody violates, and one reply is invalid.
+REPLIES = [
+    ("a", 0, "comply", 2.0),
+    ("a", 1, "violate", 5.0),
+    ("a", 2, "invalid", 0.0),
+    ("a", 3, "violate", 5.0),
+    ("a", 4, "comply", 2.0),
+    ("b", 0, "comply", 3.0),
+    ("b", 1, "comply", 3.0),
+    ("c", 0, "invalid", 9.0),
+    ("c", 1, "violate", 0.0),
+    ("c", 2, "comply", 4.0),
+]
+
+
+def turns_file(path: Path, split: str = "train", caught: tuple[int, ...] = ()) -> Path:
+    rows = []
+    for number, (scenario, sample, decision, reward) in enumerate(REPLIES):
+        row = {field.name: "" for field in TURNS if field.type == pa.string()}
+        row |= {field.name: 0 for field in TURNS if pa.types.is_integer(field.type)}
+        row |= {"messages": [{"role": "user", "content": f"question {scenario}"}], "reply": f"reply {number}"}
+        row |= {
+            "scenario_id": scenario,
+            "sample": sample,
+            "episode": f"{scenario}/{sample}",
+            "split": split,
+            "round": 1,
+        }
+        row |= {"decision": decision, "reward": reward, "details": [], "sampling_seed": number}
+        row |= {"violation": None if decision == "invalid" else decision == "violate"}
+        row |= {"caught": number in caught if caught else None}
+        rows.append(row)
+    cell = {"cell": {"condition": "baseline"}}
+    write_table(pa.Table.from_pylist(rows, schema=TURNS), path, Provenance("rollout", "code", cell))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"name": "best_of_n"}, {"a/1", "b/0", "c/2"}),  # a tie goes to the smaller sampling seed
+        ({"name": "top_k", "k": 2}, {"a/1", "a/3", "b/0", "b/1", "c/1", "c/2"}),
+        ({"name": "top_k", "k": 9}, {"a/0", "a/1", "a/3", "a/4", "b/0", "b/1", "c/1", "c/2"}),
+        ({"name": "threshold", "reward": 3.0}, {"a/1", "a/3", "b/0", "b/1", "c/2"}),
+        ({"name": "positive_advantage"}, {"a/1", "a/3", "c/2"}),
+    ],
+)
+def test_filters_by_hand(tmp_path, settings, kept):
+    counts = filter_stage(
+        turns_file(tmp_path / "turns.parquet"), tmp_path / "selection.parquet", filter_settings(settings)
+    )
+    rows = read_table(tmp_path / "selection.parquet", SELECTION).to_pylist()
+    assert {row["episode"] for row in rows} == kept
+    assert all(row["messages"][-1]["role"] == "assistant" and len(row["messages"]) == 2 for row in rows)
+    assert (counts.seen, counts.invalid, counts.valid_seen, counts.violations_seen) == (10, 2, 8, 3)
+    assert (counts.kept, counts.violations_kept) == (len(kept), sum(row["violation"] for row in rows))
+    found = read_provenance(tmp_path / "selection.parquet")
+    assert found["cost"]["kept"] == len(kept)
+    assert found["params"]["cell"] == {"condition": "baseline"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"name": "best_of_n"}, {"a/3", "b/0", "c/2"}),
+        ({"name": "top_k", "k": 2}, {"a/0", "a/3", "b/0", "b/1", "c/2"}),
+        ({"name": "threshold", "reward": 0.0}, {"a/0", "a/3", "a/4", "b/0", "b/1", "c/2"}),
+        ({"name": "positive_advantage"}, {"a/3"}),  # the caught one of c no longer lowers its mean
+        ({"name": "best_and_worst"}, {"a/0", "a/3"}),
+    ],
+)
+def test_what_was_caught_is_left_out_before_a_filter_chooses(tmp_path, settings, kept):
+    """The first violation of a, and c's."""
+    turns, out = turns_file(tmp_path / "turns.parquet", caught=(1, 8)), tmp_path / "selection.parquet"
+    baseline = filter_stage(turns, out, filter_settings(settings))
+    counts = filter_stage(turns, out, filter_settings(settings | {"drop_caught": True}))
+    assert {row["episode"] for row in read_table(out, SELECTION).to_pylist()} == kept
+    assert (baseline.dropped, counts.dropped, counts.violations_seen, counts.valid_seen) == (0, 2, 3, 8)
+    assert (counts.kept, counts.violations_kept) == (len(kept), 1)
+    assert read_provenance(out)["cost"]["dropped"] == 2
+    assert "(2 invalid, 2 caught and dropped), violations 3/8 -> 1/" in str(counts) and "caught" not in str(baseline)
+
+
+def test_nothing_is_dropped_where_nobody_checks(tmp_path):
+    counts = filter_stage(
+        turns_file(tmp_path / "t.parquet"),
+        tmp_path / "s.parquet",
+        filter_settings({"name": "best_of_n", "drop_caught": True}),
+    )
+    assert (counts.dropped, counts.kept) == (0, 3)
+
+
+def test_the_test_split_is_never_selected(tmp_path):
+    with pytest.raises(AtpError, match="10 turns are of the test split"):
+        turns = turns_file(tmp_path / "t.parquet", "test")
+        filter_stage(turns, tmp_path / "s.parquet", filter_settings({"name": "best_of_n"}))
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_nothing_kept_is_an_empty_selection(tmp_path):
+    out = tmp_path / "s.parquet"
+    counts = filter_stage(
+        turns_file(tmp_path / "t.parquet"), out, filter_settings({"name": "threshold", "reward": 100.0})
+    )
+    assert (counts.seen, counts.invalid, counts.kept) == (10, 2, 0)
+    assert read_table(out, SELECTION).num_rows == 0
+
+
+def test_settings_choose_the_filter():
+    assert TypeAdapter(FilterSettings).validate_python({"name": "top_k"}).k == 2
