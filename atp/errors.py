@@ -2,14 +2,14 @@
 
 
 class AtpError(Exception):
-    """Bad input or a stage that cannot go on: one line that names the file or key, what was found, what is allowed.
+    """Bad input, or a stage that cannot continue: one line that names the file or key, what was found, what is allowed.
 
     The command line and the workflow's scripts print the message alone, and exit with code 1.
     """
 
 
 class Interrupted(AtpError):
-    """A stage that could not go on for a reason outside it: what it has finished is kept, and a rerun goes on there."""
+    """A stage that was stopped from outside: its finished parts are kept, and a rerun resumes there."""
 
 
 class PluginError(AtpError):

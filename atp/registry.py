@@ -312,8 +312,9 @@ def _defined(module: ModuleType, path: Path, named: str) -> dict[str, dict[str, 
             named_values = list(_named(kind, listed))
         except AtpError as error:
             raise AtpError(f"{place}: {kind.upper()}: {error}") from error
+        known = entries(kind) if named_values else {}
         for name, value in named_values:
-            if name in defined[kind] or name in entries(kind):
+            if name in defined[kind] or name in known:
                 raise AtpError(
                     f"{place}: {kind.upper()}: the {singular(kind)} '{name}' exists already, choose another name"
                 )

@@ -169,6 +169,10 @@ def test_a_tool_of_a_plugin_is_called(folder):
         ("Error: there is no text", True),
     ]
     assert schema("shout")["function"]["name"] == "shout"
+    Path("counts.py").write_text("from atp.tools import Tool\n\nTOOLS = [Tool('count', '', '', '', len)]\n")
+    load_plugins(["counts.py"])
+    with pytest.raises(AtpError, match=r"tool 'count': run returned 5 \(int\), must be a text"):
+        run_calls([Call("count", "hello")])
 
 
 def test_a_study_loads_its_plugins(folder):

@@ -47,31 +47,28 @@ class Results:
 
         from atp.files.schemas import MEASURES
         from atp.measures.measure import measure_rows
-        from atp.measures.rates import INVALID_RATE, VIOLATION_RATE, read_evidence
+        from atp.measures.rates import BUILT_IN, add_rows, read_evidence
 
         evidence = read_evidence([self.turns])
-        own = evidence.of(self.testbed.name)
-        tables = [measure_rows([]), VIOLATION_RATE(own), INVALID_RATE(own)]
+        rows = pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)])
         names: dict[str, None] = {}
         for measure in resolve(self.testbed.measures):
             name = getattr(measure, "name", None) or getattr(measure, "__name__", repr(measure))
             try:
-                rows = measure(own)
+                new = measure(evidence.of(self.testbed.name))
+                if not isinstance(new, pl.DataFrame) or new.columns != rows.columns:
+                    raise TypeError(f"must return `measure_rows(rows)`, found {type(new).__name__}")
+                rows = add_rows(rows, new)
             except Exception as error:
                 raise BrokenRule(plugin_error(error) or f"{self.place}: measure '{name}': {describe(error)}") from error
-            if not isinstance(rows, pl.DataFrame) or rows.columns != tables[0].columns:
-                raise BrokenRule(
-                    f"{self.place}: measure '{name}' must return `measure_rows(rows)`, found {type(rows).__name__}"
-                )
-            names |= dict.fromkeys(rows["measure"].unique(maintain_order=True))
-            tables.append(rows)
-        self.measures = pl.DataFrame(pl.concat(tables).to_arrow().cast(MEASURES))
-        known = self.measures["measure"].unique()
+            names |= dict.fromkeys(new["measure"].unique(maintain_order=True))
+        known = rows["measure"].unique()
         if self.testbed.order_parameter not in known:
             raise BrokenRule(
                 f"{self.place}: order_parameter: no measure is called '{self.testbed.order_parameter}', known are "
                 f"{', '.join(sorted(known))}"
             )
+        self.measures = pl.DataFrame(rows.to_arrow().cast(MEASURES))
         return ", ".join(names)
 
     def draw(self) -> str:

@@ -27,7 +27,7 @@ def make_scenarios(testbed: Testbed, source: Mapping[str, Any], count: int, seed
     """Return scenarios of both splits.
 
     Args:
-        source: settings of the source of scenarios, beside the numbers of scenarios and the seed.
+        source: settings of the source of scenarios, next to the numbers of scenarios and the seed.
         count: scenarios of each split.
 
     Raises:

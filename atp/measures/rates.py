@@ -94,7 +94,7 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
 
 
 def add_rows(rows: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of several measures. Raises ValueError if one has rows of the same measure and testbed already."""
+    """Return rows with those of another measure. Raises ValueError if a testbed has such a measure already."""
     both = (
         rows.select("testbed", "measure")
         .unique()

@@ -1,4 +1,4 @@
-"""From a reply's text to a decision. Used by every testbed; knows options, not games."""
+"""Read a decision from a reply: which of several options it chooses, or the JSON object that it contains."""
 
 import json
 import re
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-#: JSON is looked for in this many last characters of an answer: what precedes them costs the decoder's complaints.
+#: JSON is searched in this many last characters of an answer, so that the time of a search is bounded.
 MAX_SEARCHED_CHARS = 50_000
 
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
 _OPEN = re.compile(r"\{(?=\s*\")")
 _FLAT = re.compile(r"\{[^{}]*\}")
-#: What stands between alternatives that are listed, not chosen.
+#: Text between alternatives that are listed, not chosen.
 _OR = re.compile(r"[\s\"'`*_.,;:{}()\[\]]*(?:\b(?:or|and|vs)\b|/|\|)[\s\"'`*_.,;:{}()\[\]]*", re.IGNORECASE)
 
 
@@ -37,7 +37,7 @@ def answer_format(*options: str) -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """A parsed reply: the option as the testbed spells it, or None and the reason why there is none."""
+    """A parsed reply: the option as the testbed spells it, or None and the reason for its absence."""
 
     option: str | None
     reasoning: str
@@ -46,7 +46,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class _Named:
-    """An option named at text[start:end], by its plain form."""
+    """An option named at text[start:end], normalised."""
 
     start: int
     end: int
@@ -54,7 +54,7 @@ class _Named:
 
 
 def split_reasoning(text: str) -> tuple[str, str]:
-    """(answer, reasoning) of a reply. An unclosed <think> takes all that follows; a template may have opened it."""
+    """Split a reply into answer and reasoning. An unclosed <think> takes all that follows; a template may open it."""
     closing = re.search("</think>", text, re.IGNORECASE)
     if closing and "<think>" not in text[: closing.start()].lower():
         text = f"<think>{text}"
@@ -63,17 +63,16 @@ def split_reasoning(text: str) -> tuple[str, str]:
 
 
 def parse_choice(text: str, options: Sequence[str], key: str = "choice") -> Choice:
-    """Read which option a reply chooses.
+    """Return the option that a reply chooses.
 
-    The last JSON object whose `key` names an option wins. Without one, the same is looked for in a form that forgives
-    quotes, case and punctuation (`choice: keep money`), and then the bare names of options in the text: exactly one
-    must be named. Different options joined by "or" or "and" are a list of what there is, as in the question's own
-    `{"choice": "A"} or {"choice": "B"}`, and choose nothing.
+    The last JSON object whose `key` names an option wins. Without one, the last `choice: keep money` does, in any
+    quotes, case and punctuation. Without that, the text must name exactly one option. Different options joined by "or"
+    or "and" are a list of alternatives, as in the question's own `{"choice": "A"} or {"choice": "B"}`, and no choice.
     """
     return _parse_choice(text, tuple(options), key)
 
 
-@lru_cache(maxsize=4096)  # scripted agents, and many models, say the same again and again
+@lru_cache(maxsize=4096)  # scripted agents, and many models, repeat the same replies
 def _parse_choice(text: str, options: tuple[str, ...], key: str) -> Choice:
     answer, reasoning = split_reasoning(text)
     known = {normalise(option): option for option in options}
@@ -93,27 +92,28 @@ def _parse_choice(text: str, options: tuple[str, ...], key: str) -> Choice:
 
 
 def last_object(text: str, key: str) -> tuple[dict[str, object], str]:
-    """(the last JSON object of a reply's answer that holds `key`, reasoning); an empty object where none does.
+    """Return the last JSON object with a key in a reply's answer, or an empty one, and the reasoning.
 
     Whole numbers are left as text: `read_number` reads them.
     """
     answer, reasoning = split_reasoning(text)
-    holding = [value for _, _, value in _objects(answer[-MAX_SEARCHED_CHARS:]) if key in value]
-    return (holding[-1] if holding else {}), reasoning
+    objects = [value for _, _, value in _objects(answer[-MAX_SEARCHED_CHARS:]) if key in value]
+    return (objects[-1] if objects else {}), reasoning
 
 
 def loose_number(text: str, key: str) -> float | None:
-    """The number that a reply's answer gives to `key` in a form that forgives quotes and case; None if it gives several
-    different ones, or none.
+    """Return the number after `key:` or `key =` in a reply's answer; None if there are several different ones, or none.
+
+    Quotes and case are ignored.
     """
     answer, _ = split_reasoning(text)
     pattern = rf"\b{re.escape(key)}[\s\"'`*_]*[:=][\s\"'`*_]*(-?\d{{1,15}}(?:\.\d{{1,15}})?)(?![\w.])"
-    found = {float(number) for number in re.findall(pattern, answer[-MAX_SEARCHED_CHARS:], re.IGNORECASE)}
-    return found.pop() if len(found) == 1 else None
+    numbers = {float(number) for number in re.findall(pattern, answer[-MAX_SEARCHED_CHARS:], re.IGNORECASE)}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 def read_number(value: object) -> float | None:
-    """The finite number that a value of a parsed object, or a key, states; None if it states none."""
+    """Return the finite number of a parsed object's value or key; None if it is none."""
     if not isinstance(value, str | float):
         return None
     try:
@@ -123,20 +123,20 @@ def read_number(value: object) -> float | None:
     return number if abs(number) < float("inf") else None
 
 
-def _unlisted(found: Iterator[_Named], text: str) -> list[_Named]:
-    """What was named without those that stand in a list of different options."""
-    kept: list[_Named] = []
+def _unlisted(mentions: Iterator[_Named], text: str) -> list[_Named]:
+    """Return the mentions that are not part of a list of different options."""
+    single: list[_Named] = []
     run: list[_Named] = []
-    for named in found:
+    for named in mentions:
         if run and not _OR.fullmatch(text, run[-1].end, named.start):
-            kept += run if len({each.option for each in run}) == 1 else []
+            single += run if len({each.option for each in run}) == 1 else []
             run = []
         run.append(named)
-    return kept + (run if len({each.option for each in run}) == 1 else [])
+    return single + (run if len({each.option for each in run}) == 1 else [])
 
 
 def _json_choices(text: str, key: str, known: dict[str, str]) -> Iterator[_Named]:
-    """Known options as the value of `key` in JSON objects, in order."""
+    """Yield the known options that are the value of `key` in JSON objects, in order."""
     for start, end, value in _objects(text):
         named = value.get(key)
         if isinstance(named, str) and normalise(named) in known:
@@ -144,10 +144,10 @@ def _json_choices(text: str, key: str, known: dict[str, str]) -> Iterator[_Named
 
 
 def _objects(text: str) -> Iterator[tuple[int, int, dict[str, object]]]:
-    """(start, end, value) of the JSON objects of a text, in order, in time that grows with its length alone.
+    """Yield (start, end, value) of the JSON objects of a text, in order, in time linear in its length.
 
-    Of nested objects the outermost counts. Where one breaks off, those complete inside it count, and the search goes on
-    at the break: whatever was open there would break at the same place.
+    Of nested objects the outermost counts. Where one is malformed, the complete ones inside it count, and the search
+    continues at the error, where every object that is open there would fail too.
     """
     inner: list[dict[str, object]] = []
 
@@ -187,7 +187,7 @@ def _flat_objects(text: str, start: int) -> Iterator[tuple[re.Match[str], dict[s
 
 
 def _loose_choices(text: str, key: str, known: dict[str, str]) -> Iterator[_Named]:
-    """Known options that follow `key` and a colon or equals sign, in order."""
+    """Yield the known options after `key` and a colon or equals sign, in order."""
     names = "|".join(_pattern(name) for name in sorted(known, key=len, reverse=True))
     value = re.compile(rf"[\s\"'`*_(\[]*({names})(?!\w)")
     for match in re.finditer(rf"\b{re.escape(key)}[\s\"'`*_]*[:=]", text):
@@ -206,7 +206,7 @@ def _pattern(name: str) -> str:
 
 
 def _mentioned(text: str, known: dict[str, str]) -> Iterator[str]:
-    """Options named anywhere in a text; a name inside a longer option's name does not count."""
+    """Yield the options named anywhere in a text; a name inside a longer option's name does not count."""
     for name in sorted(known, key=len, reverse=True):
         pattern = rf"(?<!\w){_pattern(name)}(?!\w)"
         if re.search(pattern, text):

@@ -76,7 +76,7 @@ def measure_figure(results: Results, testbed: Testbed, measure: str, title: str,
     table = [[row["name"], str(row["round"]), *cells(row)] for row in drawn.sort("name", "round").to_dicts()]
     columns = ["variant", "round", *columns_of(rows, "counts")]
     chart = lines(drawn, "round", measure.replace("_", " "))
-    caption = f"{caption} {spread.bars_said(rows)}"
+    caption = f"{caption} {spread.describe_bars(rows)}"
     return [Figure(f"{testbed.name}_{measure}", title, caption, chart, columns, table)]
 
 
@@ -143,14 +143,14 @@ def _drift(
         for row in joined.sort("name", axis).to_dicts()
     ]
     columns = [by, axis, *columns_of(rows), "invalid", "mean reward"]
-    caption = f"{caption}{_note(words)} {spread.bars_said(rows)}"
+    caption = f"{caption}{_note(words)} {spread.describe_bars(rows)}"
     return Figure(name, title, caption, lines(legible(valid, by), axis, words.violation_rate), columns, table)
 
 
 def _reward(row: dict[str, Any]) -> str:
     """Return a mean reward; with several seeds, both spreads follow it."""
     within = f" ({row['low']:.2f} to {row['high']:.2f})" if spread.several(row) and row["low"] is not None else ""
-    return f"{row['value']:.2f}{within}{spread.beside(row)}"
+    return f"{row['value']:.2f}{within}{spread.suffix(row)}"
 
 
 def _reinforcement(rows: pl.DataFrame, words: Words) -> Figure | None:
@@ -161,7 +161,7 @@ def _reinforcement(rows: pl.DataFrame, words: Words) -> Figure | None:
         "Violations after a reward",
         "How often an agent violates in the round after a rewarded violation, after a caught violation, and after "
         "compliance. If rewards drive the drift, the first rate is higher than the last."
-        f"{_note(words)} {spread.bars_said(rows)}",
+        f"{_note(words)} {spread.describe_bars(rows)}",
         bars(
             after(rows, AFTER, panels=True),
             list(AFTER.values()),
@@ -201,7 +201,7 @@ def _deployment(deployments: Sequence[dict[str, Any]], words: Words) -> Figure |
     for _, steps in named.group_by(order, maintain_order=True):
         row, by_step = steps.row(0, named=True), {step["step"]: step for step in steps.to_dicts()}
         counts = [f"{step['k']}/{step['n']}" for step in by_step.values()]
-        rates = [percent(by_step[step]["value"]) + spread.beside(by_step[step], share=True) for step in (SEEN, KEPT)]
+        rates = [percent(by_step[step]["value"]) + spread.suffix(by_step[step], share=True) for step in (SEEN, KEPT)]
         name = ", ".join(part for part in (row["name"], row["panel"]) if part)
         with_rates = [f"{count} ({rate})" for count, rate in zip(counts[2:], rates, strict=True)]
         table.append([name, str(row["generation"]), *counts[:2], *with_rates])

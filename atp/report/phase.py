@@ -200,7 +200,7 @@ def _figure(results: Results, panels: Sequence[Panel], measure: str, across: str
         f"phase_{testbeds[0]}_{across}_{up}",
         f"Phase diagram: {words(measure)} over {words(across)} and {words(up)}",
         f"{words(measure).capitalize()} at the last round of each variant, by two settings that the study varies. "
-        f"{sentence(spread.in_table(seeds))}{f' {theory.caption}' if theory and line else ''}",
+        f"{sentence(spread.table_note(seeds))}{f' {theory.caption}' if theory and line else ''}",
         chart,
         ["played by", words(across), words(up), "round", *columns_of(seeds, COUNTS if share else "n")],
         table,

@@ -20,7 +20,7 @@ def seeds_of(rows: pl.DataFrame) -> int:
     return max(rows["of"].drop_nulls().to_list(), default=1) if "of" in rows.columns else 1
 
 
-def bars_said(rows: pl.DataFrame) -> str:
+def describe_bars(rows: pl.DataFrame) -> str:
     """Return a sentence that explains the bars of a figure."""
     seeds = seeds_of(rows)
     if seeds < 2:
@@ -40,7 +40,7 @@ def bars_between(rows: pl.DataFrame) -> str:
     return f" A point is the mean over {seeds} seeds, and the bar with end caps goes from the smallest to the largest."
 
 
-def in_table(rows: pl.DataFrame) -> str:
+def table_note(rows: pl.DataFrame) -> str:
     """Return the end of a sentence about a heat map, which has no bars; with several seeds it adds a sentence."""
     seeds = seeds_of(rows)
     if seeds < 2:
@@ -56,7 +56,7 @@ def between(row: Mapping[str, Any], share: bool = True) -> list[str]:
     return [seeds, _range(row, share), _deviation(row, share)]
 
 
-def beside(row: Mapping[str, Any], share: bool = False) -> str:
+def suffix(row: Mapping[str, Any], share: bool = False) -> str:
     """Return the spread between seeds as text to append to a number in the same cell; empty with one seed."""
     if not several(row):
         return ""

@@ -1,4 +1,4 @@
-"""Questions: one prompt of an episode, answered anew while all else stays as it was recorded.
+"""Questions: one prompt of an episode, answered again while all else stays as recorded.
 
 The first question of a scenario has no history. Any later one is a prompt of a recorded episode, which is played again
 with the other players' recorded replies, so that a new answer gets its own decision and reward. With tools, an answer

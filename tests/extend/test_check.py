@@ -184,6 +184,12 @@ BROKEN = [
     ('pl.col("claimed")', 'pl.col("claims")', "measures can be computed", 'AT: measure .* to find column "claims"'),
     ("measures=[M", "measures=[lambda evidence: [], M", "measures can be computed", "AT: .* return `measure_rows"),
     (
+        '"mean_claim", pl',
+        '"violation_rate", pl',
+        "measures can be computed",
+        "AT: .*called 'violation_rate' exists already",
+    ),
+    (
         "figures=figures",
         'order_parameter="x"',
         "measures can be computed",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import pytest
-from extend.conftest import ROOT, Project
+from extend.project import ROOT, Project
 
 from atp.extend.check import check
 from atp.organism.curriculum import Curriculum

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from extend.conftest import Project
+from extend.project import Project
 from tiny import save_tiny
 
 STUDY = """\

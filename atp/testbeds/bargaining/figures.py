@@ -32,7 +32,7 @@ def side_figures(results: Results) -> list[Figure]:
         "violations_by_side",
         "Bargaining: violations of the majority and of the minority",
         "In the last round, by how many of the agents want the value to rise. A violation is a proposal that does not "
-        f"move the value the way of one's role. {spread.bars_said(named_rows)}",
+        f"move the value the way of one's role. {spread.describe_bars(named_rows)}",
         lines(named_rows, "raisers", "violation rate"),
         ["side", "played by", "raisers : lowerers", *columns_of(named_rows)],
         table,

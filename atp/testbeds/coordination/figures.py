@@ -110,7 +110,7 @@ def _grid(rates: pl.DataFrame, settings: Settings) -> Figure | None:
         "The proportion of players who collude in the last round. The threshold is the number of colluders from which "
         "collusion succeeds. High is the pay if it succeeds, normal that of an independent player if it fails; the "
         "axis shows their ratio, or both if the ratio is ambiguous. Counts are over games, players and samples; "
-        f"{spread.in_table(rates)}",
+        f"{spread.table_note(rates)}",
         heat_map(
             pl.DataFrame(placed),
             Axis("high / normal", pay_names),
@@ -171,7 +171,7 @@ def _theory(rates: pl.DataFrame, settings: Settings, each_seed: pl.DataFrame) ->
         return None
     several = spread.seeds_of(rates) > 1
     with_intervals, of_each = ("", " of one seed each") if several else (", with 95 % intervals", "")
-    bars = f"{spread.bars_said(rates)} " if several else ""
+    bars = f"{spread.describe_bars(rates)} " if several else ""
     return Figure(
         "theory_beside_simulation",
         "Theory and simulation: logit best response",
@@ -243,7 +243,7 @@ def _success(games: pl.DataFrame) -> Figure | None:
         outcome = [_mean(capital)]
         for row, rounds in zip(reached, rounds_to.values(), strict=True):
             mean = rounds.filter(**same).to_dicts()
-            mean_round = f", round {mean[0]['value']:.1f}{spread.beside(mean[0])}" if mean else ""
+            mean_round = f", round {mean[0]['value']:.1f}{spread.suffix(mean[0])}" if mean else ""
             outcome.append(f"{row['k']}/{row['n']}{mean_round}")
         table += [[row["name"], str(row["round"]), *cells(row), "", "", ""] for row in before]
         table.append([last["name"], str(last["round"]), *cells(last), *outcome])
@@ -252,7 +252,7 @@ def _success(games: pl.DataFrame) -> Figure | None:
         "Collective success over rounds",
         "The proportion of games in which enough players collude. The table's row of the last round also has the mean "
         "capital (it begins at 1), and the number of games with a round in which all players, or none, colluded, "
-        f"with the mean of the first such round. {spread.bars_said(rows)}",
+        f"with the mean of the first such round. {spread.describe_bars(rows)}",
         lines(legible(in_context(rows), "variant"), "round", "collective success rate"),
         ["variant", "round", *columns_of(rows, "successes/games"), "final capital", "all colluded", "none colluded"],
         table,
@@ -261,7 +261,7 @@ def _success(games: pl.DataFrame) -> Figure | None:
 
 def _mean(row: Mapping[str, Any]) -> str:
     bounds = "" if row["low"] is None else f" ({row['low']:.3g} to {row['high']:.3g})"
-    return f"{row['value']:.3g}{bounds}" + spread.beside(row)
+    return f"{row['value']:.3g}{bounds}" + spread.suffix(row)
 
 
 def _after(games: pl.DataFrame) -> Figure | None:
@@ -287,7 +287,7 @@ def _after(games: pl.DataFrame) -> Figure | None:
         "Decisions after success and after failure",
         "The proportion of players who collude in the round after a success, and after a failure. If success spreads "
         "collusion, the first is larger than the second. "
-        f"{spread.bars_said(rows)}",
+        f"{spread.describe_bars(rows)}",
         bars(
             after(rows, AFTER, panels=True),
             list(AFTER.values()),

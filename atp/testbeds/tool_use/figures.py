@@ -50,7 +50,7 @@ def tool_figures(results: Results) -> list[Figure]:
             "How often the agent calls the tool, and how often its answer is right: on the hard problems that test it "
             "after every round, and on the easy ones of deployment. An invalid reply counts as a wrong answer. "
             "Reference policies are in the table, and so are the mean reward after costs and the mean regret, which is "
-            f"the reward of the best policy minus the agent's. {spread.bars_said(rates)}",
+            f"the reward of the best policy minus the agent's. {spread.describe_bars(rates)}",
             lines(of_models if len(of_models) else curves, "round", "proportion"),
             ["curve", "measure", "round", *columns_of(rates, "k/n")],
             table,
