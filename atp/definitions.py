@@ -117,7 +117,13 @@ def _check_fields(testbed: Testbed) -> None:
     for measure in testbed.measures if not isinstance(testbed.measures, str) else ():
         if not callable(measure):
             raise AtpError(f"measures: {measure!r:.80} is neither a Measure nor a function")
-    for name in testbed.controls:
+    if testbed.published is not None and not testbed.published.is_file():
+        raise AtpError(f"published: no such file: {testbed.published}")
+    if any(each.name == "testbed" for each in fields(testbed.scenario)):
+        raise AtpError("scenario: 'testbed' is a column of every scenario file, choose another name")
+    for name, control in testbed.controls.items():
+        if control is not None and not isinstance(control, Mapping):
+            raise AtpError(f"controls: '{name}' must be settings or None, found {control!r:.60}")
         if name not in (*COMMON_CONTROLS, *REQUIRED_CONTROLS):
             known = ", ".join((*COMMON_CONTROLS, *REQUIRED_CONTROLS))
             raise AtpError(f"controls: unknown control '{name}', known are {known}")

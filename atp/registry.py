@@ -175,7 +175,7 @@ def blame(kind: str, name: str) -> Iterator[None]:
         yield
     except AtpError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         entry = entries(kind).get(name)
         if entry is None or entry.built_in:
             raise
@@ -282,7 +282,7 @@ def _built_in_testbed(name: str) -> Entry:
 
 def _read_plugin(path: Path, named: str) -> dict[str, dict[str, Entry]]:
     if not path.is_file():
-        raise AtpError(f"{named}: no such file")
+        raise AtpError(f"{named}: {'is a folder, must be a Python file' if path.is_dir() else 'no such file'}")
     name = f"{PLUGIN}{path.stem}_{len(_plugins)}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -312,9 +312,9 @@ def _defined(module: ModuleType, path: Path, named: str) -> dict[str, dict[str, 
             named_values = list(_named(kind, listed))
         except AtpError as error:
             raise AtpError(f"{place}: {kind.upper()}: {error}") from error
-        known = entries(kind) if named_values else {}
+        existing = entries(kind) if named_values else {}
         for name, value in named_values:
-            if name in defined[kind] or name in known:
+            if name in defined[kind] or name in existing:
                 raise AtpError(
                     f"{place}: {kind.upper()}: the {singular(kind)} '{name}' exists already, choose another name"
                 )

@@ -89,6 +89,7 @@ class _Checked(Agent):
             for reply in replies:
                 if not isinstance(reply, Reply) or not isinstance(reply.text, str):
                     raise TypeError(f"answer() returned {reply!r:.80}, must be atp.testbed.Reply objects")
+                reply.text = reply.text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
         return replies
 
 

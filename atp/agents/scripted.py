@@ -9,7 +9,7 @@ from typing import Any
 from atp.agents.base import Agent, Request
 from atp.agents.policies import Policy
 from atp.errors import AtpError
-from atp.registry import entries, find_testbed, plugin_error, resolve
+from atp.registry import blame, entries, find_testbed, plugin_error, resolve
 from atp.testbed import Reply
 
 SCRIPTED = "scripted:"
@@ -25,13 +25,14 @@ class ScriptedAgent(Agent):
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         replies = []
-        for request in requests:
-            observation = request.prompt.observation
-            decision = self.policy(observation, partial(_uniform, request.seed))
-            if decision not in observation.answers:
-                known = ", ".join(observation.answers)
-                raise AtpError(f"agent {SCRIPTED}{self.name}: its decision is {decision!r:.60}, the prompt has {known}")
-            replies.append(Reply(observation.answers[decision]))
+        with blame("policies", self.name.partition(":")[0]):
+            for request in requests:
+                observation = request.prompt.observation
+                decision = self.policy(observation, partial(_uniform, request.seed))
+                if decision not in observation.answers:
+                    problem = f"its decision is {decision!r:.60}, the prompt has {', '.join(observation.answers)}"
+                    raise AtpError(f"agent {SCRIPTED}{self.name}: {problem}")
+                replies.append(Reply(observation.answers[decision]))
         return replies
 
 
@@ -56,7 +57,10 @@ def scripted(spec: str, testbed: str | None = None) -> ScriptedAgent:
             + (f" on testbed '{testbed}'" if testbed else "")
         )
     try:
-        return ScriptedAgent(known[name](float(value)) if value else known[name](), name=spec)
+        policy = known[name](float(value)) if value else known[name]()
+        if not callable(policy):
+            raise AtpError(f"agent {SCRIPTED}{spec}: its factory returned {policy!r:.40}, must be a policy, a function")
+        return ScriptedAgent(policy, name=spec)
     except (TypeError, ValueError) as error:
         if plugin_error(error):
             raise

@@ -20,7 +20,9 @@ ALLOWED = "int, float, bool, str, list, dict, an optional of these, or a datacla
 
 @cache
 def struct_of(kind: type) -> pa.StructType:
-    """Return the Arrow struct of a dataclass. Raises AtpError for a field with another annotation."""
+    """Return the Arrow struct of a dataclass. Raises AtpError for a field with another annotation, or no field."""
+    if not hints(kind):
+        raise AtpError(f"{kind.__name__} has no fields, it needs at least one")
     return pa.struct([_field(name, annotation) for name, annotation in hints(kind).items()])
 
 
@@ -28,7 +30,10 @@ def check_columns(kind: type) -> None:
     """Raise AtpError unless every field of a dataclass has a supported annotation."""
     if not is_dataclass(kind):
         raise AtpError(f"must be a dataclass, found {kind!r:.80}")
-    struct_of(kind)
+    try:
+        struct_of(kind)
+    except RecursionError as error:
+        raise AtpError(f"{kind.__name__} contains itself, which no column can") from error
 
 
 @cache

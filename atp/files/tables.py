@@ -28,14 +28,14 @@ DICTIONARY_BYTES = 64 * 2**20
 def write_table(table: pa.Table, path: Path | str, provenance: Provenance) -> None:
     """Write a Parquet file atomically, with its provenance in the file's metadata."""
     metadata = {**(table.schema.metadata or {}), METADATA_KEY: provenance.to_json().encode()}
-    with replacing(path) as temporary:
-        pq.write_table(
-            table.replace_schema_metadata(metadata),
-            temporary,
-            compression="zstd",
-            dictionary_pagesize_limit=DICTIONARY_BYTES,
-            write_page_checksum=True,
-        )
+    table = table.replace_schema_metadata(metadata)
+    options: dict[str, Any] = {"compression": "zstd", "dictionary_pagesize_limit": DICTIONARY_BYTES}
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(temporary, table.schema, write_page_checksum=True, **options) as file,
+    ):
+        if len(table):  # `datasets` refuses a row group without rows
+            file.write_table(table)
 
 
 def write_text(text: str, path: Path | str) -> None:
@@ -62,10 +62,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_file(out: Path) -> None:
-    """Raise AtpError if `out` is a folder, before the work that would be written there."""
+def check_file(out: Path, *inputs: Path) -> None:
+    """Raise AtpError if `out` is a folder or one of the inputs, before the work that would be written there."""
     if out.is_dir():
         raise AtpError(f"{out}: is a folder, must be the name of a file")
+    if any(out.resolve() == path.resolve() for path in inputs):
+        raise AtpError(f"{out}: is an input too, choose another name for the output")
 
 
 def read_table(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from atp.errors import AtpError
 from atp.files.provenance import Stage, digest
 from atp.files.schemas import DETAILS, MEASURES, TURNS
-from atp.files.tables import read_provenance, write_table
+from atp.files.tables import check_file, read_provenance, write_table
 from atp.files.turns import read_turns
 from atp.measures.alignment import alignment_effects
 from atp.measures.conditions import condition_effects
@@ -59,6 +59,7 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
     """
     if not turns:
         raise AtpError(f"{out}: no turns to measure")
+    check_file(out, *turns)
     evidence = read_evidence(turns, seed)
     code = [*(part for testbed in evidence.testbeds for part in sources(testbed, "measure")), *origins("measures")]
     stage = Stage("measure", [__name__, *dict.fromkeys(code)], {"seed": seed})
@@ -94,7 +95,9 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
 
 
 def add_rows(rows: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    """Return rows with those of another measure. Raises ValueError if a testbed has such a measure already."""
+    """Return rows with those of another measure. Raises ValueError for a name that exists."""
+    if not isinstance(new, pl.DataFrame) or new.columns != rows.columns:
+        raise TypeError(f"a measure must return `measure_rows(rows)`, found {type(new).__name__}")
     both = (
         rows.select("testbed", "measure")
         .unique()

@@ -113,7 +113,8 @@ def _figure(channel: str, rows: list[Effect]) -> Figure:
         f"Violation rates on the test split: of the agent before alignment, of the aligned agent at the first {axis}, "
         f"and of the aligned agent at the last {axis} whose prompts have the same sentence about supervision. Effect "
         "and effect left are differences, in percentage points, to the first rate of the agent without alignment, "
-        f"which changes too; their intervals draw the same scenarios for both rates. {spread.describe_bars(chart_rows)}",
+        "which changes too; their intervals draw the same scenarios for both rates. "
+        f"{spread.describe_bars(chart_rows)}",
         bars(chart_rows, [BEFORE, ALIGNED, end], "", "violation rate"),
         ["series", BEFORE, ALIGNED, "effect, points", end, "effect left, points", "proportion left"],
         table,

@@ -73,7 +73,8 @@ def measure_figure(results: Results, testbed: Testbed, measure: str, title: str,
     if not len(rows):
         return []
     drawn = legible(rows, "variant")
-    table = [[row["name"], str(row["round"]), *cells(row)] for row in drawn.sort("name", "round").to_dicts()]
+    named = name_lines(rows, "variant").sort("name", "round").to_dicts()
+    table = [[row["name"], str(row["round"]), *cells(row)] for row in named]
     columns = ["variant", "round", *columns_of(rows, "counts")]
     chart = lines(drawn, "round", measure.replace("_", " "))
     caption = f"{caption} {spread.describe_bars(rows)}"

@@ -31,7 +31,7 @@ from atp.registry import blame, find_testbed, origins, sources
 from atp.rollout.table import TOKENS, Cell, PlannedEpisode, Seeds, turn_table
 from atp.scenarios.scenario import read_scenarios
 from atp.stopping import until_stopped
-from atp.testbed import Scenario, Settings, Testbed, Turn
+from atp.testbed import Prompt, Scenario, Settings, Testbed, Turn
 from atp.tools import Call, run_calls
 
 #: (1, 1): the whole of a rollout, as its only shard.
@@ -66,7 +66,7 @@ def rollout_stage(
         AtpError: bad scenarios, model or adapter; fewer scenarios than `limit` needs.
         Interrupted: the stage was asked to stop.
     """
-    check_file(out)
+    check_file(out, scenarios)
     params = {
         "cell": asdict(cell),
         "variants": {label: dict(settings) for label, settings in variants.items()},
@@ -227,6 +227,13 @@ def sampling_seed(
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
 
+def _opened(value: Any) -> Any:
+    """Return what a testbed's play yields. Raises TypeError unless it is a list of prompts, or one of calls."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], Prompt | Call):
+        raise TypeError(f"play must yield a list of Prompt objects, or one of Call objects, found {value!r:.80}")
+    return value
+
+
 def play_batch(batch: Sequence[PlannedEpisode], testbed: Testbed, agent: Agent, cell: Cell) -> pa.Table:
     """Play a batch of episodes side by side and return their turns.
 
@@ -241,7 +248,7 @@ def play_batch(batch: Sequence[PlannedEpisode], testbed: Testbed, agent: Agent, 
             seed = sampling_seed(cell.seed, episode.scenario.scenario_id, episode.sample, cell.generation, 0, 0)
             game = episode.start(testbed, seed)
             games.append(game)
-            prompts.append(next(game))
+            prompts.append(_opened(next(game)))
     seeds: list[Seeds] = [{} for _ in batch]
     turns: list[list[Turn]] = [[] for _ in batch]
     conversations: dict[tuple[int, int], int] = {}
@@ -267,7 +274,7 @@ def play_batch(batch: Sequence[PlannedEpisode], testbed: Testbed, agent: Agent, 
         still_open = []
         for number in numbers:
             try:
-                prompts[number] = games[number].send([next(answers) for _ in prompts[number]])
+                prompts[number] = _opened(games[number].send([next(answers) for _ in prompts[number]]))
                 still_open.append(number)
             except StopIteration as end:
                 turns[number] = end.value

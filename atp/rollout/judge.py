@@ -37,7 +37,7 @@ def judge_stage(turns: Path, out: Path, agent: str, model: ModelSpec | None, see
     Raises:
         AtpError: unreadable turns, a testbed without a judge question, no valid decision.
     """
-    check_file(out)
+    check_file(out, turns)
     rows = [row for row in read_turns(turns).to_pylist() if row["violation"] is not None]
     if not rows:
         raise AtpError(f"{turns}: no valid decision, there is nothing to judge")

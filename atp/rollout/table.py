@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from atp.files.columns import to_arrow
 from atp.files.schemas import DETAILS, MESSAGE, TURNS, turns_schema
@@ -71,6 +72,11 @@ def turn_table(
     Args:
         turns, seeds: of each episode of the batch.
     """
+    for played, drawn in zip(turns, seeds, strict=True):
+        asked = sum(step == 0 for _, _, step in drawn)
+        if not isinstance(played, list) or len(played) != asked:
+            count = len(played) if isinstance(played, list) else type(played).__name__
+            raise ValueError(f"play must return a turn for each of {asked} prompts with step 0, found {count}")
     rows = [(episode, turn) for episode, played in zip(batch, turns, strict=True) for turn in played]
     flat = [turn for _, turn in rows]
     columns: dict[str, Any] = {name: [getattr(turn, name) for turn in flat] for name in TURN_COLUMNS}
@@ -95,6 +101,8 @@ def turn_table(
     table = pa.table(columns, schema=turns_schema(testbed.columns))
     for field in table.schema:
         _check_nulls(field, table[field.name].combine_chunks())
+    if not pc.all(pc.is_finite(table["reward"]), min_count=0).as_py():
+        raise ValueError("Turn.reward must be a finite number")
     return table
 
 

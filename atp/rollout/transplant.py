@@ -145,7 +145,7 @@ def transplant_stage(
         AtpError: turns that are no rollout of the context channel, or that differ when they are played again.
         Interrupted: the stage was asked to stop.
     """
-    check_file(out)
+    check_file(out, histories, scenarios)
     recorded_cell, variants = recording(histories)
     cell = replace(recorded_cell, **reader)
     params = {

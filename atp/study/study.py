@@ -190,9 +190,16 @@ def deployment(section: TestbedSection, condition: str) -> dict[str, Any]:
     return {**section.settings, **section.weights.deployment, **section.overrides(condition)}
 
 
+def offered_tools(testbed: str, section: TestbedSection) -> set[str]:
+    """Return the tools that an agent may call in any rollout of a testbed."""
+    played = [values for condition in section.conditions for values in variants(section, condition).values()]
+    if section.weights:
+        played += [evaluation(section), *(deployment(section, condition) for condition in section.conditions)]
+    settings = find_testbed(testbed).settings
+    return {tool for values in played for tool in settings(**values).offered}
+
+
 def evaluation(section: TestbedSection) -> dict[str, Any]:
     """Return the testbed settings of the evaluation: equal for all conditions, so that only the weights differ."""
     assert section.weights
     return {**section.settings, "rounds": 1, **section.weights.evaluation.settings}
-
-

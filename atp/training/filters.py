@@ -18,13 +18,15 @@ from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.provenance import Stage
 from atp.files.schemas import QUESTION, SELECTION
-from atp.files.tables import read_provenance, write_table
+from atp.files.tables import check_file, read_provenance, write_table
 from atp.files.turns import decision_messages, read_turns
 from atp.registry import blame, find, origins
 from atp.testbed import TESTED
 
 #: Ties in reward are broken by the turn's own seed, which depends on neither the decision nor the order of play.
 ORDER = ("sampling_seed", "episode")
+#: Keys of a turn.
+TURN = ("episode", "round", "agent")
 
 
 class Filter(BaseModel, ABC):
@@ -163,7 +165,13 @@ def select(turns: pl.DataFrame, settings: Filter) -> tuple[pl.DataFrame, Yield]:
     valid = turns.filter(pl.col("violation").is_not_null())
     left = valid.filter(~pl.col("caught").fill_null(False)) if settings.drop_caught else valid
     with blame("filters", settings.name):
-        selected = settings.select(left).sort(*QUESTION, *ORDER)
+        selected = settings.select(left)
+        if not isinstance(selected, pl.DataFrame) or set(selected.columns) != set(turns.columns):
+            raise TypeError(f"select() must return rows of its argument, found {type(selected).__name__}")
+        selected = selected.select(turns.columns).sort(*QUESTION, *ORDER)
+        known = selected.join(left, on=TURN, how="semi").unique(TURN)
+        if len(known) != len(selected):
+            raise ValueError("select() returned a row twice, or one that was not in its argument")
     counts = Yield(
         seen=len(turns),
         invalid=len(turns) - len(valid),
@@ -182,6 +190,7 @@ def filter_stage(turns: Path, out: Path, settings: Filter) -> Yield:
     Raises:
         AtpError: unreadable turns, turns of the test split, or no valid reply.
     """
+    check_file(out, turns)
     cell = read_provenance(turns).get("params", {}).get("cell", {})
     stage = Stage("filter", [__name__, *origins("filters")], {"filter": settings.model_dump(), "cell": cell}, [turns])
     rows = pl.DataFrame(read_turns(turns)).filter(pl.col("role") != TESTED)

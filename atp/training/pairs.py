@@ -69,7 +69,7 @@ def pairs_stage(
     Raises:
         AtpError: bad scenarios or model; no pair at all.
     """
-    check_file(out)
+    check_file(out, scenarios)
     params = {
         "testbed": testbed,
         "settings": settings,

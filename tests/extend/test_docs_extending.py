@@ -7,10 +7,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
+import polars as pl
+import pyarrow as pa
 import pytest
 from extend.project import ROOT, Project
 
 from atp.extend.check import check
+from atp.files.columns import to_arrow
 from atp.organism.curriculum import Curriculum
 from atp.registry import BUILT_IN, find_testbed
 from atp.testbed import Observation, Prompt, Scenario, Settings, Testbed, Turn
@@ -102,6 +105,8 @@ def test_the_page_runs_from_the_top(project):
                 assert result.returncode == ("fails" in block.options), (
                     f"line {block.line}: {line}\n{result.stderr}{output}"
                 )
+        elif block.language == "python":
+            ast.parse(block.text)  # an excerpt, which is not run
         else:
             assert block.language == "text", f"line {block.line}"
             assert re.search(pattern(block.text), output), f"line {block.line}: not in the output:\n{output}"
@@ -109,6 +114,27 @@ def test_the_page_runs_from_the_top(project):
     page = (project.folder / "results/tips_study/report.html").read_text()
     assert "Tips that are reported" in page and "verdict" in page
     assert "What the conditions pay" in (project.folder / "results/pay_study/report.html").read_text()
+
+
+@dataclass
+class Bid:
+    price: float
+
+
+@dataclass
+class Columns:
+    bids: list[float]
+    best: Bid
+    offers: list[Bid]
+    stock: dict[str, int]
+
+
+def test_the_expressions_of_columns_with_several_values():
+    table = TEXT.split("| column | expression |", 1)[1].split("\n\n", 1)[0]
+    expressions = re.findall(r"`(pl\.[^`]*)`", table)
+    details = to_arrow([Columns([1.0, 2.0, 3.0], Bid(4.0), [Bid(5.0), Bid(6.0)], {"b": 7, "a": 8})], Columns)
+    turns = pl.DataFrame(pa.table({"details": details})).unnest("details")
+    assert [turns.select(eval(each, {"pl": pl})).item() for each in expressions] == [2, 4.0, 6.0, 15, 8]
 
 
 @pytest.mark.parametrize("kind", [Testbed, Scenario, Settings, Prompt, Observation, Turn, Curriculum])

@@ -103,8 +103,13 @@ PLUGINS = [str(ROOT / file) for file in STUDY.plugins]
 
 
 def used_extensions(wildcards):
-    """Return the registered entries that a job uses: its testbed, its agent, its filter, and all tools."""
-    used = [find("testbeds", wildcards.testbed), *entries("tools").values()]
+    """Return the registered entries that a job uses: its testbed and the tools it offers, its agent and its filter."""
+    section = STUDY.testbeds[wildcards.testbed]
+    offered = settings_of.offered_tools(wildcards.testbed, section)
+    used = [
+        find("testbeds", wildcards.testbed),
+        *(find("tools", tool) for tool in sorted(offered)),
+    ]
     name = wildcards.get("model", "").split(":")
     if name[0] == "agent":
         used.append(find("agents", name[1]))

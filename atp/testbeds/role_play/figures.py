@@ -56,7 +56,8 @@ def deterrence_figures(results: Results) -> list[Figure]:
             "pay for obeying. The thick bar on the 50 % line is the 95 % interval of the point where the rate falls "
             "below 50 %, which p* predicts for agents that maximise their expected pay."
             f"{f' p* is in {tested}.' if tested else ''} Points share scenarios and random numbers, so misses are "
-            f"correlated. {spread.describe_bars(named)} The table has the crossing in the row of a curve's last point; a "
+            f"correlated. {spread.describe_bars(named)} "
+            "The table has the crossing in the row of a curve's last point; a "
             "dash means that it is before the first point or after the last.",
             _chart(named),
             [
