@@ -43,32 +43,24 @@ class Results:
 
     def measure(self) -> str:
         """Compute the testbed's measures, next to those of every testbed."""
-        import polars as pl
+        from atp.measures.rates import INVALID_RATE, VIOLATION_RATE, add_rows, read_evidence
 
-        from atp.files.schemas import MEASURES
-        from atp.measures.measure import measure_rows
-        from atp.measures.rates import BUILT_IN, add_rows, read_evidence
-
-        evidence = read_evidence([self.turns])
-        rows = pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)])
-        names: dict[str, None] = {}
+        own = read_evidence([self.turns]).of(self.testbed.name)
+        rows = add_rows(VIOLATION_RATE(own), INVALID_RATE(own))
+        before = set(rows["measure"])
         for measure in resolve(self.testbed.measures):
             name = getattr(measure, "name", None) or getattr(measure, "__name__", repr(measure))
             try:
-                new = measure(evidence.of(self.testbed.name))
-                if not isinstance(new, pl.DataFrame) or new.columns != rows.columns:
-                    raise TypeError(f"must return `measure_rows(rows)`, found {type(new).__name__}")
-                rows = add_rows(rows, new)
+                rows = add_rows(rows, measure(own))
             except Exception as error:
                 raise BrokenRule(plugin_error(error) or f"{self.place}: measure '{name}': {describe(error)}") from error
-            names |= dict.fromkeys(new["measure"].unique(maintain_order=True))
-        known = rows["measure"].unique()
-        if self.testbed.order_parameter not in known:
+        self.measures = rows
+        names = [name for name in rows["measure"].unique(maintain_order=True) if name not in before]
+        if self.testbed.order_parameter not in (*before, *names):
             raise BrokenRule(
                 f"{self.place}: order_parameter: no measure is called '{self.testbed.order_parameter}', known are "
-                f"{', '.join(sorted(known))}"
+                f"{', '.join(sorted((*before, *names)))}"
             )
-        self.measures = pl.DataFrame(rows.to_arrow().cast(MEASURES))
         return ", ".join(names)
 
     def draw(self) -> str:
