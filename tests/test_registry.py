@@ -263,7 +263,7 @@ BROKEN = [
     ("MEASURES = [", "MEASURES = [lambda evidence: evidence.x, ", MEASURE, "AT: AttributeError: .*, in <lambda>"),
     ("MEASURES = [", "MEASURES = [lambda evidence: 3, ", MEASURE, "AT: measure '<lambda>': "),
     ('pl.col("reply")', 'pl.col("replies")', FILTER, "AT: ColumnNotFoundError: .*replies.*, in select"),
-    ("return turns.filter", "return 3 and str", FILTER, "AT: filter 'longest': AttributeError"),
+    ("return turns.filter", "return 3 and str", FILTER, "AT: filter 'longest': TypeError"),
 ]
 
 
@@ -281,7 +281,7 @@ def test_an_unknown_name_lists_the_known_ones(folder):
     assert fails("check", "chess").startswith(f"unknown testbed 'chess', {known}; one of a file needs --plugin FILE.py")
     assert fails("check", "none.py") == "none.py: no such file"
     Path("wrong").mkdir()
-    assert fails("check", "wrong.py", "--plugin", "wrong") == "wrong: no such file"
+    assert fails("check", "wrong.py", "--plugin", "wrong") == "wrong: is a folder, must be a Python file"
     Path("text.txt").write_text("TESTBEDS = []")
     assert (
         fails("check", "role_play", "--plugin", "text.txt")

@@ -192,9 +192,11 @@ def deployment(section: TestbedSection, condition: str) -> dict[str, Any]:
 
 def offered_tools(testbed: str, section: TestbedSection) -> set[str]:
     """Return the tools that an agent may call in any rollout of a testbed."""
-    played = [values for condition in section.conditions for values in variants(section, condition).values()]
+    played: list[dict[str, Any]] = []
+    for condition in section.context.conditions if section.context else ():
+        played += variants(section, condition).values()
     if section.weights:
-        played += [evaluation(section), *(deployment(section, condition) for condition in section.conditions)]
+        played += [evaluation(section), *(deployment(section, name) for name in section.weights.conditions)]
     settings = find_testbed(testbed).settings
     return {tool for values in played for tool in settings(**values).offered}
 
