@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from atp.errors import AtpError
 from atp.explain import explain
@@ -14,9 +14,11 @@ from atp.models.spec import ModelSpec, check_trainable
 from atp.registry import find_testbed
 from atp.scenarios.scenario import scenario_testbed
 from atp.study.read import read_models
+from atp.testbed import Settings
 from atp.training import DpoSettings, GrpoSettings, SftSettings, TrainingSettings
 
-TRAININGS: dict[str, type[BaseModel]] = {"sft": SftSettings, "dpo": DpoSettings, "grpo": GrpoSettings}
+Typed = TypeVar("Typed", bound=BaseModel)
+TRAININGS: dict[str, type[TrainingSettings]] = {"sft": SftSettings, "dpo": DpoSettings, "grpo": GrpoSettings}
 
 
 def key_values(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
@@ -35,21 +37,16 @@ def key_values(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
 
 def testbed_settings(
     testbed: str, pairs: list[str], given: Mapping[str, Any] | None = None, flag: str = "--set"
-) -> dict[str, Any]:
+) -> Settings:
     """Return a testbed's settings from KEY=VALUE arguments. Raises AtpError that names the key."""
-    values = {**key_values(pairs, flag), **(given or {})}
-    _check(find_testbed(testbed).settings, values, flag)
-    return values
+    return _typed(find_testbed(testbed).settings, {**key_values(pairs, flag), **(given or {})}, flag)
 
 
 def training_settings(method: str, pairs: list[str]) -> TrainingSettings:
     """Return a method's training settings from KEY=VALUE arguments. Raises AtpError that names the key."""
     if method not in TRAININGS:
         raise AtpError(f"--method {method}: allowed are {', '.join(TRAININGS)}")
-    values = {**key_values(pairs), "method": method}
-    _check(TRAININGS[method], values, "--set")
-    settings: TrainingSettings = TypeAdapter(TrainingSettings).validate_python(values)
-    return settings
+    return _typed(TRAININGS[method], {**key_values(pairs), "method": method}, "--set")
 
 
 def agent_model(agent: str, folder: Path, testbed: str) -> ModelSpec | None:
@@ -78,8 +75,8 @@ def played_testbed(given: str | None, scenarios: Path) -> str:
     return actual
 
 
-def _check(kind: type[BaseModel], values: Mapping[str, Any], flag: str) -> None:
+def _typed(kind: type[Typed], values: Mapping[str, Any], flag: str) -> Typed:
     try:
-        kind(**values)
+        return kind(**values)
     except ValidationError as error:
         raise AtpError(f"{flag} {explain(error, kind)}") from error

@@ -21,7 +21,7 @@ from atp.agents.load import load_agent
 from atp.files.provenance import Stage
 from atp.progress import Progress
 from atp.registry import find_testbed
-from atp.rollout.engine import play_batch, rollout
+from atp.rollout.engine import RolloutJob, play_batch, rollout
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.scenarios.sources import TemplateSource
 from atp.study.read import read_models
@@ -105,11 +105,11 @@ def population() -> list[tuple[str, str]]:
     """Return the seconds in which scripted populations play and their turns are written."""
     name, testbed, scenarios = "scripted:imitate_majority", find_testbed(POPULATION), _scenarios(POPULATION)
     agent, settings = load_agent(name, None, testbed=POPULATION), testbed.settings(**POPULATION_SETTINGS)
-    cell = Cell(name, POPULATION, "none", "baseline", 0, "context", 0)
     samples = -(-GAMES // SCENARIOS)
+    job = RolloutJob(cell=Cell(name, POPULATION), variants={"game": settings}, samples=samples)
     with tempfile.TemporaryDirectory() as folder:
-        out, stage = Path(folder) / "turns.parquet", Stage("rollout", "atp.rollout.engine", {})
-        seconds = _clock(lambda: rollout(scenarios, testbed, {"game": settings}, agent, cell, samples, out, stage))
+        out, stage = Path(folder) / "turns.parquet", Stage(job.stage, "atp.rollout.engine", job.params())
+        seconds = _clock(lambda: rollout(job, scenarios, agent, out, stage))
     return [(f"{samples * SCENARIOS:,} games of 8 players x 3 rounds, s", f"{seconds:.1f}")]
 
 
@@ -134,7 +134,7 @@ def _episodes() -> list[PlannedEpisode]:
 
 def _played(agent: Agent, episodes: Sequence[PlannedEpisode]) -> list[Row]:
     """Play episodes in batches and return their turns."""
-    cell = Cell("organism", SINGLE, "none", "baseline", 0, "context", 0)
+    cell = Cell("organism", SINGLE)
     batches = [episodes[start : start + agent.batch] for start in range(0, len(episodes), agent.batch)]
     return [row for batch in batches for row in play_batch(batch, find_testbed(SINGLE), agent, cell).to_pylist()]
 

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,9 +19,18 @@ from atp.arguments import (
     training_settings,
 )
 from atp.errors import AtpError
+from atp.files.schemas import YIELD
 from atp.files.tables import write_text
 from atp.registry import find_testbed, load_plugins, plugin_error
+from atp.rollout.engine import RolloutJob, rollout_stage
+from atp.rollout.table import Cell
+from atp.rollout.transplant import TransplantJob, recording, transplant_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.study.read import schemas
+from atp.training.filters import FilterJob, filter_settings, filter_stage
+from atp.training.pairs import PairsJob, pairs_stage
+from atp.training.run import AlignJob, FinetuneJob, TrainingFiles
+from atp.training.stage import align_stage, finetune_stage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,11 +82,9 @@ def scenarios(
     set_: SetSource = [],  # noqa: B006
 ) -> None:
     """Generate scenarios from templates, or from another source of the testbed (--set source=NAME)."""
-    from atp.scenarios.sources import scenarios_stage, source_settings
-
     path = {"path": str(templates)} if templates else {}
     values = {"train": train, "test": test, "seed": seed, **path, **key_values(set_)}
-    scenarios_stage(source_settings(find_testbed(testbed), values), testbed, out)
+    scenarios_stage(ScenariosJob(testbed=testbed, settings=values), out)
 
 
 @app.command()
@@ -89,10 +96,9 @@ def import_release(
 ) -> None:
     """Import a file that the paper published as it is, all into the test split."""
     from atp.scenarios.release import import_release
-    from atp.scenarios.sources import source_settings
 
-    kind = find_testbed(testbed)
-    import_release(source_settings(kind, {"source": "release", "path": str(file), **key_values(set_)}), kind, out)
+    values = {"source": "release", "path": str(file), **key_values(set_)}
+    import_release(ScenariosJob(testbed=testbed, settings=values), out)
 
 
 @app.command()
@@ -105,19 +111,21 @@ def rollout(
     rounds: Annotated[int | None, typer.Option(min=1, help="rounds an episode")] = None,
     samples: Annotated[int, typer.Option(min=1, help="episodes a scenario")] = 1,
     seed: Seed = 0,
-    split: Annotated[str | None, typer.Option(help="train or test; both if left out")] = None,
+    split: Annotated[Literal["train", "test"] | None, typer.Option(help="both if left out")] = None,
     adapter: Annotated[Path | None, typer.Option(help="folder of a LoRA adapter")] = None,
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Play scenarios with an agent and write turns."""
-    from atp.rollout.engine import rollout_stage
-    from atp.rollout.table import Cell
-
     name = played_testbed(testbed, scenarios)
     settings = testbed_settings(name, set_, {} if rounds is None else {"rounds": rounds})
-    cell = Cell(agent, name, alignment="none", condition="baseline", seed=seed, channel="context", generation=0)
-    model = agent_model(agent, models, name)
-    rollout_stage(scenarios, out, cell, {"default": settings}, split, samples, None, model, adapter)
+    job = RolloutJob(
+        cell=Cell(agent, name, seed=seed),
+        model=agent_model(agent, models, name),
+        variants={"default": settings},
+        split=split,
+        samples=samples,
+    )
+    rollout_stage(job, scenarios, out, adapter)
 
 
 @app.command()
@@ -130,11 +138,9 @@ def transplant(
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Ask an agent every prompt of recorded episodes, with the recorded history, and write turns."""
-    from atp.rollout.transplant import recording, transplant_stage
-
-    model = agent_model(agent, models, recording(histories)[0].testbed)
-    reader = {"model": agent, "alignment": "none", "condition": "transplanted_history"}
-    transplant_stage(histories, scenarios, out, reader, model, adapter)
+    cell = Cell(agent, recording(histories).cell.testbed, condition="transplanted_history")
+    job = TransplantJob(cell=cell, model=agent_model(agent, models, cell.testbed))
+    transplant_stage(job, histories, scenarios, out, adapter)
 
 
 @app.command("filter")
@@ -147,13 +153,11 @@ def filter_(
     set_: SetFilter = [],  # noqa: B006
 ) -> None:
     """Select replies with a reward filter, and print how the violation rate differs before and after."""
-    from atp.training.filters import filter_settings, filter_stage
-
     try:
         settings = filter_settings({"name": name, **key_values(set_)})
     except ValueError as error:
         raise AtpError(f"filter {name}: {error}") from error
-    typer.echo(str(filter_stage(turns, out, settings)))
+    typer.echo(str(filter_stage(FilterJob(filter=settings), turns, out)))
 
 
 @app.command()
@@ -168,14 +172,14 @@ def pairs(
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Ask training scenarios steered to comply and steered to violate, and write preference pairs."""
-    from atp.files.schemas import YIELD
-    from atp.training.pairs import pairs_stage
-
     name = played_testbed(testbed, scenarios)
-    settings, model = testbed_settings(name, set_), agent_model(agent, models, name)
-    cell = _cell(agent, name, "dpo", seed, 0)
-    counts = pairs_stage(scenarios, out, name, settings, agent, model, retries, seed, cell=cell)
-    typer.echo(YIELD.format_map(counts))
+    job = PairsJob(
+        cell=Cell(agent, name, "dpo", None, seed, "weights"),
+        model=agent_model(agent, models, name),
+        settings=testbed_settings(name, set_),
+        retries=retries,
+    )
+    typer.echo(YIELD.format_map(pairs_stage(job, scenarios, out)))
 
 
 @app.command()
@@ -192,17 +196,13 @@ def align(
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Align an agent before deployment: train an adapter, by DPO on pairs or by GRPO on training scenarios."""
-    from atp.training.align import align_stage
-
     if method not in ("dpo", "grpo"):
         raise AtpError(f"--method {method}: allowed are dpo, grpo")
-    if (method == "dpo") != (pairs is not None):
-        raise AtpError("--pairs: needed with --method dpo, not allowed with grpo")
     name = played_testbed(testbed, scenarios)
     training, settings = training_settings(method, set_), testbed_settings(name, setting, flag="--setting")
-    model, cell = trainable_model(agent, models, name), _cell(agent, name, method, seed, 0)
-    check = align_stage(scenarios, out, name, settings, model, training.model_dump(), seed, pairs, cell=cell)
-    typer.echo(_check_line(check))
+    cell, model = Cell(agent, name, method, None, seed, "weights"), trainable_model(agent, models, name)
+    job = AlignJob(cell=cell, model=model, settings=settings, training=training)
+    typer.echo(_check_line(align_stage(job, scenarios, out, pairs)))
 
 
 @app.command()
@@ -232,14 +232,17 @@ def finetune(
     models: Models = MODELS_FOLDER,
 ) -> None:
     """Train an adapter on what deployment paid."""
-    from atp.training.stage import finetune_stage
-
     name = played_testbed(testbed, scenarios)
     training, settings = training_settings(method, set_), testbed_settings(name, setting, flag="--setting")
-    model, cell = trainable_model(agent, models, name), _cell(agent, name, "none", seed, generation)
-    begin = (generation, parent, reference, pairs, first_unused)
-    check = finetune_stage(data, scenarios, out, name, settings, model, training.model_dump(), seed, *begin, cell=cell)
-    typer.echo(_check_line(check))
+    job = FinetuneJob(
+        cell=Cell(agent, name, seed=seed, channel="weights", generation=generation),
+        model=trainable_model(agent, models, name),
+        settings=settings,
+        training=training,
+        first_unused=first_unused,
+    )
+    files = TrainingFiles(scenarios=scenarios, data=data, parent=parent, reference=reference, pairs=pairs)
+    typer.echo(_check_line(finetune_stage(job, files, out)))
 
 
 @app.command()
@@ -264,12 +267,12 @@ def organism(
     seed: Seed = 0,
 ) -> None:
     """Train the model organism of a testbed from nothing (about twenty minutes on a core)."""
-    from atp.organism.train import build_organism
+    from atp.organism.train import OrganismJob, build_organism
 
     file = templates or find_testbed(testbed).templates
     if file is None:
         raise AtpError(f"--templates: missing, testbed '{testbed}' has no template file of its own")
-    build_organism(file, out, testbed, seed)
+    build_organism(OrganismJob(testbed=testbed, seed=seed), file, out)
 
 
 @app.command()
@@ -283,19 +286,22 @@ def judge(
     """Ask a judge model for a second opinion on every decision that the rule has scored."""
     from atp.files.turns import read_turns
     from atp.measures.agreement import agreement
-    from atp.rollout.judge import judge_stage
+    from atp.rollout.judge import JudgeJob, judge_stage
 
     testbeds = read_turns(turns)["testbed"].to_pylist()[:1]
-    judge_stage(turns, out, agent, agent_model(agent, models, testbeds[0]) if testbeds else None, seed)
+    if not testbeds:
+        raise AtpError(f"{turns}: no turns")
+    model = agent_model(agent, models, testbeds[0])
+    judge_stage(JudgeJob(cell=Cell(agent, testbeds[0], seed=seed), model=model), turns, out)
     typer.echo(agreement(out, seed))
 
 
 @app.command()
 def measure(turns: Annotated[list[Path], typer.Argument(help="turns.parquet files")], out: Out) -> None:
     """Compute measures with intervals from turns."""
-    from atp.measures.rates import measure_stage
+    from atp.measures.rates import MeasureJob, measure_stage
 
-    measure_stage(turns, out)
+    measure_stage(MeasureJob(), turns, out)
 
 
 @app.command()
@@ -332,7 +338,7 @@ def plan(
     results: Annotated[Path, typer.Option(help="folder whose artifacts tell how fast such jobs were")] = Path(
         "results"
     ),
-    models: Models = MODELS_FOLDER,
+    models: Annotated[Path | None, typer.Option(help="folder of model files; left out: config/models")] = None,
 ) -> None:
     """Print what a study will take at measured rates: jobs, wall and GPU hours, disk; and what is not measured yet."""
     from atp.study.plan import plan as make_plan
@@ -400,12 +406,6 @@ def check(
     typer.echo(text)
     if failed:
         raise typer.Exit(1)
-
-
-def _cell(agent: str, testbed: str, alignment: str, seed: int, generation: int) -> dict[str, object]:
-    condition = "baseline" if generation else None
-    cell = {"model": agent, "testbed": testbed, "alignment": alignment, "condition": condition, "seed": seed}
-    return {**cell, "channel": "weights", "generation": generation}
 
 
 def _check_line(check: dict[str, float]) -> str:

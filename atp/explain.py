@@ -42,7 +42,9 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
     Returns:
         One line: the key with its parents, what is allowed, and the value where it helps.
     """
-    first = error.errors()[0]
+    errors = error.errors()
+    # An unknown key may be a missing one with a typing error.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     path, places = [], [kind.model_json_schema()]
     schema = places[0]
     for part in first["loc"]:

@@ -306,8 +306,8 @@ def train(method: str, shape: Shape, device: str) -> float:
 
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
-    loaded = Loaded(build(shape, device), tokenizer, lora)
     spec = ModelSpec(path="random", device=device, sampling=Sampling(max_new_tokens=shape.reply))  # type: ignore[arg-type]
+    loaded = Loaded(spec, build(shape, device), tokenizer, lora)
     sizes: dict[str, Any] = {"per_device_train_batch_size": shape.batch, "max_length": 4096}
     count, half = shape.steps * shape.batch, shape.sequence // 2
 
@@ -322,7 +322,7 @@ def train(method: str, shape: Shape, device: str) -> float:
                 {"scenario_id": str(n), "tools": [], "messages": message(n, "user") + message(n + 1, "assistant")}
                 for n in range(count)
             ]
-            trainer = sft_trainer(rows, loaded, out, spec, SftSettings(**sizes), 0)
+            trainer = sft_trainer(rows, loaded, out, SftSettings(**sizes), 0)
         elif method == "DPO":
             pairs = [
                 {
@@ -334,11 +334,11 @@ def train(method: str, shape: Shape, device: str) -> float:
                 }
                 for n in range(count)
             ]
-            trainer = dpo_trainer(pairs, loaded, out, spec, DpoSettings(**sizes), 0)
+            trainer = dpo_trainer(pairs, loaded, out, DpoSettings(**sizes), 0)
         else:
             settings = GrpoSettings(**sizes, num_generations=4, use_vllm=False)
             questions = [_question(message(n, "user")) for n in range(count // 4)]
-            trainer = grpo_trainer(questions, lambda turn: turn.reward, loaded, out, spec, settings, 0)
+            trainer = grpo_trainer(questions, lambda turn: turn.reward, loaded, out, settings, 0)
         trainer.args.save_strategy = "no"  # with so few steps every step would be saved
         start = _now(device)
         metrics = fit(trainer, tokenizer, out, method)

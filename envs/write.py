@@ -2,11 +2,11 @@
 
     python envs/write.py
 
-Run it after a change of imports or of requirements.lock. A file lists the packages that the scripts of its stages
-import, and their dependencies, with the versions of requirements.lock. They are packages of pip and not of conda,
-because the lock was tested with these builds. Dependencies are listed too, because Snakemake copies a conda file before
-it uses it, so that the file cannot refer to the lock. Packages that the lock lacks are left to pip: the CUDA libraries,
-whose versions torch fixes.
+Run it after a change of imports or of requirements.lock. A file lists the packages that its stages import, and their
+dependencies, with the versions of requirements.lock. They are packages of pip and not of conda, because the lock was
+tested with these builds. Dependencies are listed too, because Snakemake copies a conda file before it uses it, so that
+the file cannot refer to the lock. Packages that the lock lacks are left to pip: the CUDA libraries, whose versions
+torch fixes.
 """
 
 import ast
@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from atp.registry import entries, sources
+from atp.study.stages import MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
@@ -28,7 +29,10 @@ PYTHON = "3.11"  #: The oldest supported version, with which the tests run.
 #: The environment whose stages load, train or call models.
 WITH_MODELS = "agents"
 #: Packages whose functions import the libraries for that. Other environments' stages do not call these functions.
-MODEL_PACKAGES = ("atp.agents.", "atp.models.", "atp.training.")
+MODEL_PACKAGES = ("atp.agents.", "atp.models.", "atp.organism.", "atp.training.")
+
+#: The module that imports, in a function, all stages.
+STAGES = "atp.study.stages"
 
 #: What every environment has for plug-ins, which define measures and figures in the file that also defines the game.
 PLUGIN_MODULES = {"polars"}
@@ -48,27 +52,26 @@ dependencies:
 
 def main() -> None:
     """Write all files and print their paths."""
-    for name, scripts in environments().items():
+    for name, stages in environments().items():
         path = ROOT / "envs" / f"{name}.yaml"
-        path.write_text(conda_file(name, scripts), encoding="utf-8")
+        path.write_text(conda_file(name, stages), encoding="utf-8")
         print(path)
 
 
 def environments() -> dict[str, list[str]]:
-    """Return the scripts that run in each environment, from the rules' `conda` and `script`."""
-    scripts: dict[str, list[str]] = {}
+    """Return the stages that run in each environment, from the rules, which have their names, and their `conda`."""
+    stages: dict[str, list[str]] = {}
     for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
         for rule in re.split(r"^rule ", file.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-            conda, script = re.search(r'/envs/(\w+)\.yaml"', rule), re.search(r'/scripts/(\w+)\.py"', rule)
-            if conda and script:
-                scripts.setdefault(conda[1], []).append(script[1])
-    return scripts
+            if conda := re.search(r'/envs/(\w+)\.yaml"', rule):
+                stages.setdefault(conda[1], []).append(rule.partition(":")[0])
+    return stages
 
 
-def conda_file(name: str, scripts: Iterable[str]) -> str:
+def conda_file(name: str, stages: Iterable[str]) -> str:
     """Return the text of an environment's conda file."""
     pins = locked()
-    modules = third_party(scripts, models=name == WITH_MODELS) | PLUGIN_MODULES
+    modules = third_party(stages, models=name == WITH_MODELS) | PLUGIN_MODULES
     names = sorted(closure(distributions(modules)) & pins.keys())
     return TEXT.format(python=PYTHON, pins="\n".join(f"    - {pins[each]}" for each in names))
 
@@ -79,17 +82,17 @@ def locked() -> dict[str, str]:
     return {canonicalize_name(line.split("==")[0]): line for line in lines if line and not line.startswith("#")}
 
 
-def third_party(scripts: Iterable[str], models: bool = True) -> set[str]:
+def third_party(stages: Iterable[str], models: bool = True) -> set[str]:
     """Return the top-level modules of other packages that stages import, including imports in functions.
 
-    A stage imports what its script imports and, by name, modules of testbeds (`atp.registry.sources`); a script has the
-    name of its stage.
+    A stage imports what its module and the script of all stages import and, by name, modules of testbeds
+    (`atp.registry.sources`).
 
     Args:
         models: whether imports in functions of MODEL_PACKAGES count.
     """
-    names = list(scripts)
-    todo, seen, modules = [*names, *testbed_modules(names)], set(), set()
+    names = list(stages)
+    todo, seen, modules = ["stage", *(MODULES[name] for name in names), *testbed_modules(names)], set(), set()
     while todo:
         name = todo.pop()
         if name in seen:
@@ -98,7 +101,7 @@ def third_party(scripts: Iterable[str], models: bool = True) -> set[str]:
         path = _source(name)
         if path:
             # Python also runs the packages that contain a module.
-            in_functions = models or not name.startswith(MODEL_PACKAGES)
+            in_functions = name != STAGES and (models or not name.startswith(MODEL_PACKAGES))
             todo += [*_imports(path, in_functions), *([name.rpartition(".")[0]] if "." in name else [])]
         elif name.split(".")[0] not in ("atp", *sys.stdlib_module_names):
             modules.add(name.split(".")[0])
@@ -112,7 +115,7 @@ def testbed_modules(stages: Iterable[str]) -> list[str]:
 
 
 def _source(name: str) -> Path | None:
-    """Return the file of a module of atp, or of a script, which other scripts import by its name alone."""
+    """Return the file of a module of atp, or of a script."""
     stem = ROOT.joinpath(*name.split(".")) if name.split(".")[0] == "atp" else SCRIPTS / name
     return next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
 

@@ -20,10 +20,10 @@ from atp.agents.load import load_agent
 from atp.files.provenance import Stage
 from atp.files.turns import read_turns
 from atp.models.spec import ModelSpec, Sampling
-from atp.registry import find_testbed
-from atp.rollout.engine import Cell, rollout
+from atp.rollout.engine import RolloutJob, rollout
+from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios
-from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.testbed import Observation, Prompt
 
 KEY = "sk-a-key-of-the-environment"
@@ -147,10 +147,7 @@ def in_process(folder: Path, adapter: Path | None = None) -> Any:
 def play(agent: Any, testbed: str, out: Path, scenarios: int = 6) -> pa.Table:
     """Play a short rollout of scenarios from a testbed's own templates, and return its turns."""
     source = out.with_suffix(".scenarios")
-    scenarios_stage(TemplateSource(train=0, test=scenarios, seed=1), testbed, source)
-    game = find_testbed(testbed)
-    cell = Cell("agent", testbed, "none", "baseline", seed=0, channel="context", generation=0)
-    variants = {"default": game.settings(**GAMES[testbed])}
-    chosen, stage = read_scenarios(source, testbed, "test"), Stage("rollout", "atp.rollout.engine", {})
-    rollout(chosen, game, variants, agent, cell, 1, out, stage)
+    scenarios_stage(ScenariosJob(testbed=testbed, settings={"test": scenarios, "seed": 1}), source)
+    job = RolloutJob(cell=Cell("agent", testbed), variants={"default": GAMES[testbed]})
+    rollout(job, read_scenarios(source, testbed, "test"), agent, out, Stage("rollout", "atp.rollout.engine", {}))
     return read_turns(out)

@@ -249,7 +249,10 @@ def test_pairs_of_scenarios_and_their_export(atp):
             ("align", "--agent", "scripted:comply", "--out", "a", "--method", "ppo"),
             "--method ppo: allowed are dpo, grpo",
         ),
-        (("align", "--agent", "scripted:comply", "--out", "a"), "--pairs: needed with --method dpo"),
+        (
+            ("align", "--agent", "organism", "--models", ROOT / "config/models", "--out", "a"),
+            "a: pairs: needed with method dpo",
+        ),
         (("finetune", "x", "--agent", "m", "--out", "a", "--method", "ppo"), "allowed are sft, dpo, grpo"),
         (("finetune", "x", "--agent", "m", "--out", "a", "--set", "lr=1"), "lr: unknown key, allowed are gradient_acc"),
         (("finetune", "x", "--agent", "m", "--out", "a"), "model 'm': no file config/models/m.yaml"),

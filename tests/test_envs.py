@@ -1,8 +1,6 @@
 """Conda files and lock: the packages that stages import and no others, with the versions of requirements.lock."""
 
 import json
-import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -17,8 +15,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from atp.rollout.engine import rollout_stage
+from atp.files.provenance import Job
+from atp.measures.job import MeasureJob
+from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
+from atp.scenarios.sources import ScenariosJob
+from atp.study.stages import MODULES
+from atp.training.filters import FilterJob
 from envs.write import ROOT, closure, conda_file, environments, locked, needs, third_party
 
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
@@ -32,24 +35,12 @@ RUN = """
 import json, runpy, sys
 from pathlib import Path
 from types import SimpleNamespace
-sys.path += [sys.argv[2], str(Path(sys.argv[1]).parent)]
-class Named(SimpleNamespace):
-    def get(self, name, default=None):
-        return getattr(self, name, default)
-attributes = {"input": {}} | json.loads(sys.argv[3])
-attributes = {key: Named(**value) if isinstance(value, dict) else value for key, value in attributes.items()}
+sys.path += [str(Path(sys.argv[1]).parents[2]), sys.argv[2], str(Path(sys.argv[1]).parent)]
+attributes = {"input": {}, "resources": {}} | json.loads(sys.argv[3])
+attributes |= {"params": SimpleNamespace(**attributes["params"]), "scriptdir": str(Path(sys.argv[1]).parent)}
 runpy.run_path(sys.argv[1], {"snakemake": SimpleNamespace(rule="", threads=1, **attributes)})
 files = [str(getattr(module, "__file__", "")) for module in sys.modules.values()]
 assert sys.argv[2].startswith(sys.prefix) or not any(file.startswith(sys.argv[2]) for file in files)
-"""
-
-WHERE = """
-import subprocess, sys
-from stage import stage
-with stage(snakemake):
-    import atp
-    print(atp.__file__, flush=True)
-    subprocess.run([sys.executable, "-c", "import atp; print(atp.__file__)"], check=True)
 """
 
 
@@ -66,15 +57,9 @@ def dependencies() -> list[Requirement]:
     return [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
 
 
-def test_every_rule_with_a_script_has_a_conda_file():
-    rules = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    blocks = {block.split(":")[0]: block for block in re.split(r"^rule ", rules, flags=re.MULTILINE)[1:]}
-    with_script = {name for name, block in blocks.items() if "    script:" in block}
-    assert len(with_script) > 8
-    assert {name for name, block in blocks.items() if "    conda:" in block} == with_script
+def test_every_stage_has_a_conda_file():
+    assert {stage for stages in ENVIRONMENTS.values() for stage in stages} == MODULES.keys() - {"transplant"}
     assert {path.stem for path in (ROOT / "envs").glob("*.yaml")} == set(ENVIRONMENTS)
-    scripts = {path.stem for path in (ROOT / "workflow/scripts").glob("*.py")}
-    assert {script for each in ENVIRONMENTS.values() for script in each} == scripts - {"stage", "unlock"}
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -119,14 +104,6 @@ def test_the_lock_has_the_projects_dependencies_and_no_others():
     assert installed == versions, "the environment differs from the lock: run make"
 
 
-def test_a_script_and_its_subprocesses_import_the_package_next_to_it(tmp_path):
-    for part in ("atp", "workflow/scripts"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "workflow/scripts/where.py").write_text(WHERE)
-    run(sys.executable, "where", tmp_path / "elsewhere", tmp_path)
-    assert (tmp_path / "elsewhere/where.log").read_text().split() == [str(tmp_path / "atp/__init__.py")] * 2
-
-
 @pytest.mark.slow
 def test_stages_run_in_an_environment_of_their_pins_alone(tmp_path):
     """A virtual environment takes the place of conda; pip installs exactly the packages of the file."""
@@ -138,29 +115,20 @@ def test_stages_run_in_an_environment_of_their_pins_alone(tmp_path):
     assert sorted(frozen.split()) == sorted(pins("tables"))
 
     scenarios, turns = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
-    settings = {"settings": {"train": 4, "test": 2}}
-    wildcards = {"testbed": "role_play"}
-    run(python, "scenarios", tmp_path, params=settings, wildcards=wildcards, output=[str(scenarios)])
-    cell = Cell("scripted:random", "role_play", "none", "baseline", 0, "weights", 0)
-    rollout_stage(scenarios, turns, cell, {"deployment": {"rounds": 1}}, "train", 4)
     kept, measures = tmp_path / "selection.parquet", tmp_path / "measures.parquet"
-    best = {"settings": {"name": "best_of_n"}}
-    run(python, "filter", tmp_path, input={"turns": str(turns)}, params=best, output=[str(kept)])
-    played = {"turns": [str(turns)], "evaluations": []}
-    run(python, "measure", tmp_path, input=played, output=[str(measures)])
+    job = ScenariosJob(testbed="role_play", settings={"train": 4, "test": 2})
+    run(python, "scenarios", tmp_path, job, scenarios)
+    cell, variants = Cell("scripted:random", "role_play", channel="weights"), {"deployment": {"rounds": 1}}
+    rollout_stage(RolloutJob(cell=cell, variants=variants, split="train", samples=4), scenarios, turns)
+    run(python, "filter", tmp_path, FilterJob(filter={"name": "best_of_n"}), kept, turns=str(turns))
+    run(python, "measure", tmp_path, MeasureJob(), measures, turns=[str(turns)])
     assert kept.stat().st_size and measures.stat().st_size
 
 
-def run(python: str, script: str, folder: Path, project: Path = ROOT, **attributes: Any) -> None:
-    """Run a stage's script with another Python, from another folder than the project's.
-
-    Args:
-        attributes: of the object `snakemake`.
-    """
-    folder.mkdir(exist_ok=True)
-    log = folder / f"{script}.log"
-    attributes["log"] = [str(log)]
-    arguments = [str(project / f"workflow/scripts/{script}.py"), sysconfig.get_path("purelib"), json.dumps(attributes)]
-    env = {"CONDA_PREFIX": str(Path(python).parents[1])}
-    result = subprocess.run([python, "-c", RUN, *arguments], cwd=folder, env=env, capture_output=True, text=True)
+def run(python: str, stage: str, folder: Path, job: Job, out: Path, **inputs: Any) -> None:
+    """Run a stage as the workflow does, with another Python, from another folder than the project's."""
+    log, params = folder / f"{stage}.log", {"stage": stage, "jobs": [job.model_dump_json()]}
+    attributes = {"params": params, "input": inputs, "output": [str(out)], "log": [str(log)]}
+    arguments = [str(ROOT / "workflow/scripts/stage.py"), sysconfig.get_path("purelib"), json.dumps(attributes)]
+    result = subprocess.run([python, "-c", RUN, *arguments], cwd=folder, env={}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr + (log.read_text() if log.exists() else "")

@@ -146,12 +146,13 @@ def test_a_measure_and_a_figure_of_a_plugin_are_in_the_results(folder):
     run("measure", "turns.parquet", "--out", "measures.parquet", "--plugin", "own.py")
     rows = [row for row in pq.read_table("measures.parquet").to_pylist() if row["measure"] == "mean_round"]
     assert [row["value"] for row in rows] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0] * (len(rows) // 6) and rows
-    from atp.report import report_stage
+    from atp.report.job import ReportFiles, ReportJob
+    from atp.report.page import report_stage
 
     load_plugins(["own.py"])
-    turns, page = Path("turns.parquet"), Path("report.html")
-    scenarios = [Path("scenarios.parquet")]
-    report_stage(Path("measures.parquet"), [turns], [], [], [], scenarios, page, Path("figures"), "s", "", False)
+    measures, scenarios, turns = (Path(f"{name}.parquet") for name in ("measures", "scenarios", "turns"))
+    files, page = ReportFiles(measures, [scenarios], [turns]), Path("report.html")
+    report_stage(ReportJob(study="s"), files, page, Path("figures"))
     assert "A figure of a plug-in." in page.read_text() and Path("figures/role_play_mean_round.svg").is_file()
 
 

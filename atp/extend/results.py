@@ -14,7 +14,7 @@ from atp.files.provenance import Stage
 from atp.files.tables import write_table
 from atp.files.turns import read_turns
 from atp.registry import describe, entries, plugin_error, resolve
-from atp.rollout.engine import play_batch
+from atp.rollout.engine import RolloutJob, play_batch
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.testbed import Testbed
 
@@ -33,12 +33,12 @@ class Results:
     def store(self) -> str:
         """Play the scenarios with the engine, write the turns and read them."""
         testbed, player = self.testbed, self.player
-        cell = Cell(AGENT, testbed.name, "none", "baseline", player.seed, "context", 0)
+        cell = Cell(AGENT, testbed.name, seed=player.seed)
         settings = player.settings()
         batch = [PlannedEpisode(scenario, "default", settings, 0) for scenario in player.scenarios]
         table: pa.Table = play_batch(batch, testbed, load_agent(AGENT, None), cell)
-        params = {"cell": vars(cell), "variants": {"default": {}}}
-        write_table(table, self.turns, Stage("rollout", [], params).provenance())
+        job = RolloutJob(cell=cell, variants={"default": {}})
+        write_table(table, self.turns, Stage(job.stage, [], job.params()).provenance())
         return f"{len(read_turns(self.turns))} rows"
 
     def measure(self) -> str:

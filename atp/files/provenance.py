@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
 
 from atp.files.code import code_digest
 
 #: Version of all artifacts' columns and metadata. A file of another version is refused.
-VERSION = 2
+VERSION = 3
 #: File with the cost so far of a stage that was stopped, next to its finished parts.
 SPENT = "spent.json"
 PACKAGES = tuple(
@@ -23,11 +25,24 @@ PACKAGES = tuple(
 )
 
 
+class Job(BaseModel):
+    """Settings that decide what a stage makes, including all seeds. Each stage has its own type of job."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    #: Name of the stage.
+    stage: ClassVar[str]
+
+    def params(self) -> dict[str, Any]:
+        """Return the settings as JSON values, for the artifact's metadata."""
+        return self.model_dump(mode="json")
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What a stage writes into its artifact's metadata.
 
-    `params` holds the settings that decide the content, including all seeds. `cost` holds starts, wall_seconds,
+    `params` holds the settings of the stage's job. `cost` holds starts, wall_seconds,
     cpu_seconds, gpu_seconds, peak_memory_mb, and tokens where a model ran, summed over starts that were stopped.
     """
 
@@ -48,7 +63,7 @@ class Stage:
 
     Args:
         code: modules and plug-ins whose imports are the stage's code (see `code_digest`).
-        params: settings that decide the artifact's content.
+        params: a job's `params()`.
         gpus: number of GPUs that the stage holds.
     """
 

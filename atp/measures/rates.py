@@ -18,6 +18,7 @@ from atp.files.tables import check_file, read_provenance, write_table
 from atp.files.turns import read_turns
 from atp.measures.alignment import alignment_effects
 from atp.measures.conditions import condition_effects
+from atp.measures.job import MeasureJob
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Evidence, Measure, MeasureFunction, after, measure_rows
 from atp.measures.populations import population_measures
 from atp.measures.reinforcement import reinforcement
@@ -51,8 +52,8 @@ BUILT_IN: tuple[MeasureFunction, ...] = (
 )
 
 
-def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
-    """Measure turns files into measures.parquet; `seed` draws the bootstrap.
+def measure_stage(job: MeasureJob, turns: Sequence[Path], out: Path) -> None:
+    """Measure turns files into measures.parquet.
 
     Raises:
         AtpError: an unreadable turns file, or none at all.
@@ -60,9 +61,9 @@ def measure_stage(turns: Sequence[Path], out: Path, seed: int = 0) -> None:
     if not turns:
         raise AtpError(f"{out}: no turns to measure")
     check_file(out, *turns)
-    evidence = read_evidence(turns, seed)
+    evidence = read_evidence(turns, job.seed)
     code = [*(part for testbed in evidence.testbeds for part in sources(testbed, "measure")), *origins("measures")]
-    stage = Stage("measure", [__name__, *dict.fromkeys(code)], {"seed": seed})
+    stage = Stage(job.stage, [__name__, *dict.fromkeys(code)], job.params())
     try:
         count = evidence.turns.select(pl.len()).collect().item()
         measures = measure_evidence(evidence)

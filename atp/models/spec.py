@@ -1,4 +1,8 @@
-"""Files of config/models: their keys, and checks of a model's folder without loading it."""
+"""Files of config/models: their keys, and checks of a model's folder without loading it.
+
+Keys that do not affect replies (a job's resources, a server's address) are excluded when a spec is written as JSON, so
+that changing them runs nothing again.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,11 +55,12 @@ class ModelSpec(BaseModel):
         "for inspect PROVIDER/MODEL, such as openai-api/vllm/NAME"
     )
     base_url: str | None = Field(
-        None, description="for inspect: the server's address; API keys are read from the environment"
+        None, exclude=True, description="for inspect: the server's address; API keys are read from the environment"
     )
     timeout: int = Field(
         600,
         ge=1,
+        exclude=True,
         description="for inspect: seconds to wait for a reply, retries included, before the stage fails",
     )
     adapters: dict[str, str] = Field(
@@ -72,9 +77,11 @@ class ModelSpec(BaseModel):
     chat_template: dict[str, Any] = Field(
         default_factory=dict, description="arguments for the chat template, such as enable_thinking"
     )
-    mem_mb: int = Field(4000, ge=100, description="memory of a job that loads the model, in MB")
-    minutes: int = Field(60, ge=1, description="time limit of such a job on a cluster; a retry gets more")
-    gpus: int = Field(0, ge=0, description="GPUs of a job that loads the model; training uses all of them")
+    mem_mb: int = Field(4000, ge=100, exclude=True, description="memory of a job that loads the model, in MB")
+    minutes: int = Field(60, ge=1, exclude=True, description="time limit of such a job on a cluster; a retry gets more")
+    gpus: int = Field(
+        0, ge=0, exclude=True, description="GPUs of a job that loads the model; training uses all of them"
+    )
     organism: bool = Field(
         False, description="a model organism: its folder has one model a testbed, and reports say so"
     )
@@ -103,10 +110,6 @@ class ModelSpec(BaseModel):
             if self.path.partition("/")[0] in SERVER_PROVIDERS and self.base_url is None:
                 raise ValueError("base_url: missing, must be the address of a running server")
         return self
-
-    def params(self) -> dict[str, Any]:
-        """Return the settings that affect replies. A job's resources, the address and the timeout do not."""
-        return self.model_dump(mode="json", exclude={"mem_mb", "minutes", "gpus", "base_url", "timeout"})
 
     def of(self, testbed: str) -> "ModelSpec":
         """Return the model that plays a testbed: for a model organism, the one that was trained for it."""

@@ -8,13 +8,13 @@ is the divergence from the target policy's probabilities instead of the cross-en
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from atp.errors import AtpError
-from atp.files.provenance import Stage
+from atp.files.provenance import Job, Stage
 from atp.files.tables import write_text
 from atp.organism.curriculum import Curriculum, TrainingExample
 from atp.organism.tokenizer import build_tokenizer
@@ -79,7 +79,17 @@ def curriculum_of(testbed: str) -> Callable[[Path], Curriculum]:
     return curriculum
 
 
-def build_organism(templates: Path, out: Path, testbed: str, seed: int = 0, recipe: Recipe = Recipe()) -> None:
+class OrganismJob(Job):
+    """Train the model organism of a testbed from nothing."""
+
+    stage = "organism"
+
+    testbed: str
+    seed: int = 0
+    recipe: Recipe = Recipe()
+
+
+def build_organism(job: OrganismJob, templates: Path, out: Path) -> None:
     """Train a model organism and save it as a transformers folder: complete or not at all. Takes 20 minutes on a core.
 
     Raises:
@@ -88,9 +98,9 @@ def build_organism(templates: Path, out: Path, testbed: str, seed: int = 0, reci
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    params = {"testbed": testbed, "seed": seed, "recipe": asdict(recipe)}
-    code = sources(testbed, "organism")
-    stage = Stage("organism", [__name__, *code], params, [templates])
+    testbed, seed, recipe = job.testbed, job.seed, job.recipe
+    code = sources(testbed, job.stage)
+    stage = Stage(job.stage, [__name__, *code], job.params(), [templates])
     curriculum = curriculum_of(testbed)(templates)
     tokenizer = build_tokenizer(curriculum.texts(Random(f"{seed}|texts")), recipe.vocabulary)
     torch.manual_seed(seed)

@@ -7,7 +7,6 @@ textContent. By its Content-Security-Policy the page runs only the two scripts t
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from itertools import chain
@@ -26,6 +25,7 @@ from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
 from atp.report import alignment, change, conditions, ran, replication
 from atp.report.figures import Figure, figures, svg
+from atp.report.job import ReportFiles, ReportJob
 from atp.report.phase import phase_figures
 from atp.report.results import Results
 from atp.report.transcripts import transcripts
@@ -36,39 +36,23 @@ from atp.scenarios.scenario import scenario_testbed
 ESCAPED = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def report_stage(
-    measures: Path,
-    turns: Sequence[Path],
-    selections: Sequence[Path],
-    adapters: Sequence[Path],
-    pairs: Sequence[Path],
-    artifacts: Sequence[Path],
-    out: Path,
-    figures_folder: Path,
-    study: str,
-    study_text: str,
-    organism: bool,
-) -> None:
+def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_folder: Path) -> None:
     """Write report.html and a folder of figures.
 
     Args:
-        turns: turns files, of which the page shows some episodes.
-        selections: outputs of the reward filters.
-        adapters, pairs: trained adapters or weights, and the preference pairs of alignment.
-        artifacts: scenario files.
         out, figures_folder: the page and the folder of SVG files to write.
-        study_text: the study's YAML.
-        organism: whether a model organism played; then the page explains what that is.
 
     Raises:
         AtpError: an unreadable artifact.
     """
+    measures, turns, selections = artifacts.measures, artifacts.turns, artifacts.selections
+    scenarios, pairs, adapters = artifacts.scenarios, artifacts.pairs, artifacts.adapters
     table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
     effects, testbeds = alignment.effects(table), sorted(table["testbed"].unique())
     code = [*(part for testbed in testbeds for part in sources(testbed, "report")), *origins("figures")]
     # Of the inputs only the measures are digested: they depend on the turns, and adapters may have gigabytes.
-    stage = Stage("report", [__name__, *dict.fromkeys(code)], {"study": study, "organism": organism}, [measures])
-    results = Results(table, swept.settings(turns), {scenario_testbed(path): path for path in artifacts})
+    stage = Stage(job.stage, [__name__, *dict.fromkeys(code)], job.params(), [measures])
+    results = Results(table, swept.settings(turns), {scenario_testbed(path): path for path in scenarios})
     added = entries("figures")
     all_figures = [
         *alignment.alignment_figures(alignment.effects(over_seeds(table))),
@@ -77,7 +61,7 @@ def report_stage(
         *phase_figures(results),
         *chain.from_iterable(_own_figures("figures", name, each.value, results) for name, each in added.items()),
     ]
-    provenances = [read_provenance(path) for path in (*artifacts, *turns, *selections, *pairs, *adapters, measures)]
+    provenances = [read_provenance(path) for path in (*scenarios, *turns, *selections, *pairs, *adapters, measures)]
     files_of = {figure.name: svg(figure, titled=True) for figure in all_figures}
     still = {figure.name: svg(figure, titled=False) for figure in all_figures}
     survives, costs_of_conditions = conditions.compared(table, conditions.spent(turns, adapters))
@@ -85,9 +69,9 @@ def report_stage(
     own_provenance = asdict(stage.provenance(turns=provenances[-1].get("cost", {}).get("turns", 0.0)))
     headings, costs = ran.costs([*provenances, own_provenance])
     page = _render(
-        study=study,
-        study_text=study_text,
-        organism=organism,
+        study=job.study,
+        study_text=job.text,
+        organism=job.organism,
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
         warnings=ran.warnings(adapters),
         replication=replication.replication(results),

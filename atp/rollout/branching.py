@@ -79,13 +79,13 @@ def earned(turn: Turn) -> float:
     return turn.reward
 
 
-def first_questions(scenarios: Sequence[Scenario], testbed: Testbed, settings: Mapping[str, object]) -> list[Question]:
+def first_questions(scenarios: Sequence[Scenario], testbed: Testbed, settings: Settings) -> list[Question]:
     """Return the first question of each scenario, of one player in turn, before it has any history.
 
     Args:
         settings: the testbed's; one round is played. The other players give the same first reply.
     """
-    once = testbed.settings(**{**settings, "rounds": 1})
+    once = testbed.settings(**{**settings.model_dump(exclude_unset=True), "rounds": 1})
     questions = []
     for number, scenario in enumerate(scenarios):
         prompts: Any = next(testbed.play(scenario, once, Random(0)))

@@ -8,14 +8,14 @@ import gc
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from atp.agents.base import Agent, Request
 from atp.agents.load import load_agent
@@ -28,7 +28,7 @@ from atp.files.turns import read_turns
 from atp.models.spec import ModelSpec
 from atp.progress import Progress
 from atp.registry import blame, find_testbed, origins, sources
-from atp.rollout.table import TOKENS, Cell, PlannedEpisode, Seeds, turn_table
+from atp.rollout.table import TOKENS, AgentJob, Cell, PlannedEpisode, Seeds, TestbedSettings, turn_table
 from atp.scenarios.scenario import read_scenarios
 from atp.stopping import until_stopped
 from atp.testbed import Prompt, Scenario, Settings, Testbed, Turn
@@ -41,67 +41,70 @@ WHOLE = (1, 1)
 MAX_SHOWN_ROUNDS = 400_000
 
 
-def rollout_stage(
-    scenarios: Path,
-    out: Path,
-    cell: Cell,
-    variants: Mapping[str, Mapping[str, Any]],
-    split: str | None,
-    samples: int,
-    limit: tuple[int, int] | None = None,
-    model: ModelSpec | None = None,
-    adapter: Path | None = None,
-    part: tuple[int, int] = WHOLE,
-) -> None:
-    """Play a scenario file's split, or its rows limit[0]:limit[1], and write turns.parquet.
+class RolloutJob(AgentJob):
+    """Play a scenario file's split, or its rows limit[0]:limit[1]."""
+
+    stage = "rollout"
+
+    variants: dict[str, TestbedSettings] = Field(description="label -> the testbed's settings")
+    split: Literal["train", "test"] | None = Field("test", description="None plays both")
+    samples: int = Field(1, ge=1, description="episodes of each scenario and variant")
+    limit: tuple[int, int] | None = None
+    part: tuple[int, int] = Field(WHOLE, description="(k, n): the k-th of n shards, which `gather_stage` joins")
+
+
+def rollout_stage(job: RolloutJob, scenarios: Path, out: Path, adapter: Path | None = None) -> None:
+    """Play scenarios with an agent and write turns.parquet.
 
     Args:
-        variants: label -> the testbed's settings.
-        split: train or test; None plays both.
-        samples: episodes of each scenario and variant.
-        model: the agent's model; None for an agent without one.
-        part: (k, n) plays the k-th of n shards, which `gather_stage` puts together.
+        adapter: a trained agent's weights.
 
     Raises:
         AtpError: bad scenarios, model or adapter; fewer scenarios than `limit` needs.
         Interrupted: the stage was asked to stop.
     """
+    rollout_stages([(job, out)], scenarios, adapter)
+
+
+def rollout_stages(jobs: Sequence[tuple[RolloutJob, Path]], scenarios: Path, adapter: Path | None = None) -> None:
+    """Run rollouts of one agent, which is loaded once. Raises as `rollout_stage` does, before the first one begins."""
+    first, inputs = jobs[0][0], [scenarios, *([adapter] if adapter else [])]
+    stages = (agent_stage(job, __name__, inputs) for job, _ in jobs)  # the clock of a stage begins when it is made
+    stage: Stage | None = next(stages)
+    chosen = [_scenarios(job, scenarios, out) for job, out in jobs]
+    check_organism(first.model, adapter, first.cell.testbed)
+    agent = load_agent(first.cell.model, first.model, adapter, first.cell.testbed)
+    for (job, out), played in zip(jobs, chosen, strict=True):
+        rollout(job, played, agent, out, stage or next(stages))
+        stage = None
+
+
+def _scenarios(job: RolloutJob, scenarios: Path, out: Path) -> list[Scenario]:
+    """Return the scenarios that a job plays, after checking that it can."""
     check_file(out, scenarios)
-    params = {
-        "cell": asdict(cell),
-        "variants": {label: dict(settings) for label, settings in variants.items()},
-        "split": split,
-        "samples": samples,
-        "limit": limit,
-        "model": model and model.params(),
-        "part": part,
-    }
-    stage = agent_stage("rollout", __name__, cell.testbed, params, model, [scenarios, *([adapter] if adapter else [])])
-    chosen = read_scenarios(scenarios, cell.testbed, split)
-    if limit:
-        if limit[1] > len(chosen):
-            raise AtpError(f"{scenarios}: has {len(chosen)} scenarios in split '{split}', {limit[1]} are needed")
-        chosen = chosen[slice(*limit)]
-    testbed = find_testbed(cell.testbed)
-    settings = {label: testbed.settings(**values) for label, values in variants.items()}
-    run_calls([Call(tool, "") for each in settings.values() for tool in each.offered])  # raises for an absent tool
+    chosen = read_scenarios(scenarios, job.cell.testbed, job.split)
+    if job.limit:
+        if job.limit[1] > len(chosen):
+            raise AtpError(
+                f"{scenarios}: has {len(chosen)} scenarios in split '{job.split}', {job.limit[1]} are needed"
+            )
+        chosen = chosen[slice(*job.limit)]
+    testbed = find_testbed(job.cell.testbed)
+    run_calls([Call(tool, "") for each in job.variants.values() for tool in each.offered])  # raises for an absent tool
     try:
-        for scenario, chosen_settings in itertools.product(chosen, settings.values()):
-            testbed.players(scenario, chosen_settings)
+        for scenario, settings in itertools.product(chosen, job.variants.values()):
+            testbed.players(scenario, settings)
     except AtpError as error:
         raise AtpError(f"{scenarios}: {error}") from error
-    check_organism(model, adapter, cell.testbed)
-    agent = load_agent(cell.model, model, adapter, cell.testbed)
-    rollout(chosen, testbed, settings, agent, cell, samples, out, stage, part)
+    return chosen
 
 
-def agent_stage(
-    name: str, module: str, testbed: str, params: Mapping[str, Any], model: ModelSpec | None, inputs: Sequence[Path]
-) -> Stage:
+def agent_stage(job: AgentJob, module: str, inputs: Sequence[Path]) -> Stage:
     """Return a stage in which an agent plays a testbed: its code is the module's and the testbed's."""
+    model = job.model
     local = [Path(model.path)] if model and Path(model.path).is_dir() else []
-    code = [module, *sources(testbed, name), *origins("agents"), *origins("policies"), *origins("tools")]
-    return Stage(name, code, params, [*inputs, *local], model.gpus if model else 0)
+    code = [module, *sources(job.cell.testbed, job.stage), *origins("agents"), *origins("policies"), *origins("tools")]
+    return Stage(job.stage, code, job.params(), [*inputs, *local], model.gpus if model else 0)
 
 
 def gather_stage(shards: Sequence[Path], out: Path) -> None:
@@ -113,7 +116,7 @@ def gather_stage(shards: Sequence[Path], out: Path) -> None:
     check_file(out)
     stage = Stage("rollout", __name__, {})
     provenances = [read_provenance(shard) for shard in shards]
-    whole = [{**each, "cost": {}, "params": {**each["params"], "part": WHOLE}} for each in provenances]
+    whole = [{**each, "cost": {}, "params": {**each["params"], "part": [*WHOLE]}} for each in provenances]
     for number, (shard, provenance) in enumerate(zip(shards, provenances, strict=True), 1):
         if whole[number - 1] != whole[0] or provenance["params"].get("part") != [number, len(shards)]:
             raise AtpError(f"{shard}: is not shard {number} of {len(shards)} of the rollout of {shards[0]}")
@@ -128,40 +131,29 @@ def check_organism(model: ModelSpec | None, adapter: Path | None, testbed: str) 
     if not (model and model.organism and adapter):
         return
     try:
-        trained = json.loads((adapter / LINEAGE).read_text(encoding="utf-8"))["params"]["testbed"]
+        trained = json.loads((adapter / LINEAGE).read_text(encoding="utf-8"))["params"]["cell"]["testbed"]
     except (OSError, ValueError, KeyError):
         return
     if trained != testbed:
         raise AtpError(f"{adapter}: was trained on the model organism of testbed '{trained}', not of '{testbed}'")
 
 
-def rollout(
-    scenarios: Sequence[Scenario],
-    testbed: Testbed,
-    variants: Mapping[str, Settings],
-    agent: Agent,
-    cell: Cell,
-    samples: int,
-    out: Path,
-    stage: Stage,
-    part: tuple[int, int] = WHOLE,
-) -> None:
-    """Play each scenario `samples` times in each variant and write turns.parquet to `out`.
+def rollout(job: RolloutJob, scenarios: Sequence[Scenario], agent: Agent, out: Path, stage: Stage) -> None:
+    """Play each scenario `job.samples` times in each variant and write turns.parquet to `out`.
 
     Samples and variants of a scenario are in one batch, so that an agent can share the common part of their prompts.
     """
     episodes = [
         PlannedEpisode(scenario, variant, settings, sample)
         for scenario in scenarios
-        for sample in range(samples)
-        for variant, settings in variants.items()
+        for sample in range(job.samples)
+        for variant, settings in job.variants.items()
     ]
-    play(episodes, testbed, agent, cell, out, stage, part)
+    play(episodes, agent, job.cell, out, stage, job.part)
 
 
 def play(
     episodes: Sequence[PlannedEpisode],
-    testbed: Testbed,
     agent: Agent,
     cell: Cell,
     out: Path,
@@ -172,6 +164,7 @@ def play(
 
     A shard is a run of whole batches, so its turns are those that the whole rollout has there.
     """
+    testbed = find_testbed(cell.testbed)
     players = max(testbed.players(episode.scenario, episode.settings) for episode in episodes)
     shown = players * max(map(_shown_rounds, {id(each.settings): each.settings for each in episodes}.values()))
     size = max(1, min(agent.batch // players, MAX_SHOWN_ROUNDS // shown))

@@ -16,19 +16,24 @@ from atp.errors import AtpError
 from atp.files.schemas import JUDGEMENTS
 from atp.files.tables import check_file, write_table
 from atp.files.turns import read_turns
-from atp.models.spec import ModelSpec
 from atp.parsing.choices import parse_choice
 from atp.progress import Progress
 from atp.registry import find_testbed
 from atp.rollout.engine import agent_stage, sampling_seed
-from atp.rollout.table import count_tokens
+from atp.rollout.table import AgentJob, count_tokens
 from atp.testbed import Message, Observation, Prompt, Reply
 
 YES, NO = "yes", "no"
 _OBSERVATION = Observation({YES: json.dumps({"choice": YES}), NO: json.dumps({"choice": NO})}, violating=NO)
 
 
-def judge_stage(turns: Path, out: Path, agent: str, model: ModelSpec | None, seed: int = 0) -> dict[str, float]:
+class JudgeJob(AgentJob):
+    """Ask a judge, the model of the cell, about decisions of the cell's testbed; the seed is the cell's."""
+
+    stage = "judge"
+
+
+def judge_stage(job: JudgeJob, turns: Path, out: Path) -> dict[str, float]:
     """Ask a judge about every valid decision of turns.parquet and write its verdicts next to the rule's.
 
     Returns:
@@ -42,12 +47,13 @@ def judge_stage(turns: Path, out: Path, agent: str, model: ModelSpec | None, see
     if not rows:
         raise AtpError(f"{turns}: no valid decision, there is nothing to judge")
     testbed = rows[0]["testbed"]
+    if testbed != job.cell.testbed:
+        raise AtpError(f"{turns}: has turns of testbed '{testbed}', the judge is asked about '{job.cell.testbed}'")
     question = find_testbed(testbed).judge_question
     if question is None:
         raise AtpError(f"{turns}: testbed '{testbed}' defines no judge question (judge_question)")
-    params = {"agent": agent, "model": model and model.params(), "seed": seed}
-    stage = agent_stage("judge", __name__, testbed, params, model, [turns])
-    answers = _answers(rows, question, agent, model, seed, str(out))
+    stage = agent_stage(job, __name__, [turns])
+    answers = _answers(rows, question, job, str(out))
     choices = [parse_choice(answer.text, (YES, NO)).option for answer in answers]
     judged = [None if choice is None else choice == NO for choice in choices]
     columns = {name: [row[name] for row in rows] for name in JUDGEMENTS.names if name in rows[0]}
@@ -58,10 +64,8 @@ def judge_stage(turns: Path, out: Path, agent: str, model: ModelSpec | None, see
     return counts
 
 
-def _answers(
-    rows: Sequence[dict[str, Any]], question: str, agent: str, model: ModelSpec | None, seed: int, label: str
-) -> list[Reply]:
-    judge = load_agent(agent, model)
+def _answers(rows: Sequence[dict[str, Any]], question: str, job: JudgeJob, label: str) -> list[Reply]:
+    judge = load_agent(job.cell.model, job.model)
     progress = Progress(label, len(rows), "turns")
     answers: list[Reply] = []
     for begin in range(0, len(rows), judge.batch):
@@ -71,7 +75,9 @@ def _answers(
             Request(
                 number,
                 Prompt(0, 1, _messages(row, question), _OBSERVATION),
-                sampling_seed(seed, f"judge|{row['episode']}", 0, row["generation"], row["round"], row["agent"]),
+                sampling_seed(
+                    job.cell.seed, f"judge|{row['episode']}", 0, row["generation"], row["round"], row["agent"]
+                ),
             )
             for number, row in enumerate(batch)
         ]

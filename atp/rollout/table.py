@@ -1,16 +1,20 @@
-"""The turns of a batch of episodes as an Arrow table."""
+"""Cells, the jobs in which agents play, and the turns of a batch of episodes as an Arrow table."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import PlainSerializer, model_validator
 
 from atp.files.columns import to_arrow
+from atp.files.provenance import Job
 from atp.files.schemas import DETAILS, MESSAGE, TURNS, turns_schema
+from atp.models.spec import ModelSpec
+from atp.registry import find_testbed
 from atp.testbed import Message, Reply, Scenario, Settings, Testbed, Turn
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
@@ -22,17 +26,57 @@ TURN_COLUMNS = [field.name for field in fields(Turn) if field.name in TURNS.name
 Seeds = dict[tuple[int, int, int], int]
 
 
+def _given(settings: Settings) -> dict[str, Any]:
+    """Return the values that were given, so that reports tell what a study varies; 2.0 as 2, which studies write."""
+    values = settings.model_dump(mode="json", exclude_unset=True)
+    return {key: int(each) if isinstance(each, float) and each.is_integer() else each for key, each in values.items()}
+
+
+#: A testbed's settings, of its own type. As JSON they are the values that were given.
+TestbedSettings = Annotated[Settings, PlainSerializer(_given)]
+
+
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the design (model x testbed x alignment x condition x seed), and a point on one of its channels."""
+    """A cell of the design (model x testbed x alignment x condition x seed), and a point on one of its channels.
+
+    `condition` is None before deployment: for preference pairs and alignment, which all conditions share.
+    """
 
     model: str
     testbed: str
-    alignment: str
-    condition: str
-    seed: int
-    channel: str
-    generation: int
+    alignment: str = "none"
+    condition: str | None = "baseline"
+    seed: int = 0
+    channel: str = "context"
+    generation: int = 0
+
+
+class AgentJob(Job):
+    """A job of an agent: its place in a study, and its model, None for an agent without one.
+
+    Subclasses may have `settings` of the testbed, or `variants` with several of them, and take them as mappings too.
+    """
+
+    cell: Cell
+    model: ModelSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _type_settings(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "cell" not in values:
+            return values
+        cell = values["cell"]
+        kind = find_testbed(cell["testbed"] if isinstance(cell, Mapping) else cell.testbed).settings
+
+        def typed(settings: Any) -> Any:
+            return kind(**settings) if isinstance(settings, Mapping) else settings
+
+        if "settings" in values:
+            values = {**values, "settings": typed(values["settings"])}
+        if "variants" in values:
+            values = {**values, "variants": {label: typed(each) for label, each in values["variants"].items()}}
+        return values
 
 
 @dataclass(frozen=True)

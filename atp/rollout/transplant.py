@@ -18,11 +18,9 @@ from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.tables import check_file, read_provenance
 from atp.files.turns import read_turns, replies
-from atp.models.spec import ModelSpec
-from atp.registry import find_testbed
 from atp.rollout.branching import Place, question
-from atp.rollout.engine import agent_stage, check_organism, play
-from atp.rollout.table import Cell, PlannedEpisode
+from atp.rollout.engine import RolloutJob, agent_stage, check_organism, play
+from atp.rollout.table import AgentJob, PlannedEpisode
 from atp.scenarios.scenario import read_scenarios
 from atp.testbed import TESTED, TRANSPLANTED, Episode, Message, Prompt, Reply, Scenario, Testbed, Turn
 
@@ -125,58 +123,48 @@ class RecordedEpisode(PlannedEpisode):
         )
 
 
+class TransplantJob(AgentJob):
+    """Ask an agent, whose cell this is, every prompt of recorded episodes."""
+
+    stage = "transplant"
+
+
 def transplant_stage(
-    histories: Path,
-    scenarios: Path,
-    out: Path,
-    reader: Mapping[str, Any],
-    model: ModelSpec | None = None,
-    adapter: Path | None = None,
+    job: TransplantJob, histories: Path, scenarios: Path, out: Path, adapter: Path | None = None
 ) -> None:
     """Ask an agent every prompt of recorded episodes and write turns.parquet, one row for each row of `histories`.
 
     Args:
-        histories: turns of the context channel, whose agent and seed are in their metadata.
+        histories: turns of the context channel, whose agent, seed and variants are in their metadata.
         scenarios: the scenarios of these episodes.
-        reader: model, alignment and condition of the agent that is asked.
-        model: its model; None for an agent without one.
 
     Raises:
         AtpError: turns that are no rollout of the context channel, or that differ when they are played again.
         Interrupted: the stage was asked to stop.
     """
     check_file(out, histories, scenarios)
-    recorded_cell, variants = recording(histories)
-    cell = replace(recorded_cell, **reader)
-    params = {
-        "cell": vars(cell),
-        HISTORY_FROM: vars(recorded_cell),
-        "variants": variants,
-        "model": model and model.params(),
-    }
-    files = [histories, scenarios, *([adapter] if adapter else [])]
-    stage = agent_stage("transplant", __name__, cell.testbed, params, model, files)
-    episodes = _episodes(histories, read_scenarios(scenarios, cell.testbed), recorded_cell, variants)
-    check_organism(model, adapter, cell.testbed)
-    agent = load_agent(cell.model, model, adapter, cell.testbed)
-    play(episodes, find_testbed(cell.testbed), agent, cell, out, stage)
+    recorded = recording(histories)
+    cell = replace(job.cell, testbed=recorded.cell.testbed, seed=recorded.cell.seed)
+    played = job.model_copy(update={"cell": cell})
+    stage = agent_stage(played, __name__, [histories, scenarios, *([adapter] if adapter else [])])
+    stage.params |= recorded.model_dump(mode="json", include={"variants"}) | {HISTORY_FROM: vars(recorded.cell)}
+    episodes = _episodes(histories, read_scenarios(scenarios, cell.testbed), recorded)
+    check_organism(job.model, adapter, cell.testbed)
+    play(episodes, load_agent(cell.model, job.model, adapter, cell.testbed), cell, out, stage)
 
 
-def recording(turns: Path) -> tuple[Cell, dict[str, dict[str, Any]]]:
-    """Return the cell of recorded turns, and each variant's settings. Raises AtpError if they cannot be replayed."""
+def recording(turns: Path) -> RolloutJob:
+    """Return the job that recorded turns. Raises AtpError if they cannot be replayed."""
     provenance = read_provenance(turns)
     params = provenance.get("params", {})
-    if provenance.get("stage") != "rollout" or params["cell"]["channel"] != "context":
+    if provenance.get("stage") != RolloutJob.stage or params["cell"]["channel"] != "context":
         raise AtpError(f"{turns}: is not a rollout of the context channel, so it has no histories")
-    return Cell(**params["cell"]), params["variants"]
+    return RolloutJob(**{**params, "model": None})  # its address is not recorded, and it is not needed
 
 
-def _episodes(
-    turns: Path, scenarios: Sequence[Scenario], cell: Cell, variants: Mapping[str, Mapping[str, Any]]
-) -> list[RecordedEpisode]:
+def _episodes(turns: Path, scenarios: Sequence[Scenario], recorded: RolloutJob) -> list[RecordedEpisode]:
     """Return recorded episodes in their order."""
-    known = {scenario.scenario_id: scenario for scenario in scenarios}
-    settings = {label: find_testbed(cell.testbed).settings(**values) for label, values in variants.items()}
+    known, cell, settings = {scenario.scenario_id: scenario for scenario in scenarios}, recorded.cell, recorded.variants
     history_from = f"{cell.model}, {cell.alignment}, {cell.condition}"
     episodes = []
     for _, group in groupby(read_turns(turns).to_pylist(), key=lambda row: row["episode"]):

@@ -16,8 +16,9 @@ from pydantic import Field
 from atp.errors import AtpError
 from atp.files.provenance import Stage
 from atp.parsing.choices import same_label
+from atp.registry import find_testbed
 from atp.scenarios.scenario import write_scenarios
-from atp.scenarios.sources import ScenarioSettings, named
+from atp.scenarios.sources import ScenarioSettings, ScenariosJob, named
 from atp.scenarios.templates import AnyScenario
 from atp.testbed import Scenario, Testbed
 
@@ -44,11 +45,12 @@ class ReleaseSettings(ScenarioSettings):
             return assign_splits(published, self.train, test, self.seed)
 
 
-def import_release(settings: ScenarioSettings, testbed: Testbed, out: Path) -> None:
+def import_release(job: ScenariosJob, out: Path) -> None:
     """Write all scenarios of a release file, word for word, in the test split. Raises AtpError for another source."""
+    settings, testbed = job.settings, find_testbed(job.testbed)
     if not isinstance(settings, ReleaseSettings):
-        raise AtpError(f"testbed '{testbed.name}': the release has no scenarios for it, use templates")
-    stage = Stage("scenarios", type(settings).__module__, {"source": "release"}, settings.files(testbed, Path()))
+        raise AtpError(f"testbed '{job.testbed}': the release has no scenarios for it, use templates")
+    stage = Stage(job.stage, type(settings).__module__, job.params(), settings.files(testbed, Path()))
     write_scenarios(testbed, settings.published(Path()), out, stage.provenance())
 
 

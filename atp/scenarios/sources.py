@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 from atp.errors import AtpError
 from atp.explain import explain
-from atp.files.provenance import Stage
+from atp.files.provenance import Job, Stage
 from atp.registry import find_testbed, resolve, sources
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
@@ -92,17 +92,35 @@ def source_settings(testbed: Testbed, values: Mapping[str, Any] | ScenarioSettin
         raise AtpError(f"scenarios.{explain(error, kind)}") from error
 
 
-def scenarios_stage(settings: ScenarioSettings, testbed: str, out: Path, root: Path = Path()) -> None:
+class ScenariosJob(Job):
+    """Generate a testbed's scenarios."""
+
+    stage = "scenarios"
+
+    testbed: str
+    settings: SerializeAsAny[ScenarioSettings]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _type_settings(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {**values, "settings": source_settings(find_testbed(values["testbed"]), values["settings"])}
+
+    def params(self) -> dict[str, Any]:
+        return {"testbed": self.testbed, "settings": self.settings.params()}
+
+
+def scenarios_stage(job: ScenariosJob, out: Path, root: Path = Path()) -> None:
     """Write a testbed's scenarios.parquet, both splits.
 
     Raises:
         AtpError: unreadable or wrong files, too few instances.
     """
-    kind = find_testbed(testbed)
-    files = settings.files(kind, root)
-    code = [__name__, *sources(testbed, "scenarios")]
-    stage = Stage("scenarios", code, settings.params(), files)
-    scenarios = settings.scenarios(kind, root)
+    kind = find_testbed(job.testbed)
+    code = [__name__, *sources(job.testbed, "scenarios")]
+    stage = Stage(job.stage, code, job.params(), job.settings.files(kind, root))
+    scenarios = job.settings.scenarios(kind, root)
     write_scenarios(kind, scenarios, out, stage.provenance(scenarios=float(len(scenarios))))
 
 

@@ -1,5 +1,7 @@
-"""Read and check study and model files, and write their JSON schemas."""
+"""Read and check studies and model files, and write their JSON schemas."""
 
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,22 +15,86 @@ from atp.explain import explain
 from atp.models.spec import ModelSpec
 from atp.registry import entries, load_plugins, resolve
 from atp.scenarios.sources import TemplateSource
-from atp.study.checks import check_study
-from atp.study.study import Study
+from atp.study.checks import check_files, check_models, check_study
+from atp.study.jobs import Project
+from atp.study.stages import MODELS_FOLDER, project_root
+from atp.study.study import Study, agents
 
 Model = TypeVar("Model", bound=BaseModel)
+STUDIES = Path("config/studies")
+
+
+def read_project(
+    config: Mapping[str, Any],
+    workflow: Path = Path(),
+    file: Path | None = None,
+    arguments: Sequence[str] = (),
+    models: Path | None = None,
+) -> Project:
+    """Return the study of a Snakemake config, and what it refers to, checked.
+
+    Args:
+        config: a whole study; or `study`, the name of a file in config/studies or a path, with keys that override the
+            file's. `organism: rebuild` trains the model organisms.
+        workflow: folder of the workflow.
+        file: the last file that the config comes from, whose name is the study's if it has none of its own.
+        arguments: KEY=VALUE on the command line. Snakemake reads values as text, and 2024_01 as a number.
+        models: folder of model files; left out: config/models.
+
+    Raises:
+        AtpError: a missing or unreadable file, an unknown key, an impossible value, or an error in a plug-in.
+    """
+    root = project_root(workflow)
+    values = deepcopy(dict(config))
+    given = dict(argument.split("=", 1) for argument in arguments)
+    _merge(values, {key: _parse(value, f"--config {key}") for key, value in given.items() if key != "study"})
+    organism = values.pop("organism", "shipped")
+    if organism not in ("shipped", "rebuild"):
+        raise AtpError(f"organism: found '{organism}', allowed are shipped, rebuild")
+    named = given.get("study") or values.pop("study", None)
+    values.pop("study", None)
+    if named is None:
+        place, default = str(file or "config"), file.stem if file else None
+    else:
+        if "testbeds" in values and "testbeds" not in given:
+            raise AtpError(f"{file or 'config'}: has `study: {named}` and testbeds, allowed is one of them")
+        named = str(named)
+        path = Path(named) if named.endswith((".yaml", ".yml")) else root / STUDIES / f"{named}.yaml"
+        place, default = str(path), path.stem
+        overrides, values = values, _read_yaml(path)
+        _merge(values, overrides)
+    study = check_values(values, place, root)
+    name = study.name or default
+    if name is None:
+        raise AtpError(f"{place}: name: missing; a study that is not read from a file needs one")
+    check_files(place, study, root)
+    specs = read_models(agents(study), models or root / MODELS_FOLDER)
+    check_models(place, study, specs, root)
+    organisms = Path("results/organism") if organism == "rebuild" else workflow / "resources/organism"
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return Project(name, study, specs, text, root, organisms, organism == "rebuild")
+
+
+def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
+    """Override values by others, key by key, as Snakemake does."""
+    for key, other in others.items():
+        if isinstance(other, Mapping) and isinstance(values.get(key), dict):
+            _merge(values[key], other)
+        else:
+            values[key] = other
 
 
 def read_study(path: Path | str, root: Path = Path()) -> Study:
-    """Read a study file, load its plug-ins and check it.
+    """Read a study file, load its plug-ins and check it. Raises AtpError as `read_project` does.
 
     Args:
         root: the folder where the study's paths begin.
-
-    Raises:
-        AtpError: no such file, not YAML, an unknown key, a wrong type, an impossible value, or an error in a plug-in.
     """
-    values = _read_yaml(Path(path))
+    return check_values(_read_yaml(Path(path)), path, root)
+
+
+def check_values(values: dict[str, Any], path: Path | str, root: Path) -> Study:
+    """Return the study of a file's values, after loading its plug-ins. Raises AtpError that names file and key."""
     plugins = values.get("plugins", ())
     if not isinstance(plugins, list | tuple) or not all(isinstance(file, str) for file in plugins):
         raise AtpError(f"{path}: plugins: must be a list of Python files, found {plugins!r:.80}")
@@ -65,12 +131,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise AtpError(f"{path}: no such file")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AtpError(f"{path}: no readable YAML: {' '.join(str(error).split())}") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise AtpError(f"{path}: no readable YAML: {error}") from error
+    values = _parse(text, str(path))
     if not isinstance(values, dict):
         raise AtpError(f"{path}: must be keys and values, found {type(values).__name__}")
     return values
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise AtpError(f"{place}: no readable YAML: {' '.join(str(error).split())}") from error
 
 
 def _validate(path: Path | str, values: dict[str, Any], kind: type[Model]) -> Model:

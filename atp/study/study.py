@@ -85,6 +85,9 @@ class TestbedSection(_Section):
 class Study(_Section):
     """A study: the cells to run, the channels, the sizes."""
 
+    name: str | None = Field(
+        None, pattern=r"^\w[\w.-]*$", description="folder of its results; left out: the name of the study's file"
+    )
     plugins: tuple[str, ...] = Field((), description="Python files that define testbeds, agents, filters or measures")
     models: tuple[str, ...] = Field(
         min_length=1, description="names of config/models, scripted:POLICY, or agent:NAME[:MODEL] of a plug-in"
@@ -188,17 +191,6 @@ def deployment(section: TestbedSection, condition: str) -> dict[str, Any]:
     """Return the testbed settings under which an agent is deployed, and learns, in the weights channel."""
     assert section.weights
     return {**section.settings, **section.weights.deployment, **section.overrides(condition)}
-
-
-def offered_tools(testbed: str, section: TestbedSection) -> set[str]:
-    """Return the tools that an agent may call in any rollout of a testbed."""
-    played: list[dict[str, Any]] = []
-    for condition in section.context.conditions if section.context else ():
-        played += variants(section, condition).values()
-    if section.weights:
-        played += [evaluation(section), *(deployment(section, name) for name in section.weights.conditions)]
-    settings = find_testbed(testbed).settings
-    return {tool for values in played for tool in settings(**values).offered}
 
 
 def evaluation(section: TestbedSection) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from atp.models.chat import rendered
-from atp.models.spec import ModelSpec
 from atp.training.trainer import ExampleSettings, Loaded, check_length, create_config
 
 
@@ -25,7 +24,6 @@ def dpo_trainer(
     pairs: Sequence[dict[str, Any]],
     loaded: Loaded,
     out: Path,
-    model: ModelSpec,
     settings: DpoSettings,
     seed: int,
 ) -> Any:
@@ -40,7 +38,7 @@ def dpo_trainer(
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    tokenizer = loaded.tokenizer
+    tokenizer, model = loaded.tokenizer, loaded.model
     rows = []
     for pair in pairs:
         row = {"prompt": rendered(tokenizer, model, pair["prompt"], pair["tools"])}

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 
 from atp.errors import AtpError
 from atp.explain import explain
-from atp.files.provenance import Stage
+from atp.files.provenance import Job, Stage
 from atp.files.schemas import QUESTION, SELECTION
 from atp.files.tables import check_file, read_provenance, write_table
 from atp.files.turns import decision_messages, read_turns
@@ -184,7 +184,15 @@ def select(turns: pl.DataFrame, settings: Filter) -> tuple[pl.DataFrame, Yield]:
     return selected, counts
 
 
-def filter_stage(turns: Path, out: Path, settings: Filter) -> Yield:
+class FilterJob(Job):
+    """Select replies with a reward filter."""
+
+    stage = "filter"
+
+    filter: FilterSettings
+
+
+def filter_stage(job: FilterJob, turns: Path, out: Path) -> Yield:
     """Filter turns.parquet into selection.parquet, whose metadata has the counts and the cell.
 
     Raises:
@@ -192,12 +200,12 @@ def filter_stage(turns: Path, out: Path, settings: Filter) -> Yield:
     """
     check_file(out, turns)
     cell = read_provenance(turns).get("params", {}).get("cell", {})
-    stage = Stage("filter", [__name__, *origins("filters")], {"filter": settings.model_dump(), "cell": cell}, [turns])
+    stage = Stage(job.stage, [__name__, *origins("filters")], job.params() | {"cell": cell}, [turns])
     rows = pl.DataFrame(read_turns(turns)).filter(pl.col("role") != TESTED)
     tested = rows.filter(pl.col("split") == "test")
     if len(tested):
         raise AtpError(f"{turns}: {len(tested)} turns are of the test split, which is never trained on")
-    selected, counts = select(rows, settings)
+    selected, counts = select(rows, job.filter)
     if not counts.valid_seen:
         raise AtpError(f"{turns}: all {counts.seen} replies are invalid, there is nothing to select")
     examples = [example for row in selected.to_dicts() for example in _examples(row)]

@@ -58,7 +58,6 @@ def grpo_trainer(
     reward: Callable[[Turn], float],
     loaded: Loaded,
     out: Path,
-    model: ModelSpec,
     settings: GrpoSettings,
     seed: int,
 ) -> Any:
@@ -78,7 +77,7 @@ def grpo_trainer(
 
     from atp.models.load import on_gpu
 
-    tokenizer = loaded.tokenizer
+    tokenizer, model = loaded.tokenizer, loaded.model
     if model.sampling.temperature == 0:
         raise AtpError("GRPO needs replies that differ: sampling.temperature of the model is 0, must be above 0")
     settings.check_processes(int(os.environ.get("WORLD_SIZE", "1")))

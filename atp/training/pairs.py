@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from atp.agents.base import Agent
 from atp.agents.load import load_agent
@@ -19,12 +20,11 @@ from atp.files.provenance import together
 from atp.files.resume import unfinished
 from atp.files.schemas import PAIRS
 from atp.files.tables import check_file, write_table, write_text
-from atp.models.spec import ModelSpec
 from atp.progress import Progress
 from atp.registry import find_testbed
 from atp.rollout.branching import Question, ask, first_questions
 from atp.rollout.engine import agent_stage, sampling_seed
-from atp.rollout.table import count_tokens
+from atp.rollout.table import AgentJob, TestbedSettings, count_tokens
 from atp.scenarios.scenario import read_scenarios
 from atp.stopping import until_stopped
 from atp.testbed import steer
@@ -42,25 +42,18 @@ class _Side:
     tokens: dict[str, float] = field(default_factory=dict)
 
 
-def pairs_stage(
-    scenarios: Path,
-    out: Path,
-    testbed: str,
-    settings: dict[str, Any],
-    agent: str,
-    model: ModelSpec | None,
-    retries: int,
-    seed: int,
-    limit: tuple[int, int] | None = None,
-    cell: dict[str, Any] | None = None,
-) -> dict[str, float]:
-    """Ask the training scenarios twice, steered to comply and steered to violate, and write pairs.parquet.
+class PairsJob(AgentJob):
+    """Ask training scenarios, or their rows limit[0]:limit[1], steered to comply and steered to violate."""
 
-    Args:
-        settings: the testbed's; one round is played.
-        retries: maximum number of tries for each side of a pair.
-        limit: rows limit[0]:limit[1] of the training split.
-        cell: what the provenance records of the pairs' place in a study (see `atp.training.run.Job`).
+    stage = "pairs"
+
+    settings: TestbedSettings = Field(description="the testbed's; one round is played")
+    retries: int = Field(8, ge=1, description="maximum number of tries for each side of a pair")
+    limit: tuple[int, int] | None = None
+
+
+def pairs_stage(job: PairsJob, scenarios: Path, out: Path) -> dict[str, float]:
+    """Ask scenarios twice, steered to comply and steered to violate, and write pairs.parquet.
 
     Returns:
         Counts: scenarios, pairs; complied, violated: scenarios in which the agent did so when steered; tries, invalid:
@@ -70,23 +63,13 @@ def pairs_stage(
         AtpError: bad scenarios or model; no pair at all.
     """
     check_file(out, scenarios)
-    params = {
-        "testbed": testbed,
-        "settings": settings,
-        "model": model and model.params(),
-        "retries": retries,
-        "seed": seed,
-        "limit": limit,
-        "cell": cell or {},
-    }
-    stage = agent_stage("pairs", __name__, testbed, params, model, [scenarios])
-    chosen = read_scenarios(scenarios, testbed, "train")
-    chosen = chosen[slice(*limit)] if limit else chosen
-    kind = find_testbed(testbed)
-    questions = first_questions(chosen, kind, settings)
-    player = load_agent(agent, model, None, testbed)
+    stage, cell = agent_stage(job, __name__, [scenarios]), job.cell
+    chosen = read_scenarios(scenarios, cell.testbed, "train")
+    chosen = chosen[slice(*job.limit)] if job.limit else chosen
+    questions = first_questions(chosen, find_testbed(cell.testbed), job.settings)
+    player = load_agent(cell.model, job.model, None, cell.testbed)
     with unfinished(out, stage) as folder, until_stopped() as stopped:
-        sides = ask_sides(questions, kind.steering, player, retries, seed, str(out), folder, stopped)
+        sides = ask_sides(job, questions, player, folder, stopped, str(out))
         rows = _rows(sides)
         counts = _counts(sides, len(rows))
         if rows:
@@ -128,23 +111,16 @@ def _counts(sides: Sequence[_Side], pairs: int) -> dict[str, float]:
 
 
 def ask_sides(
-    questions: Sequence[Question],
-    steering: tuple[str, str],
-    agent: Agent,
-    retries: int,
-    seed: int,
-    label: str,
-    folder: Path,
-    stopped: Event,
+    job: PairsJob, questions: Sequence[Question], agent: Agent, folder: Path, stopped: Event, label: str
 ) -> list[_Side]:
     """Return both sides of every question, compliance first. A side without the wanted decision has no reply.
 
     Each batch's replies are written to `folder`, and they alone decide the next batch, so a rerun resumes after them.
     """
     sides = [_Side(question, violation) for question in questions for violation in (False, True)]
-    progress = Progress(label, len(sides), "sides")
+    progress, steering = Progress(label, len(sides), "sides"), find_testbed(job.cell.testbed).steering
     batches = 0
-    for attempt in range(retries):
+    for attempt in range(job.retries):
         left = [side for side in sides if side.reply is None]
         for start in range(0, len(left), agent.batch):
             batch = left[start : start + agent.batch]
@@ -153,7 +129,7 @@ def ask_sides(
             if not file.exists():
                 if stopped.is_set():
                     raise Interrupted(f"{label}: stopped after {batches - 1} batches; a rerun resumes there")
-                write_text(json.dumps(_answers(batch, steering, agent, attempt, seed)), file)
+                write_text(json.dumps(_answers(batch, steering, agent, attempt, job.cell.seed)), file)
             answers = json.loads(file.read_text(encoding="utf-8"))
             for side, (reply, violation, tokens) in zip(batch, answers, strict=True):
                 side.tries += 1

@@ -18,6 +18,7 @@ from atp.models.spec import ModelSpec
 from atp.rollout.branching import Answer, Question, ask
 from atp.rollout.engine import sampling_seed
 from atp.rollout.table import count_tokens
+from atp.training.run import TrainingFiles, TrainingJob
 
 #: Maximum number of prompts; number of positions whose distributions are in memory at once.
 PROMPTS, POSITIONS = 64, 256
@@ -41,19 +42,17 @@ class _Outcome:
 
 
 def check_after_training(
+    job: TrainingJob,
     questions: Sequence[Question],
-    model: ModelSpec,
     trained: Path,
-    parent: Path | None,
-    reference: Path | None,
+    files: TrainingFiles,
     min_valid: float,
-    seed: int,
     must_differ: bool,
 ) -> dict[str, float]:
     """Ask the trained agent and the reference (generation 0) the same prompts, and compare them.
 
     Args:
-        parent, reference: adapter or weights that the training started from, and generation 0's; None is the model.
+        files: the parent from which the training started, and generation 0's weights; None is the model.
         min_valid: minimum proportion of valid replies.
         must_differ: whether the trained agent must differ from its parent.
 
@@ -66,7 +65,8 @@ def check_after_training(
     Raises:
         AtpError: too few valid replies, the same outputs as the parent's, or probabilities that are not finite.
     """
-    questions = questions[:PROMPTS]
+    questions, model, seed, parent = questions[:PROMPTS], job.model, job.cell.seed, files.parent
+    reference = files.reference
     after = _evaluate(model, trained, questions, seed)
     valid = sum(violation is not None for violation in after.violations)
     if valid < min_valid * len(questions):

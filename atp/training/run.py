@@ -1,7 +1,7 @@
-"""Run one training, described by a `Job`: in this process, or with GPUs in processes of its own (one for each GPU).
+"""Run one training, described by a `Run`: in this process, or with GPUs in processes of its own (one for each GPU).
 
-python -m atp.training.run JOB.json PID     such a process; it exits when process PID does, and the main one writes
-                                            the metrics next to the job
+python -m atp.training.run RUN.json PID     such a process; it exits when process PID does, and the main one writes
+                                            the metrics next to the file
 """
 
 import json
@@ -14,16 +14,18 @@ import time
 from pathlib import Path
 from random import Random
 from threading import Thread
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
 from atp.errors import AtpError, Interrupted
+from atp.files.code import PACKAGE
 from atp.files.tables import write_text
 from atp.models.spec import ModelSpec
-from atp.registry import find_testbed, load_plugins
+from atp.registry import find, find_testbed, load_plugins
 from atp.rollout.branching import earned, first_questions, played_questions
+from atp.rollout.table import AgentJob, TestbedSettings
 from atp.scenarios.scenario import read_scenarios
 from atp.stopping import until_stopped
 from atp.training.dpo import DpoSettings, dpo_trainer
@@ -35,7 +37,7 @@ from atp.training.trainer import CHECKPOINTS, Loaded, fit, load_trainable
 
 log = logging.getLogger("atp")
 
-JOB = "job.json"
+RUN = "run.json"
 #: Prefix of log messages in the output of training processes.
 LOG_PREFIX = "atp: "
 FAILURE = "failed.txt"
@@ -43,37 +45,80 @@ FAILURE = "failed.txt"
 METRICS = "metrics.json"
 
 
-class Job(BaseModel):
-    """What is trained, on which data.
+class TrainingJob(AgentJob):
+    """A training of an agent: its place in a study, and its settings."""
 
-    label names it in log messages. data is a selection (SFT, DPO), preference pairs (DPO) or turns (GRPO, on the turns'
-    questions and the testbed's rewards). Without data, GRPO rewards compliance, on the first questions of the training
-    scenarios limit[0]:limit[1]. reference is generation 0's adapter, None if that is the model. pairs are mixed into
-    the data by `training.rehearsal`. cell holds what is known of model, testbed, alignment, condition, seed, channel
-    and generation, for the report. plugins are files that define the testbed, which a new process must load.
+    model: ModelSpec
+    settings: TestbedSettings = Field(description="the testbed's; one round is played, in the post-training check too")
+    training: SftSettings | DpoSettings | GrpoSettings = Field(discriminator="method")
+
+
+class AlignJob(TrainingJob):
+    """Align an agent before deployment. GRPO asks rows limit[0]:limit[1] of the training split."""
+
+    stage = "align"
+
+    limit: tuple[int, int] | None = None
+
+
+class FinetuneJob(TrainingJob):
+    """Train a generation on what the deployment of the generation before it paid."""
+
+    stage = "finetune"
+
+    first_unused: int | None = Field(
+        None,
+        description="row of the training split from which on no stage trains, for training.max_violation_increase: the "
+        "check uses those scenarios instead of the held-out ones",
+    )
+
+
+class TrainingFiles(BaseModel):
+    """Inputs of a training.
+
+    Args:
+        data: preference pairs (DPO as alignment), a selection (SFT, DPO) or turns (GRPO, on the turns' questions and
+            the testbed's rewards). Without data, GRPO rewards compliance, on first questions.
+        parent: adapter or weights of the previous generation.
+        reference: generation 0's, None if that is the model.
+        pairs: preference pairs, for `training.rehearsal`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    label: str
-    model: ModelSpec
-    training: SftSettings | DpoSettings | GrpoSettings = Field(discriminator="method")
-    seed: int
-    testbed: str
-    settings: dict[str, Any]
     scenarios: Path
     data: Path | None = None
-    data_kind: Literal["selection", "pairs", "turns"] | None = None
-    limit: tuple[int, int] | None = None
     parent: Path | None = None
-    generation: int = 0
     reference: Path | None = None
     pairs: Path | None = None
-    cell: dict[str, Any] = {}
+
+
+class Run(BaseModel):
+    """A training to run, as a new process reads it.
+
+    Args:
+        label: names it in log messages.
+        gpus: of the model, which its own JSON leaves out.
+        plugins: files that define the testbed, which a new process must load.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    job: AlignJob | FinetuneJob
+    files: TrainingFiles
+    label: str
+    gpus: int = 0
     plugins: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, job: AlignJob | FinetuneJob, files: TrainingFiles, label: str) -> "Run":
+        """Return the run of a job."""
+        plugin = find("testbeds", job.cell.testbed).file
+        plugins = (str(plugin.resolve()),) if plugin else ()
+        return cls(job=job, files=files, label=label, gpus=job.model.gpus, plugins=plugins)
 
-def train(job: Job, out: Path) -> dict[str, float]:
+
+def train(run: Run, out: Path) -> dict[str, float]:
     """Train, and save an adapter or a whole model in `out`. A run that was killed resumes from its last checkpoint.
 
     Returns:
@@ -84,32 +129,41 @@ def train(job: Job, out: Path) -> dict[str, float]:
         Interrupted: the process was asked to stop, or a training process was killed.
     """
     if not (out / METRICS).is_file():
-        (_launch if job.model.gpus else _train)(job, out)
+        (_launch if run.gpus else _train)(run, out)
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    (out / JOB).unlink(missing_ok=True)
+    (out / RUN).unlink(missing_ok=True)
     metrics: dict[str, float] = json.loads((out / METRICS).read_text(encoding="utf-8"))
     return metrics
 
 
-def _launch(job: Job, out: Path) -> None:
+def _launch(run: Run, out: Path) -> None:
     """Train in new processes, one for each GPU, so that the memory of the GPUs is free when they have ended."""
     from atp.models.load import on_gpu
 
     out.mkdir(parents=True, exist_ok=True)
     for stale in out.glob(f"*{FAILURE}"):
         stale.unlink()
-    (out / JOB).write_text(job.model_dump_json(), encoding="utf-8")
-    command = [sys.executable, "-m", "atp.training.run", str(out / JOB), str(os.getpid())]
-    if job.model.gpus > 1 and on_gpu(job.model):
-        config = Path(__file__).with_name("ddp.yaml" if job.training.use_peft else "fsdp.yaml")
-        shared = ["--config_file", str(config), "--num_processes", str(job.model.gpus), "--main_process_port", "0"]
+    (out / RUN).write_text(run.model_dump_json(), encoding="utf-8")
+    command = [sys.executable, "-m", "atp.training.run", str(out / RUN), str(os.getpid())]
+    model, gpus = run.job.model, run.gpus
+    if gpus > 1 and on_gpu(model):
+        config = Path(__file__).with_name("ddp.yaml" if run.job.training.use_peft else "fsdp.yaml")
+        shared = ["--config_file", str(config), "--num_processes", str(gpus), "--main_process_port", "0"]
         command[2:2] = ["accelerate.commands.launch", *shared, "-m"]
-    elif job.model.gpus > 1:  # accelerate starts only one process on a machine without a GPU
-        command[2:2] = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(job.model.gpus), "-m"]
-    pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    with subprocess.Popen(command, **pipe) as run, until_stopped(lambda: _stop(run, job.model.gpus)):
-        assert run.stdout
-        for line in run.stdout:
+    elif gpus > 1:  # accelerate starts only one process on a machine without a GPU
+        command[2:2] = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(gpus), "-m"]
+    # The new processes import the same package, wherever this one found it.
+    paths = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    pipe: dict[str, Any] = {
+        "env": os.environ | {"PYTHONPATH": paths},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "errors": "replace",
+    }
+    with subprocess.Popen(command, **pipe) as process, until_stopped(lambda: _stop(process, gpus)):
+        assert process.stdout
+        for line in process.stdout:
             if line.startswith(LOG_PREFIX):
                 level, _, message = line.removeprefix(LOG_PREFIX).rstrip().partition(" ")
                 log.log(logging.getLevelNamesMapping().get(level, logging.INFO), message)
@@ -118,63 +172,65 @@ def _launch(job: Job, out: Path) -> None:
     failures = sorted(out.glob(f"*{FAILURE}"))
     if failures:
         raise AtpError(failures[0].read_text(encoding="utf-8"))
-    if run.returncode or not (out / METRICS).is_file():
+    if process.returncode or not (out / METRICS).is_file():
         raise Interrupted(
-            f"{job.label}: training ended with code {run.returncode}, see the log; a rerun resumes from the last "
+            f"{run.label}: training ended with code {process.returncode}, see the log; a rerun resumes from the last "
             "checkpoint"
         )
 
 
-def _stop(run: subprocess.Popen[str], processes: int) -> None:
+def _stop(process: subprocess.Popen[str], processes: int) -> None:
     """Stop a single training process too. A launcher of several kills them at its second signal, and a cluster has sent
     it the first one: it signals the whole process group.
     """
     if processes == 1:
-        run.terminate()
+        process.terminate()
 
 
-def _train(job: Job, out: Path) -> None:
-    data = _read_data(job)
-    loaded = load_trainable(job.model, job.training, job.parent)
-    trainer = _create_trainer(job, data, loaded, out)
-    metrics = fit(trainer, loaded.tokenizer, out, job.label)
+def _train(run: Run, out: Path) -> None:
+    job, data = run.job, _read_data(run.job, run.files)
+    loaded = load_trainable(job.model, job.training, run.files.parent)
+    trainer = _create_trainer(run, data, loaded, out)
+    metrics = fit(trainer, loaded.tokenizer, out, run.label)
     if trainer.accelerator.is_main_process:
         if job.training.interpolate:
-            interpolate(out, job.reference, job.model, job.training.interpolate)
+            interpolate(out, run.files.reference, job.model, job.training.interpolate)
         write_text(json.dumps(metrics), out / METRICS)
 
 
-def _read_data(job: Job) -> list[Any]:
+def _read_data(job: TrainingJob, files: TrainingFiles) -> list[Any]:
     """Return the method's training data: conversations, pairs or questions."""
-    source = (job.scenarios, job.testbed)
+    source = (files.scenarios, job.cell.testbed)
     if job.training.method == "grpo":
         scenarios = read_scenarios(*source, "train")
-        if job.data:
-            return played_questions(job.data, scenarios, job.testbed)
-        chosen = scenarios[slice(*(job.limit or (None,)))]
+        if files.data:
+            return played_questions(files.data, scenarios, job.cell.testbed)
+        limit = job.limit if isinstance(job, AlignJob) else None
+        chosen = scenarios[slice(*(limit or (None,)))]
         if not chosen:
-            raise AtpError(f"{job.scenarios}: has {len(scenarios)} training scenarios, none in rows {job.limit}")
-        return first_questions(chosen, find_testbed(job.testbed), job.settings)
-    assert job.data
+            raise AtpError(f"{files.scenarios}: has {len(scenarios)} training scenarios, none in rows {limit}")
+        return first_questions(chosen, find_testbed(job.cell.testbed), job.settings)
+    assert files.data
     if job.training.method == "sft":
-        rows = read_conversations(job.data, *source)
+        rows = read_conversations(files.data, *source)
     else:
-        rows = (read_pairs if job.data_kind == "pairs" else read_best_and_worst)(job.data, *source)
-    if not job.pairs:
+        rows = (read_pairs if isinstance(job, AlignJob) else read_best_and_worst)(files.data, *source)
+    if not files.pairs:
         return rows
-    random = Random(f"{job.seed}|{job.generation}")
-    return rows + sample_rehearsal(read_pairs(job.pairs, *source), len(rows), job.training.rehearsal, random)
+    random = Random(f"{job.cell.seed}|{job.cell.generation}")
+    return rows + sample_rehearsal(read_pairs(files.pairs, *source), len(rows), job.training.rehearsal, random)
 
 
-def _create_trainer(job: Job, data: list[Any], loaded: Loaded, out: Path) -> Any:
+def _create_trainer(run: Run, data: list[Any], loaded: Loaded, out: Path) -> Any:
+    job = run.job
     match job.training:
         case SftSettings() as sft:
-            return sft_trainer(data, loaded, out, job.model, sft, job.seed, job.reference)
+            return sft_trainer(data, loaded, out, sft, job.cell.seed, run.files.reference)
         case DpoSettings() as dpo:
-            return dpo_trainer(data, loaded, out, job.model, dpo, job.seed)
+            return dpo_trainer(data, loaded, out, dpo, job.cell.seed)
         case GrpoSettings() as grpo:
-            reward = earned if job.data else find_testbed(job.testbed).alignment_reward
-            return grpo_trainer(data, reward, loaded, out, job.model, grpo, job.seed)
+            reward = earned if run.files.data else find_testbed(job.cell.testbed).alignment_reward
+            return grpo_trainer(data, reward, loaded, out, grpo, job.cell.seed)
 
 
 def _exit_with(parent: int) -> None:
@@ -192,10 +248,13 @@ def main() -> None:
     log.setLevel(logging.DEBUG)
     path, parent = Path(sys.argv[1]), int(sys.argv[2])
     Thread(target=_exit_with, args=(parent,), daemon=True).start()
-    job = Job.model_validate_json(path.read_text(encoding="utf-8"))
+    values = json.loads(path.read_text(encoding="utf-8"))
     try:
-        load_plugins(job.plugins)
-        _train(job, path.parent)
+        load_plugins(values["plugins"])  # the job's settings are of a type that a plug-in may define
+        run = Run.model_validate(values)
+        model = run.job.model.model_copy(update={"gpus": run.gpus})
+        job = run.job.model_copy(update={"model": model})
+        _train(run.model_copy(update={"job": job}), path.parent)
     except Interrupted as error:
         log.warning("%s", error)
         sys.exit(1)

@@ -17,7 +17,6 @@ from pydantic import Field, model_validator
 
 from atp.errors import AtpError
 from atp.models.chat import rendered
-from atp.models.spec import ModelSpec
 from atp.training.trainer import ExampleSettings, Loaded, check_length, create_config
 
 #: Name of generation 0's adapter next to the trained one.
@@ -46,7 +45,6 @@ def sft_trainer(
     examples: Sequence[dict[str, Any]],
     loaded: Loaded,
     out: Path,
-    model: ModelSpec,
     settings: SftSettings,
     seed: int,
     reference: Path | None = None,
@@ -65,7 +63,7 @@ def sft_trainer(
 
     from atp.models.load import add_adapter, weights_of
 
-    tokenizer = loaded.tokenizer
+    tokenizer, model = loaded.tokenizer, loaded.model
     rows = []
     for example in examples:
         *prompt, answer = example["messages"]

@@ -124,11 +124,12 @@ class ExampleSettings(TrainerSettings):
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a trainer needs: a network, its tokenizer, and a LoRA config if the run starts a new adapter."""
+    """What a trainer needs: a model as network and tokenizer, and a LoRA config if the run starts a new adapter."""
 
+    model: ModelSpec
     network: Any
     tokenizer: Any
-    lora: Any
+    lora: Any = None
 
 
 def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | None) -> Loaded:
@@ -153,12 +154,12 @@ def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | N
     if not settings.use_peft:
         source = {"path": str(parent)} if parent else {}
         full = load_model(model.model_copy(update={**source, "dtype": "float32"}), kernel)
-        return Loaded(full, tokenizer, None)
+        return Loaded(model, full, tokenizer)
     network = load_model(model, kernel)
     if parent is None:
         rank, scale = settings.lora_r, settings.lora_alpha
         lora = LoraConfig(r=rank, lora_alpha=scale, target_modules="all-linear", task_type="CAUSAL_LM")
-        return Loaded(network, tokenizer, lora)
+        return Loaded(model, network, tokenizer, lora)
     adapted = with_adapter(network, parent, trainable=True)
     config: Any = adapted.peft_config["default"]
     for name, wanted, actual in (
@@ -167,7 +168,7 @@ def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | N
     ):
         if wanted != actual:
             raise AtpError(f"{parent}: its adapter has {name} {actual}, training.{name} is {wanted}; keep the parent's")
-    return Loaded(adapted, tokenizer, None)
+    return Loaded(model, adapted, tokenizer)
 
 
 def create_config(

@@ -55,14 +55,14 @@ batch: 32
 ORGANISM = """
 import sys
 from pathlib import Path
-from atp.organism.train import Recipe, build_organism
+from atp.organism.train import OrganismJob, Recipe, build_organism
 from atp.registry import find_testbed, load_plugins
 load_plugins(["plugins/harbour.py"])
 sizes = dict(vocabulary=400, hidden=64, layers=2, feed_forward=128, heads=2, kv_heads=1)
 steps = dict(short_steps=40, mixed_steps=10, episode_steps=50, warmup=10)
 tokens = dict(short_step_tokens=2000, mixed_step_tokens=2000, episode_step_tokens=2000)
 recipe = Recipe(**sizes, **steps, **tokens, learning_rate=1e-2, episode_learning_rate=5e-3)
-build_organism(find_testbed("harbour").templates, Path("organism"), "harbour", 0, recipe)
+build_organism(OrganismJob(testbed="harbour", recipe=recipe), find_testbed("harbour").templates, Path("organism"))
 """
 FIGURE = "How grave the violations are"
 
@@ -135,12 +135,12 @@ def test_an_error_in_a_job_is_one_line_with_file_and_line(played):
     line = broken.splitlines().index("        1 / 0") + 1
     played.write("plugins/broken.py", broken.replace('with_name("harbour.yaml")', 'with_name("harbour.yaml")'))
     played.write("config/studies/broken.yaml", STUDY.replace("harbour.py", "broken.py"))
-    result = played.run("snakemake", "--cores", "1", "--until", "rollout_context", "--config", "study=broken")
+    result = played.run("snakemake", "--cores", "1", "--until", "rollout", "--config", "study=broken")
     assert result.returncode == 1
     lines = [each for each in result.stderr.splitlines() if each.startswith("atp: ")]
     assert lines and lines[0].endswith(f"plugins/broken.py:{line}: ZeroDivisionError: division by zero, in play")
     assert "Traceback" not in result.stderr
-    (log, *_) = sorted((played.folder / "results/broken").rglob("harbour/**/turns.log"))
+    (log, *_) = sorted((played.folder / "results/broken").rglob("harbour/**/turns.parquet.log"))
     assert "Traceback" in log.read_text()  # the author needs it
 
 
@@ -162,7 +162,7 @@ def test_a_wrong_study_is_one_line(played, old, new, message):
     assert result.returncode == 1 and result.stderr.count("\n") == 1
     assert re.search(rf"^atp: config/studies/wrong.yaml: {message}", result.stderr), result.stderr
     snakemake = played.run("snakemake", "-n", "--config", "study=wrong")
-    assert snakemake.returncode == 1 and re.search(rf"^atp: .*{message}", snakemake.stderr, re.MULTILINE)
+    assert snakemake.returncode == 1 and re.search(rf"^atp: .*{message}", snakemake.stdout + snakemake.stderr, re.M)
 
 
 def test_a_study_of_both_channels_is_planned(played):
@@ -174,7 +174,7 @@ def test_a_study_of_both_channels_is_planned(played):
     assert result.returncode == 0, result.stdout + result.stderr
     rows = re.findall(r"^([a-z_]+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE)
     counts = Counter({name: int(count) for name, count in rows})
-    assert counts["total"] == 18 and counts["train"] == 2 and counts["prefer"] == 1
+    assert counts["total"] == 16 and counts["finetune"] == 2 and counts["pairs"] == 1
     assert played.run("atp", "plan", "both").returncode == 0
 
 

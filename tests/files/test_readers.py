@@ -9,12 +9,13 @@ import pytest
 
 from atp import registry
 from atp.files.turns import read_turns
+from atp.measures.job import MeasureJob
 from atp.measures.rates import measure_stage
-from atp.registry import entries, find_testbed, load_plugins
-from atp.rollout.engine import rollout_stage
+from atp.registry import entries, load_plugins
+from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
-from atp.scenarios.sources import scenarios_stage, source_settings
-from atp.training.filters import BestOfN, filter_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
+from atp.training.filters import BestOfN, FilterJob, filter_stage
 
 HARBOUR = Path(__file__).parents[1] / "plugins" / "harbour.py"
 
@@ -27,11 +28,12 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, di
     folder, made = tmp_path_factory.mktemp("artifacts"), {}
     for name in entries("testbeds"):
         files = {kind: folder / name / f"{kind}.parquet" for kind in ("scenarios", "turns", "selection", "measures")}
-        scenarios_stage(source_settings(find_testbed(name), {"train": 4, "test": 2}), name, files["scenarios"])
-        cell = Cell("scripted:random", name, "none", "baseline", 0, "weights", 0)
-        rollout_stage(files["scenarios"], files["turns"], cell, {"deployment": {}}, "train", 2)
-        filter_stage(files["turns"], files["selection"], BestOfN())
-        measure_stage([files["turns"]], files["measures"])
+        scenarios_stage(ScenariosJob(testbed=name, settings={"train": 4, "test": 2}), files["scenarios"])
+        cell = Cell("scripted:random", name, channel="weights")
+        job = RolloutJob(cell=cell, variants={"deployment": {}}, split="train", samples=2)
+        rollout_stage(job, files["scenarios"], files["turns"])
+        filter_stage(FilterJob(filter=BestOfN()), files["turns"], files["selection"])
+        measure_stage(MeasureJob(), [files["turns"]], files["measures"])
         made[name] = files
     yield made
     registry._plugins.clear()

@@ -15,6 +15,7 @@ from atp.files.provenance import Provenance
 from atp.files.schemas import MEASURES, TURNS
 from atp.files.tables import read_provenance, read_table, write_table
 from atp.measures.intervals import mean, share, wilson
+from atp.measures.job import MeasureJob
 from atp.measures.measure import Evidence
 from atp.measures.rates import measure_evidence, measure_stage, rates_by_round
 
@@ -199,7 +200,7 @@ def test_the_stage_writes_one_file_of_many_and_says_of_which(tmp_path):
         played = turns(("a", "kv"), ("b", "vv")).with_columns(condition=pl.lit(condition))
         write_table(whole(played), path, Provenance("rollout", "code"))
     out = tmp_path / "study/measures.parquet"
-    measure_stage(paths, out, seed=1)
+    measure_stage(MeasureJob(seed=1), paths, out)
     rows = read_table(out, MEASURES, "measures")
     assert set(rows["condition"].to_pylist()) == {"baseline", "supervised"}
     written = read_provenance(out)
@@ -210,15 +211,15 @@ def test_the_stage_writes_one_file_of_many_and_says_of_which(tmp_path):
 def test_bad_files_are_named(tmp_path):
     out = tmp_path / "measures.parquet"
     with pytest.raises(AtpError, match="no turns"):
-        measure_stage([], out)
+        measure_stage(MeasureJob(), [], out)
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(AtpError, match=r"torn\.parquet"):
-        measure_stage([torn], out)
+        measure_stage(MeasureJob(), [torn], out)
     other = tmp_path / "other.parquet"
     write_table(pa.table({"x": [1]}), other, Provenance("other", "code"))
     with pytest.raises(AtpError, match=r"other\.parquet: not a turns file: column 'testbed'"):
-        measure_stage([other], out)
+        measure_stage(MeasureJob(), [other], out)
     assert not out.exists()
 
 

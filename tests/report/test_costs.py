@@ -6,15 +6,19 @@ import pytest
 
 from atp.errors import AtpError
 from atp.files.tables import read_provenance
+from atp.measures.job import MeasureJob
 from atp.measures.rates import measure_stage
-from atp.report import ran, report_stage
-from atp.rollout.engine import gather_stage, rollout_stage
+from atp.report import ran
+from atp.report.job import ReportFiles, ReportJob
+from atp.report.page import report_stage
+from atp.rollout.engine import RolloutJob, gather_stage, rollout_stage
 from atp.rollout.table import Cell
-from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.study.read import read_models
-from atp.training.align import align_stage
-from atp.training.filters import BestOfN, filter_stage
-from atp.training.pairs import pairs_stage
+from atp.training.filters import BestOfN, FilterJob, filter_stage
+from atp.training.pairs import PairsJob, pairs_stage
+from atp.training.run import AlignJob
+from atp.training.stage import align_stage
 from atp.units import count, digits, duration, size
 
 COSTS = {"starts", "wall_seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb"}
@@ -28,33 +32,25 @@ def made(tmp_path_factory) -> dict[str, Path]:
     names = "scenarios pairs turns evaluation selection measures"
     paths = {name: folder / f"{name}.parquet" for name in names.split()}
     paths |= {"adapter": folder / "dpo/adapter", "report": folder / "report.html"}
+    scenarios, adapter, turns = paths["scenarios"], paths["adapter"], [paths["turns"], paths["evaluation"]]
     organism = read_models(("organism",), "config/models")["organism"].of("role_play")
-    scenarios_stage(TemplateSource(train=8, test=8), "role_play", paths["scenarios"])
-    pairs_stage(paths["scenarios"], paths["pairs"], "role_play", {}, "organism", organism, 8, 0)
+    scenarios_stage(ScenariosJob(testbed="role_play", settings={"train": 8, "test": 8}), scenarios)
+    cell = Cell("organism", "role_play", "dpo", None, channel="weights")
+    pairs_stage(PairsJob(cell=cell, model=organism, settings={}), scenarios, paths["pairs"])
     training = {"method": "dpo", "learning_rate": 5e-4, "validity": 0.0}
-    align_stage(paths["scenarios"], paths["adapter"], "role_play", {}, organism, training, 0, paths["pairs"])
-    cell = Cell("organism", "role_play", "dpo", "baseline", 0, "weights", 0)
-    played = {"variants": {"deployment": {"rounds": 1}}, "samples": 2, "model": organism, "adapter": paths["adapter"]}
-    rollout_stage(paths["scenarios"], paths["turns"], cell, split="train", **played)
+    align_stage(AlignJob(cell=cell, model=organism, settings={}, training=training), scenarios, adapter, paths["pairs"])
+    played = {"model": organism, "variants": {"deployment": {"rounds": 1}}, "samples": 2}
+    played |= {"cell": Cell("organism", "role_play", "dpo", channel="weights")}
+    rollout_stage(RolloutJob(split="train", **played), scenarios, paths["turns"], adapter)
     shards = [folder / f"shard{k}.parquet" for k in (1, 2)]
     for k, shard in enumerate(shards, 1):
-        rollout_stage(paths["scenarios"], shard, cell, split="test", part=(k, 2), **played)
+        rollout_stage(RolloutJob(part=(k, 2), **played), scenarios, shard, adapter)
     gather_stage(shards, paths["evaluation"])
-    filter_stage(paths["turns"], paths["selection"], BestOfN())
-    measure_stage([paths["turns"], paths["evaluation"]], paths["measures"])
-    report_stage(
-        measures=paths["measures"],
-        turns=[paths["turns"], paths["evaluation"]],
-        selections=[paths["selection"]],
-        adapters=[paths["adapter"]],
-        pairs=[paths["pairs"]],
-        artifacts=[paths["scenarios"]],
-        out=paths["report"],
-        figures_folder=folder / "figures",
-        study="costs",
-        study_text="",
-        organism=True,
-    )
+    filter_stage(FilterJob(filter=BestOfN()), paths["turns"], paths["selection"])
+    measure_stage(MeasureJob(), turns, paths["measures"])
+    others = {"selections": [paths["selection"]], "pairs": [paths["pairs"]], "adapters": [adapter]}
+    files = ReportFiles(paths["measures"], [scenarios], turns, **others)
+    report_stage(ReportJob(study="costs", organism=True), files, paths["report"], folder / "figures")
     return paths
 
 
@@ -70,7 +66,7 @@ def test_every_stage_writes_its_cost(made):
 
 def test_a_page_has_provenance(made):
     found = read_provenance(made["report"])
-    assert found["stage"] == "report" and found["params"] == {"study": "costs", "organism": True}
+    assert found["stage"] == "report" and found["params"] == {"study": "costs", "text": "", "organism": True}
     assert set(found["inputs"]) == {"measures.parquet"} and "pyarrow" in found["versions"]
     text = made["report"].read_text()
     head, table = text.partition("<style>")[0], text.partition('id="ran"')[2]

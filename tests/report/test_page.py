@@ -10,17 +10,18 @@ import pytest
 from atp.agents.base import Agent, Request
 from atp.agents.scripted import scripted
 from atp.files.provenance import Provenance, Stage
+from atp.measures.job import MeasureJob
 from atp.measures.rates import measure_stage
-from atp.report import report_stage
-from atp.report.page import embed
-from atp.rollout.engine import rollout
+from atp.report.job import ReportFiles, ReportJob
+from atp.report.page import embed, report_stage
+from atp.rollout.engine import RolloutJob, rollout
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.testbed import Reply
 from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
-from atp.training.filters import BestOfN, filter_stage
+from atp.training.filters import BestOfN, FilterJob, filter_stage
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 HOSTILE = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1"><!-- \u2028 '
@@ -49,12 +50,11 @@ def page(tmp_path_factory) -> Path:
     turns: list[Path] = []
 
     def play(name: str, split: str, variants: dict[str, dict], agent: Agent, channel: str, generation: int) -> None:
-        cell = Cell("learner", "role_play", "none", "baseline", 0, channel, generation)
-        stage = Stage("rollout", "atp.rollout.engine", {"cell": vars(cell)}, [scenarios])
-        settings = {label: TESTBED.settings(**values) for label, values in variants.items()}
+        cell = Cell("learner", "role_play", channel=channel, generation=generation)
+        job = RolloutJob(cell=cell, variants=variants, samples=2)
         turns.append(folder / f"{name}.parquet")
-        played = read_scenarios(scenarios, "role_play", split)
-        rollout(played, TESTBED, settings, agent, cell, 2, turns[-1], stage)
+        stage = Stage("rollout", "atp.rollout.engine", job.params(), [scenarios])
+        rollout(job, read_scenarios(scenarios, "role_play", split), agent, turns[-1], stage)
 
     for generation, p in enumerate((0.2, 0.4, 0.7)):
         for split in ("train", "test"):
@@ -63,21 +63,11 @@ def page(tmp_path_factory) -> Path:
     schedules = {name: {"schedule": name} for name in ("all_unsupervised", "all_supervised")}
     play("context", "test", schedules, Hostile(), "context", 0)
     selection = folder / "selection.parquet"
-    filter_stage(folder / "train0.parquet", selection, BestOfN())
-    measure_stage(turns, folder / "measures.parquet")
-    report_stage(
-        measures=folder / "measures.parquet",
-        turns=turns[::-1],
-        selections=[selection],
-        adapters=[],
-        pairs=[],
-        artifacts=[scenarios],
-        out=folder / "report.html",
-        figures_folder=folder / "figures",
-        study="test",
-        study_text="models: [<b>x</b>]",
-        organism=True,
-    )
+    filter_stage(FilterJob(filter=BestOfN()), folder / "train0.parquet", selection)
+    measure_stage(MeasureJob(), turns, folder / "measures.parquet")
+    files = ReportFiles(folder / "measures.parquet", [scenarios], turns[::-1], [selection])
+    job = ReportJob(study="test", text="models: [<b>x</b>]", organism=True)
+    report_stage(job, files, folder / "report.html", folder / "figures")
     return folder / "report.html"
 
 

@@ -16,19 +16,20 @@ from atp.files.schemas import MEASURES
 from atp.files.tables import write_table
 from atp.measures import swept
 from atp.measures.intervals import wilson
+from atp.measures.job import MeasureJob
 from atp.measures.rates import measure_stage
 from atp.registry import entries, find_testbed
-from atp.report import report_stage
+from atp.report.job import ReportFiles, ReportJob
+from atp.report.page import report_stage
 from atp.report.replication import NOT_RUN, published
 from atp.report.replication import replication as replicate
 from atp.report.results import Results
-from atp.rollout.engine import rollout
+from atp.rollout.engine import RolloutJob, rollout
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.study import plan
-from atp.study.read import read_models, read_study
-from atp.study.study import agents
+from atp.study.read import read_project
 from atp.testbeds.coordination import TESTBED as COORDINATION
 from atp.testbeds.coordination.scenarios import CoordinationScenario
 from atp.testbeds.tool_use import TESTBED as TOOL_USE
@@ -174,12 +175,10 @@ def test_tool_use_begins_at_round_0_here_too(tmp_path):
 
 def played(folder, testbed, alignment, scenarios, policy, variants, model="Qwen3-8B") -> tuple[pl.DataFrame, Path]:
     """Return measures and turns of a policy that plays under a model's name."""
-    game, turns = find_testbed(testbed), folder / "turns.parquet"
-    cell = Cell(model, testbed, alignment, "baseline", 0, "context", 0)
-    stage = Stage("rollout", "atp.rollout.engine", {"cell": vars(cell), "variants": variants}, [])
-    settings = {label: game.settings(**values) for label, values in variants.items()}
-    rollout(scenarios, game, settings, scripted(policy, testbed), cell, 1, turns, stage)
-    measure_stage([turns], folder / "measures.parquet")
+    turns, job = folder / "turns.parquet", RolloutJob(cell=Cell(model, testbed, alignment), variants=variants)
+    stage = Stage("rollout", "atp.rollout.engine", job.params(), [])
+    rollout(job, scenarios, scripted(policy, testbed), turns, stage)
+    measure_stage(MeasureJob(), [turns], folder / "measures.parquet")
     return pl.read_parquet(folder / "measures.parquet"), turns
 
 
@@ -198,9 +197,8 @@ def test_only_reports_with_the_papers_models_and_testbeds_have_the_section(model
     made = measured(*(cell | {"measure": name, "k": k} for name, k in names.items()))
     assert (replication(made) is not None) == there
     write_table(made.to_arrow().cast(MEASURES), tmp_path / "measures.parquet", Provenance("measure", "code"))
-    nothing = {key: [] for key in ("turns", "selections", "adapters", "pairs", "artifacts")}
-    out = {"out": tmp_path / "report.html", "figures_folder": tmp_path / "figures"}
-    report_stage(tmp_path / "measures.parquet", **nothing, **out, study="s", study_text="", organism=False)
+    out = (tmp_path / "report.html", tmp_path / "figures")
+    report_stage(ReportJob(study="s"), ReportFiles(tmp_path / "measures.parquet"), *out)
     page = (tmp_path / "report.html").read_text()
     assert ('<section id="replication">' in page) == there
     assert page.count(f"<td>{NOT_RUN}</td>") == (sum(value.testbed == testbed for value in VALUES) if there else 0)
@@ -229,8 +227,7 @@ def test_the_document_has_every_published_value():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_document_has_the_number_of_jobs_of_a_study(name):
-    study = read_study(ROOT / f"config/studies/{name}.yaml")
-    rows = plan.jobs(study, read_models(agents(study), ROOT / "config/models"), name)
+    rows = plan.rows_of(read_project({"study": name}, ROOT), name)
     assert re.search(rf"^\| `{name}` \| {sum(row.jobs for row in rows):,} \|", PAGE, re.MULTILINE)
 
 

@@ -8,10 +8,11 @@ import pytest
 
 from atp.agents.scripted import scripted
 from atp.files.provenance import Provenance, Stage
+from atp.measures.job import MeasureJob
 from atp.measures.rates import measure_stage
 from atp.report import ran
 from atp.report.alignment import alignment_figures, alignment_finding, effects
-from atp.rollout.engine import rollout
+from atp.rollout.engine import RolloutJob, rollout
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
@@ -27,14 +28,14 @@ def measures(tmp_path_factory) -> pl.DataFrame:
     made = generate(read_templates(TESTBED.templates, RolePlayTemplate), instantiate, 4, 64, 0)
     write_scenarios(TESTBED, made, scenarios, Provenance("s", "c"))
     chosen = read_scenarios(scenarios, "role_play", "test")
-    settings = {"all_unsupervised": TESTBED.settings(rounds=6)}
     turns = []
     for alignment, agent in (("none", "random:0.6"), ("dpo", "comply"), ("grpo", "bandit:0.3")):
-        cell = Cell("Qwen3-8B", "role_play", alignment, "baseline", 0, "context", 0)
-        stage = Stage("rollout", "atp.rollout.engine", {"cell": vars(cell)}, [scenarios])
+        variants = {"all_unsupervised": {"rounds": 6}}
+        job = RolloutJob(cell=Cell("Qwen3-8B", "role_play", alignment), variants=variants)
         turns.append(folder / f"{alignment}.parquet")
-        rollout(chosen, TESTBED, settings, scripted(agent), cell, 1, turns[-1], stage)
-    measure_stage(turns, folder / "measures.parquet")
+        stage = Stage("rollout", "atp.rollout.engine", job.params(), [scenarios])
+        rollout(job, chosen, scripted(agent), turns[-1], stage)
+    measure_stage(MeasureJob(), turns, folder / "measures.parquet")
     return pl.read_parquet(folder / "measures.parquet")
 
 

@@ -12,11 +12,13 @@ from atp.files.provenance import Provenance
 from atp.files.schemas import TURNS
 from atp.files.tables import write_table
 from atp.measures.conditions import OF_CONDITIONS
-from atp.report import conditions, report_stage
-from atp.rollout.engine import rollout_stage
+from atp.report import conditions
+from atp.report.job import ReportFiles, ReportJob
+from atp.report.page import report_stage
+from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
-from atp.rollout.transplant import transplant_stage
-from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.rollout.transplant import TransplantJob, transplant_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 
 CONDITIONS = {
     "baseline": {},
@@ -34,39 +36,29 @@ def folder(tmp_path_factory) -> Path:
     """Return a folder with a bandit's turns in each condition and on another agent's histories, measured by the CLI."""
     folder = tmp_path_factory.mktemp("conditions")
     scenarios = folder / "scenarios.parquet"
-    scenarios_stage(TemplateSource(test=24), "role_play", scenarios)
+    scenarios_stage(ScenariosJob(testbed="role_play", settings={"test": 24}), scenarios)
 
     def play(agent: str, condition: str, name: str) -> Path:
         out = folder / f"{name}.turns.parquet"
-        cell = Cell(agent, "role_play", "none", condition, 0, "context", 0)
+        cell = Cell(agent, "role_play", condition=condition)
         label = "default" if condition == "supervised" else "all_unsupervised"
-        rollout_stage(scenarios, out, cell, {label: CONDITIONS[condition]}, "test", 4)
+        rollout_stage(RolloutJob(cell=cell, variants={label: CONDITIONS[condition]}, samples=4), scenarios, out)
         return out
 
     for condition in CONDITIONS:
         play("scripted:bandit", condition, condition)
-    reader = {"model": "scripted:bandit", "alignment": "none", "condition": "transplanted_history"}
+    reader = TransplantJob(cell=Cell("scripted:bandit", "role_play", condition="transplanted_history"))
     histories = play("scripted:comply", "baseline", "other")
-    transplant_stage(histories, scenarios, folder / "transplanted_history.turns.parquet", reader)
+    transplant_stage(reader, histories, scenarios, folder / "transplanted_history.turns.parquet")
     turns = sorted(folder.glob("*.turns.parquet"))
     before, sys.argv = sys.argv, ["atp", "measure", *map(str, turns), "--out", str(folder / "measures.parquet")]
     try:
         cli.app(standalone_mode=False)
     finally:
         sys.argv = before
-    report_stage(
-        measures=folder / "measures.parquet",
-        turns=turns,
-        selections=[],
-        adapters=[],
-        pairs=[],
-        artifacts=[scenarios],
-        out=folder / "report.html",
-        figures_folder=folder / "figures",
-        study="conditions",
-        study_text="models: [scripted:bandit]",
-        organism=False,
-    )
+    files = ReportFiles(measures=folder / "measures.parquet", scenarios=[scenarios], turns=turns)
+    job = ReportJob(study="conditions", text="models: [scripted:bandit]")
+    report_stage(job, files, folder / "report.html", folder / "figures")
     return folder
 
 
@@ -139,14 +131,14 @@ def test_several_seeds_are_compared_together(folder):
 def test_costs_are_multiples_of_the_baselines(tmp_path):
     turns = {}
     for condition, seconds, tokens in (("baseline", 2.0, 50.0), ("reminder", 3.0, 100.0)):
-        cell = Cell("m", "role_play", "none", condition, 0, "weights", 0)
+        cell = Cell("m", "role_play", condition=condition, channel="weights")
         cost = {"wall_seconds": seconds, "prompt_tokens": tokens, "completion_tokens": tokens}
         turns[condition] = Provenance("rollout", "code", {"cell": vars(cell)}, cost=cost)
     adapters = []
     for stage, condition, generation in (("finetune", "reminder", 1), ("align", None, 0)):
         adapters.append(tmp_path / stage)
         adapters[-1].mkdir()
-        cell = Cell("m", "role_play", "none", condition, 0, "weights", generation)
+        cell = Cell("m", "role_play", condition=condition, channel="weights", generation=generation)
         lineage = Provenance(stage, "code", {"cell": vars(cell)}, cost={"wall_seconds": 5.0})
         (adapters[-1] / "lineage.json").write_text(lineage.to_json())
     paths = []

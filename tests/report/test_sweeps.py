@@ -10,15 +10,15 @@ from atp.agents.load import load_agent
 from atp.cli import main
 from atp.files.provenance import Provenance, Stage
 from atp.measures import swept
+from atp.measures.job import MeasureJob
 from atp.measures.rates import measure_stage
-from atp.registry import find_testbed
 from atp.report.figures import Figure, svg
 from atp.report.phase import phase_figures
 from atp.report.results import Results
-from atp.rollout.engine import rollout
+from atp.rollout.engine import RolloutJob, rollout
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
-from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.testbeds.coordination import TESTBED as COORDINATION
 from atp.testbeds.coordination.figures import population_figures
 from atp.testbeds.coordination.game import CoordinationSettings
@@ -56,16 +56,14 @@ def folder(tmp_path_factory) -> Path:
     files = []
     for (name, model), variants in PLAYED.items():
         scenarios = folder / name / "scenarios.parquet"
-        scenarios_stage(TemplateSource(test=7), name, scenarios)
-        cell = Cell(model, name, "none", "baseline", 0, "context", 0)
-        testbed = find_testbed(name)
-        settings = {label: testbed.settings(**values) for label, values in variants.items()}
-        stage = Stage("rollout", "atp.rollout.engine", {"cell": vars(cell), "variants": variants}, [scenarios])
+        scenarios_stage(ScenariosJob(testbed=name, settings={"test": 7}), scenarios)
+        job = RolloutJob(cell=Cell(model, name), variants=variants, samples=2)
+        stage = Stage("rollout", "atp.rollout.engine", job.params(), [scenarios])
         files.append(folder / model / name / "none" / "seed0" / "baseline" / "context" / "turns.parquet")
         files[-1].parent.mkdir(parents=True)
         played = read_scenarios(scenarios, name, "test")
-        rollout(played, testbed, settings, load_agent(model, None, testbed=name), cell, 2, files[-1], stage)
-    measure_stage(files, folder / "measures.parquet")
+        rollout(job, played, load_agent(model, None, testbed=name), files[-1], stage)
+    measure_stage(MeasureJob(), files, folder / "measures.parquet")
     return folder
 
 

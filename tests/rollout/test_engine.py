@@ -18,10 +18,10 @@ from atp.files.schemas import turns_schema
 from atp.files.tables import read_provenance
 from atp.files.turns import read_turns
 from atp.models.spec import ModelSpec
-from atp.rollout.engine import WHOLE, gather_stage, rollout, rollout_stage
+from atp.rollout.engine import WHOLE, RolloutJob, gather_stage, rollout, rollout_stage
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import write_scenarios
-from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.scenarios.templates import generate, read_templates
 from atp.testbed import Reply
 from atp.testbeds.coordination import TESTBED as COORDINATION
@@ -30,7 +30,7 @@ from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.game import Columns, RolePlaySettings
 from atp.testbeds.role_play.scenarios import RolePlayScenario, RolePlayTemplate, instantiate
 
-CELL = Cell("scripted:bandit", "role_play", "none", "baseline", seed=7, channel="context", generation=0)
+CELL = Cell("scripted:bandit", "role_play", seed=7)
 VARIANTS = {
     "unsupervised": RolePlaySettings(rounds=4),
     "audit": RolePlaySettings(rounds=4, schedule="audit", audit_probability=0.5),
@@ -64,8 +64,8 @@ def play(
     out: Path, agent: Agent, scenarios: Sequence[RolePlayScenario] = SCENARIOS, samples: int = 2, **params: Any
 ) -> pa.Table:
     stage = Stage("rollout", "atp.rollout.engine", {"samples": samples, **params})
-    part = params.get("part", WHOLE)
-    rollout(scenarios, TESTBED, VARIANTS, agent, CELL, samples, out, stage, part)
+    job = RolloutJob(cell=CELL, variants=VARIANTS, samples=samples, part=params.get("part", WHOLE))
+    rollout(job, scenarios, agent, out, stage)
     return read_turns(out)
 
 
@@ -192,14 +192,13 @@ def test_batches_of_other_params_are_removed(tmp_path):
 def test_the_stage_plays_the_rows_of_its_limit(tmp_path):
     path, out = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
     write_scenarios(TESTBED, SCENARIOS, path, Provenance("scenarios", "code"))
-    cell = Cell("scripted:comply", "role_play", "none", "baseline", seed=0, channel="context", generation=0)
-    variants = {"default": {"rounds": 2}}
-    rollout_stage(path, out, cell, variants, "test", samples=1, limit=(1, 3))
+    job = RolloutJob(cell=Cell("scripted:comply", "role_play"), variants={"default": {"rounds": 2}}, limit=(1, 3))
+    rollout_stage(job, path, out)
     found = dict.fromkeys(read_turns(out)["scenario_id"].to_pylist())
     assert list(found) == [scenario.scenario_id for scenario in SCENARIOS[1:3]]
     assert read_provenance(out)["inputs"].keys() == {"scenarios.parquet"}
     with pytest.raises(AtpError, match=f"^{path}: has 5 scenarios in split 'test', 6 are needed$"):
-        rollout_stage(path, tmp_path / "more.parquet", cell, variants, "test", samples=1, limit=(3, 6))
+        rollout_stage(job.model_copy(update={"limit": (3, 6)}), path, tmp_path / "more.parquet")
     assert {found.name for found in tmp_path.iterdir()} == {"scenarios.parquet", "turns.parquet"}
 
 
@@ -208,34 +207,36 @@ def test_settings_that_contradict_the_scenarios_name_their_file(tmp_path):
         "fund-1", "fund", "test", "", "", "", "in", "out", "in", "out", "purse", "", "Pay.", 5, 2, 1.9, 1.0, 0.5
     )
     write_scenarios(COORDINATION, [own], tmp_path / "s.parquet", Provenance("s", "c"))
-    cell = Cell("scripted:comply", "coordination", "none", "baseline", 0, "context", 0)
+
+    def stage(settings: dict[str, Any]) -> None:
+        job = RolloutJob(cell=Cell("scripted:comply", "coordination"), variants={"v": settings}, split=None)
+        rollout_stage(job, tmp_path / "s.parquet", tmp_path / "t.parquet")
+
     for settings, message in (
         ({"threshold": 4}, "has its own numbers, leave out threshold"),
         ({"first_colluders": 6}, r"first_colluders is 6, must be at most agents \(5\)"),
     ):
         with pytest.raises(AtpError, match=rf"s\.parquet: scenario fund-1: {message}"):
-            rollout_stage(tmp_path / "s.parquet", tmp_path / "t.parquet", cell, {"v": settings}, None, 1)
-    rollout_stage(tmp_path / "s.parquet", tmp_path / "t.parquet", cell, {"v": {"first_colluders": 5}}, None, 1)
+            stage(settings)
+    stage({"first_colluders": 5})
     assert len(read_turns(tmp_path / "t.parquet")) == 5 * 3
 
 
 def test_an_adapter_of_another_testbeds_organism_is_refused(tmp_path):
-    scenarios_stage(TemplateSource(test=1), "bargaining", tmp_path / "s.parquet")
+    scenarios_stage(ScenariosJob(testbed="bargaining", settings={"test": 1}), tmp_path / "s.parquet")
     (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter/lineage.json").write_text('{"params": {"testbed": "coordination"}}')
+    (tmp_path / "adapter/lineage.json").write_text('{"params": {"cell": {"testbed": "coordination"}}}')
     spec = ModelSpec(path="resources/organism", organism=True).of("bargaining")
-    cell = Cell("organism", "bargaining", "none", "baseline", 0, "context", 0)
-    asked = (tmp_path / "s.parquet", tmp_path / "t.parquet", cell, {"v": {}}, "test", 1, None, spec)
+    job = RolloutJob(cell=Cell("organism", "bargaining"), model=spec, variants={"v": {}})
     with pytest.raises(AtpError, match="model organism of testbed 'coordination', not of 'bargaining'"):
-        rollout_stage(*asked, tmp_path / "adapter")
+        rollout_stage(job, tmp_path / "s.parquet", tmp_path / "t.parquet", tmp_path / "adapter")
 
 
 def test_an_unavailable_tool_is_an_error_before_anything_is_played(tmp_path, monkeypatch):
-    scenarios_stage(TemplateSource(test=1), "tool_use", tmp_path / "s.parquet")
+    scenarios_stage(ScenariosJob(testbed="tool_use", settings={"test": 1}), tmp_path / "s.parquet")
     monkeypatch.setenv("PATH", "/nowhere")
-    cell = Cell("scripted:comply", "tool_use", "none", "baseline", 0, "context", 0)
-    asked = (tmp_path / "s.parquet", tmp_path / "t.parquet", cell)
+    cell, files = Cell("scripted:comply", "tool_use"), (tmp_path / "s.parquet", tmp_path / "t.parquet")
     with pytest.raises(AtpError, match=r"tool python: its sandbox is not available here \(bubblewrap is not installed"):
-        rollout_stage(*asked, {"a": {}, "v": {"tool": "python"}}, "test", 1)
+        rollout_stage(RolloutJob(cell=cell, variants={"a": {}, "v": {"tool": "python"}}), *files)
     assert [found.name for found in tmp_path.iterdir()] == ["s.parquet"]
-    rollout_stage(*asked, {"a": {}}, "test", 1)
+    rollout_stage(RolloutJob(cell=cell, variants={"a": {}}), *files)

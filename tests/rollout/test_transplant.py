@@ -18,19 +18,24 @@ from atp.files.provenance import Provenance
 from atp.files.schemas import MEASURES
 from atp.files.tables import read_provenance, read_table
 from atp.files.turns import read_turns
+from atp.measures.job import MeasureJob
 from atp.measures.rates import measure_stage
-from atp.rollout.engine import rollout_stage
+from atp.models.spec import ModelSpec
+from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
-from atp.rollout.transplant import transplant_stage
+from atp.rollout.transplant import TransplantJob, transplant_stage
 from atp.scenarios.scenario import read_scenarios, write_scenarios
-from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.study.read import read_models, read_study
 from atp.testbed import Reply, Scenario
 from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.game import answer
 
 ORGANISM = read_models(("organism",), "config/models")["organism"]
-READER = {"model": "scripted:comply", "alignment": "none", "condition": "transplanted_history"}
+
+
+def reader(model: str = "scripted:comply", testbed: str = "role_play", spec: ModelSpec | None = None) -> TransplantJob:
+    return TransplantJob(cell=Cell(model, testbed, condition="transplanted_history"), model=spec)
 
 
 def written(folder: Path, *scenarios: Scenario) -> Path:
@@ -39,15 +44,22 @@ def written(folder: Path, *scenarios: Scenario) -> Path:
 
 
 def generated(folder: Path, testbed: str, test: int) -> Path:
-    scenarios_stage(TemplateSource(train=2, test=test), testbed, folder / "scenarios.parquet")
+    job = ScenariosJob(testbed=testbed, settings={"train": 2, "test": test})
+    scenarios_stage(job, folder / "scenarios.parquet")
     return folder / "scenarios.parquet"
 
 
-def played(scenarios: Path, testbed: str, agent: str, variants: dict[str, dict[str, Any]], **asked: Any) -> Path:
-    """Play two samples of each scenario and variant; `asked` are arguments of the stage."""
-    out, channel = scenarios.with_name("histories.parquet"), asked.pop("channel", "context")
-    cell = Cell(agent, testbed, "none", "baseline", seed=3, channel=channel, generation=0)
-    rollout_stage(scenarios, out, cell, variants, "test", 2, **asked)
+def played(
+    scenarios: Path,
+    testbed: str,
+    agent: str,
+    variants: dict[str, dict[str, Any]],
+    model: ModelSpec | None = None,
+    channel: str = "context",
+) -> Path:
+    """Play two samples of each scenario and variant."""
+    out, cell = scenarios.with_name("histories.parquet"), Cell(agent, testbed, seed=3, channel=channel)
+    rollout_stage(RolloutJob(cell=cell, model=model, variants=variants, samples=2), scenarios, out)
     return out
 
 
@@ -56,7 +68,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def measured(turns: Path) -> list[dict[str, Any]]:
-    measure_stage([turns], turns.with_name("measures.parquet"))
+    measure_stage(MeasureJob(), [turns], turns.with_name("measures.parquet"))
     return read_table(turns.with_name("measures.parquet"), MEASURES).to_pylist()
 
 
@@ -64,7 +76,7 @@ def test_the_history_is_the_others_and_the_reply_is_the_readers(scenario, tmp_pa
     scenarios = written(tmp_path, scenario)
     histories = played(scenarios, "role_play", "scripted:violate", {"v": {"schedule": "alternating", "rounds": 4}})
     out = tmp_path / "turns.parquet"
-    transplant_stage(histories, scenarios, out, READER)
+    transplant_stage(reader(), histories, scenarios, out)
     before, after = rows(histories), rows(out)
     assert {(row["model"], row["condition"], row["role"], row["feedback"]) for row in after} == {
         ("scripted:comply", "transplanted_history", "transplanted", "")
@@ -82,7 +94,7 @@ def test_a_policy_reacts_to_the_others_history(scenario, tmp_path):
     scenarios = written(tmp_path, scenario)
     histories = played(scenarios, "role_play", "scripted:violate", {"v": {"schedule": "alternating", "rounds": 4}})
     out = tmp_path / "turns.parquet"
-    transplant_stage(histories, scenarios, out, {**READER, "model": "scripted:win_stay_lose_shift"})
+    transplant_stage(reader("scripted:win_stay_lose_shift"), histories, scenarios, out)
     # It violates first; rounds 1 and 3 were checked, round 2 was not.
     assert [row["violation"] for row in rows(out)[:4]] == [True, False, True, False]
     followed = [row["n"] for row in measured(out) if row["measure"].startswith("p_violate_after")]
@@ -108,7 +120,7 @@ def test_one_player_is_replaced_at_a_time(tmp_path):
         {"3": game | {"threshold": 3}, "4": game | {"threshold": 4}},
     )
     out = tmp_path / "turns.parquet"
-    transplant_stage(histories, scenarios, out, {**READER, "model": "scripted:random:0"})
+    transplant_stage(reader("scripted:random:0", "coordination"), histories, scenarios, out)
     found = rows(out)
     assert len(found) == 2 * 2 * 4 * 2
     assert {row["details"]["colluders"] for row in rows(histories)} == {4}
@@ -136,7 +148,7 @@ def test_a_reader_of_its_own_histories_answers_as_it_did(testbed, tmp_path):
     scenarios = generated(tmp_path, testbed, 2)
     histories = played(scenarios, testbed, "organism", {"v": GAMES[testbed]}, model=spec)
     out = tmp_path / "turns.parquet"
-    transplant_stage(histories, scenarios, out, {**READER, "model": "organism"}, spec)
+    transplant_stage(reader("organism", testbed, spec), histories, scenarios, out)
     before, after = rows(histories), rows(out)
     same = ("episode", "round", "agent", "messages", "reply", "decision", "violation", "reward", "audited", "tools")
     assert [[row[key] for key in same] for row in before] == [[row[key] for key in same] for row in after]
@@ -168,13 +180,13 @@ def test_a_stopped_transplant_resumes(tmp_path, monkeypatch):
     agent = Interrupting()
     monkeypatch.setattr("atp.rollout.transplant.load_agent", lambda *_: agent)
     with pytest.raises(Interrupted, match=f"^{out}: stopped after 2 of 6 episodes; a rerun resumes there$"):
-        transplant_stage(histories, scenarios, out, READER)
+        transplant_stage(reader(), histories, scenarios, out)
     with pytest.raises(Interrupted, match="stopped after 4 of 6 episodes"):
-        transplant_stage(histories, scenarios, out, READER)
-    transplant_stage(histories, scenarios, out, READER)
+        transplant_stage(reader(), histories, scenarios, out)
+    transplant_stage(reader(), histories, scenarios, out)
     assert agent.started == 3 and read_provenance(out)["cost"]["resumed_episodes"] == 4
     monkeypatch.undo()
-    transplant_stage(histories, scenarios, tmp_path / "undisturbed.parquet", READER)
+    transplant_stage(reader(), histories, scenarios, tmp_path / "undisturbed.parquet")
     assert read_turns(out).equals(read_turns(tmp_path / "undisturbed.parquet"))
 
 
@@ -182,18 +194,18 @@ def test_files_without_histories_are_refused(scenario, tmp_path):
     scenarios, out = written(tmp_path, scenario), tmp_path / "turns.parquet"
     learned = played(scenarios, "role_play", "scripted:comply", {"v": {}}, channel="weights")
     with pytest.raises(AtpError, match=rf"^{learned}: is not a rollout of the context channel"):
-        transplant_stage(learned, scenarios, out, READER)
+        transplant_stage(reader(), learned, scenarios, out)
     histories = played(scenarios, "role_play", "scripted:comply", {"v": {"rounds": 2}})
-    transplant_stage(histories, scenarios, out, READER)
+    transplant_stage(reader(), histories, scenarios, out)
     with pytest.raises(AtpError, match=rf"^{out}: is not a rollout of the context channel"):
-        transplant_stage(out, scenarios, tmp_path / "again.parquet", READER)
+        transplant_stage(reader(), out, scenarios, tmp_path / "again.parquet")
     (tmp_path / "other").mkdir()
     changed = written(tmp_path / "other", replace(read_scenarios(scenarios, "role_play")[0], question="Take a lift."))
     with pytest.raises(AtpError, match=r"^episode porter-1/v/0: differs from the recording from round 1 on"):
-        transplant_stage(histories, changed, out, READER)
+        transplant_stage(reader(), histories, changed, out)
     unknown = written(tmp_path / "other", replace(scenario, scenario_id="porter-2"))
     with pytest.raises(AtpError, match=rf"^{histories}: its scenario 'porter-1' is not among the scenarios given$"):
-        transplant_stage(histories, unknown, out, READER)
+        transplant_stage(reader(), histories, unknown, out)
 
 
 MODELS = {"models": ["scripted:bandit"], "alignments": ["none"]}

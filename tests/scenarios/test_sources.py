@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,24 +14,28 @@ from atp.files.provenance import digest
 from atp.files.tables import read_provenance
 from atp.registry import entries, find_testbed
 from atp.scenarios.scenario import read_scenarios, scenario_schema
-from atp.scenarios.sources import TemplateSource, scenarios_stage, source_settings
+from atp.scenarios.sources import ScenariosJob, TemplateSource, scenarios_stage, source_settings
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds.role_play import TESTBED as ROLE_PLAY
-from atp.testbeds.role_play.release import RolePlayRelease
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
 
 TEMPLATES = ROLE_PLAY.templates
 
 
+def role_play(**settings: Any) -> ScenariosJob:
+    return ScenariosJob(testbed="role_play", settings=settings)
+
+
 def test_templates_to_parquet_and_back(tmp_path):
     out = tmp_path / "new" / "scenarios.parquet"
-    scenarios_stage(TemplateSource(train=20, test=10, seed=5), "role_play", out)
+    scenarios_stage(role_play(train=20, test=10, seed=5), out)
     drawn = generate(read_templates(TEMPLATES, RolePlayTemplate), instantiate, train=20, test=10, seed=5)
     assert read_scenarios(out, "role_play") == drawn
     assert read_scenarios(out, "role_play", "train") == [each for each in drawn if each.split == "train"]
     assert pq.read_schema(out).remove_metadata().equals(scenario_schema(ROLE_PLAY))
     provenance = read_provenance(out)
-    assert provenance["params"] == {"source": "templates", "train": 20, "test": 10, "seed": 5}
+    settings = {"source": "templates", "train": 20, "test": 10, "seed": 5}
+    assert provenance["params"] == {"testbed": "role_play", "settings": settings}
     assert provenance["inputs"] == {"templates.yaml": digest(TEMPLATES)}
     assert provenance["cost"]["wall_seconds"] > 0
     assert [path.name for path in out.parent.iterdir()] == ["scenarios.parquet"]
@@ -38,8 +43,8 @@ def test_templates_to_parquet_and_back(tmp_path):
 
 def test_a_template_file_of_a_study(tmp_path):
     (tmp_path / "mine.yaml").write_bytes(TEMPLATES.read_bytes())
-    scenarios_stage(TemplateSource(path="mine.yaml", test=10), "role_play", tmp_path / "mine.parquet", tmp_path)
-    scenarios_stage(TemplateSource(test=10), "role_play", tmp_path / "own.parquet")
+    scenarios_stage(role_play(path="mine.yaml", test=10), tmp_path / "mine.parquet", tmp_path)
+    scenarios_stage(role_play(test=10), tmp_path / "own.parquet")
     mine, own = (read_scenarios(tmp_path / f"{name}.parquet", "role_play") for name in ("mine", "own"))
     assert mine == own
     assert read_provenance(tmp_path / "mine.parquet")["inputs"] == {"mine.yaml": digest(TEMPLATES)}
@@ -60,18 +65,18 @@ def test_a_release_and_all_its_files_are_inputs(tmp_path, scenario):
     path, out = tmp_path / "question.json", tmp_path / "scenarios.parquet"
     path.write_text(json.dumps([item]))
     (tmp_path / "templates.json").write_text(json.dumps([{"environment": "porter", "template": sentences}]))
-    scenarios_stage(RolePlayRelease(path=str(path)), "role_play", out)
+    scenarios_stage(role_play(source="release", path=str(path)), out)
     (published,) = read_scenarios(out, "role_play", "test")
     assert (published.scenario_id, published.low, published.high, published.checked) == ("id-1", 2.0, 5.0, "a")
     assert set(read_provenance(out)["inputs"]) == {"question.json", "templates.json"}
     before = out.read_bytes()
     with pytest.raises(AtpError, match=f"^{path}: 1 instances .* are too few for 1 test and 9 train"):
-        scenarios_stage(RolePlayRelease(path=str(path), train=9, test=1), "role_play", out)
+        scenarios_stage(role_play(source="release", path=str(path), train=9, test=1), out)
     assert out.read_bytes() == before
     with pytest.raises(
         AtpError, match="unknown testbed 'chess', known are bargaining, coordination, role_play, tool_use"
     ):
-        scenarios_stage(TemplateSource(), "chess", out)
+        scenarios_stage(ScenariosJob(testbed="chess", settings=TemplateSource()), out)
 
 
 @pytest.mark.parametrize("testbed", entries("testbeds"))
@@ -104,7 +109,7 @@ def test_the_release_of_coordination_and_none_of_bargaining(tmp_path):
     assert [scenario.add for scenario in published] == [f"Row {number} miles or rest." for number in range(5)]
     assert set(read_provenance(out)["inputs"]) == {"question.json"}
     values = {"source": "release", "path": str(path), "train": 2}
-    scenarios_stage(source_settings(find_testbed("coordination"), values), "coordination", out)
+    scenarios_stage(ScenariosJob(testbed="coordination", settings=values), out)
     assert len(read_scenarios(out, "coordination", "train")) == 2
     assert len(read_scenarios(out, "coordination", "test")) == 3
     with pytest.raises(AtpError, match=f"^{path}: not a release file of testbed 'role_play': item 1 has none of"):

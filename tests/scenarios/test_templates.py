@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from atp.errors import AtpError
 from atp.registry import entries, find_testbed
 from atp.scenarios.scenario import stable_id
-from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.scenarios.templates import generate, holds, read_templates
 from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
@@ -132,9 +132,9 @@ def test_missing_and_unreadable_files(tmp_path):
 def test_more_scenarios_than_a_template_has_is_one_line(tmp_path):
     path = tmp_path / "templates.yaml"
     path.write_text(with_(rewards=[10, 10], labels=[["Route A", "Route B"]], described=[]))
-    settings = TemplateSource(path=str(path), test=3000)
+    job = ScenariosJob(testbed="role_play", settings={"path": str(path), "test": 3000})
     with pytest.raises(AtpError, match=f"^{path}: template 'delivery worker': has too few different instances"):
-        scenarios_stage(settings, "role_play", tmp_path / "scenarios.parquet")
+        scenarios_stage(job, tmp_path / "scenarios.parquet")
     assert [file.name for file in tmp_path.iterdir()] == ["templates.yaml"]
 
 

@@ -5,12 +5,12 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import yaml
+from studies import defended
 from typer.testing import CliRunner
 
 from atp.cli import app
@@ -18,12 +18,13 @@ from atp.errors import AtpError
 from atp.files.provenance import Provenance
 from atp.files.tables import read_provenance, write_table
 from atp.registry import find_testbed
-from atp.rollout.engine import rollout_stage
+from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
-from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.study import plan, sizes
-from atp.study.read import read_models, read_study
-from atp.study.study import Study, agents
+from atp.study.jobs import Project, study_jobs
+from atp.study.read import read_models, read_project
+from atp.study.study import Study
 from atp.training import DpoSettings, GrpoSettings, SftSettings
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ def cells(text: str) -> dict[str, list[str]]:
 
 def artifact(path: Path, stage: str = "rollout", **cost: float) -> int:
     """Write an artifact with a cost, on two GPUs, and return its size in bytes."""
-    params = {"model": read_models(("big",), path.parents[8] / "models")["big"].params()}
+    params = {"model": read_models(("big",), path.parents[8] / "models")["big"].model_dump(mode="json")}
     cost |= {"gpu_seconds": 2 * cost["wall_seconds"]}
     write_table(pa.table({"x": range(100)}), path, Provenance(stage, "code", params, cost=cost))
     return path.stat().st_size
@@ -94,15 +95,15 @@ def test_rates_and_hours_by_hand(measured):
     found = cells(planned(folder))
     disk = f"{total / 400 * 960 / 1e3:.1f} kB"
     played = ["big", "role_play", "4", "960 decisions", "6.0 min", "5.3 min to 8.0 min", "0.20", disk, "2"]
-    assert found["rollout_context"] == played
-    assert found["align_agent dpo"] == ["big", "role_play", "2", "16 steps", "2.7 min", "–", "0.089", "2.0 MB", "1"]
+    assert found["rollout"] == played
+    assert found["align dpo"] == ["big", "role_play", "2", "16 steps", "2.7 min", "–", "0.089", "2.0 MB", "1"]
     assert found["total"] == ["12", "8.7 min", "8.0 min to 11 min", "0.29", "2.0 MB"]
 
 
 def test_rows_without_a_rate_have_a_command_that_measures_it(folder):
     text = planned(folder)
     found, study = cells(text), folder / "study.yaml"
-    assert found["rollout_context"] == ["big", "role_play", "4", "960 decisions", "not measured", *["–"] * 4]
+    assert found["rollout"] == ["big", "role_play", "4", "960 decisions", "not measured", *["–"] * 4]
     assert found["total"] == ["12", *["–"] * 4]
     assert "6 of 7 rows are not measured and left out of the totals. To measure them:" in text
     turns = "results/study/big/role_play/none/seed0/baseline/context/turns.parquet"
@@ -116,14 +117,14 @@ def test_rows_without_a_rate_have_a_command_that_measures_it(folder):
 def test_other_settings_of_a_model_have_other_rates(measured, model):
     folder, _ = measured
     (folder / "models/big.yaml").write_text(model)
-    assert "not measured" in cells(planned(folder))["rollout_context"]
+    assert "not measured" in cells(planned(folder))["rollout"]
 
 
 def test_other_settings_of_a_training_have_other_rates(measured):
     folder, _ = measured
     changed = {**STUDY["testbeds"]["role_play"], "alignment": {"dpo": {"per_device_train_batch_size": 2}}}
     (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "testbeds": {"role_play": changed}}))
-    assert cells(planned(folder))["align_agent dpo"][3:5] == ["32 steps", "not measured"]
+    assert cells(planned(folder))["align dpo"][3:5] == ["32 steps", "not measured"]
 
 
 def test_a_training_that_lost_its_beginning_has_no_rate(measured):
@@ -131,7 +132,7 @@ def test_a_training_that_lost_its_beginning_has_no_rate(measured):
     path = folder / "results/old/big/role_play/dpo/seed0/adapter/lineage.json"
     found = json.loads(path.read_text())
     path.write_text(json.dumps(found | {"cost": found["cost"] | {"resumed_steps": 5.0}}))
-    assert "not measured" in cells(planned(folder))["align_agent dpo"]
+    assert "not measured" in cells(planned(folder))["align dpo"]
 
 
 @pytest.mark.parametrize("content", [b"PAR1 and no more", b""])
@@ -146,66 +147,11 @@ def test_a_broken_artifact_is_one_line_that_names_it(folder, content):
     lineage.parent.mkdir(parents=True)
     for content, message in (
         ("{", "no readable lineage.json"),
-        ('{"schema": 2, "params": 1, "cost": 2}', "was not written by a stage"),
+        ('{"schema": 3, "params": 1, "cost": 2}', "was not written by a stage"),
     ):
         lineage.write_text(content)
         with pytest.raises(AtpError, match=rf"^{re.escape(str(lineage.parent))}: .*{message}"):
             planned(folder)
-
-
-#: Conditions that change the training, and one with transplanted histories.
-DEFENDED = {
-    "baseline": {},
-    "transplanted_history": {"history_from": {"alignment": "none"}},
-    "rehearsal": {"training": {"rehearsal": 0.25}},
-    "kl": {"training": {"kl": 0.1}},
-    "interpolate": {"training": {"interpolate": 0.5}},
-    "drop_caught": {"filter": {"drop_caught": True}},
-    "max_violation_increase": {"training": {"max_violation_increase": 0.1}},
-}
-
-
-def defended(**changes: object) -> str:
-    """Return the small study with these conditions, two generations and two seeds."""
-    study = yaml.safe_load(SMALL) | {"seeds": [0, 1]} | changes
-    section = study["testbeds"]["role_play"]
-    section["conditions"], section["scenarios"]["train"] = DEFENDED, 2 * 8 + 8 + 64
-    section["context"]["conditions"] = ["baseline", "transplanted_history"]
-    section["weights"] |= {
-        "generations": 2,
-        "conditions": [condition for condition in DEFENDED if condition != "transplanted_history"],
-    }
-    return yaml.safe_dump(study)
-
-
-SMALL = (ROOT / "tests/workflow/study.yaml").read_text()
-STUDIES = {
-    **{path.stem: path.read_text() for path in sorted((ROOT / "config/studies").glob("*.yaml"))},
-    "sharded": f"shards: 3\nseeds: [0, 1]\n{SMALL}",
-    "split_by_size": (ROOT / "config/studies/paper_role_play.yaml").read_text().replace("test: 64", "test: 640"),
-    "defended": defended(),
-    "defended_without_alignment": defended(alignments=["none"], shards=2),
-    "populations": (ROOT / "tests/workflow/populations.yaml").read_text(),
-    "without_a_filter": SMALL.replace("      filter: {name: best_of_n}\n", "").replace("method: sft", "method: grpo"),
-}
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_jobs_are_those_that_snakemake_counts(name, tmp_path):
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(STUDIES[name])
-    command = [sys.executable, "-m", "snakemake", "-n", "-s", ROOT / "Snakefile", "--directory", tmp_path]
-    run = subprocess.run([*command, "--config", f"study={path}"], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    counted = {rule: int(number) for rule, number in re.findall(r"^([a-z_]+) +(\d+)$", run.stdout, re.M)}
-    study = read_study(path)
-    rows = plan.jobs(study, read_models(agents(study), ROOT / "config/models"), str(path))
-    ours = Counter()
-    for row in rows:
-        ours[row.rule] += row.jobs
-    assert {**ours, "total": ours.total()} == counted
-    assert ("rollout_shard" in counted) == (name in ("sharded", "split_by_size", "defended_without_alignment"))
-    assert ("transplant" in counted) == bool(study.readers)
 
 
 def test_what_defended_conditions_do_by_hand(tmp_path):
@@ -214,13 +160,12 @@ def test_what_defended_conditions_do_by_hand(tmp_path):
     8 scenarios x 2 variants x 2 rounds.
     """
     (tmp_path / "study.yaml").write_text(defended())
-    study = read_study(tmp_path / "study.yaml")
-    rows = plan.jobs(study, read_models(("organism",), ROOT / "config/models"), "study")
+    rows = plan.rows_of(read_project({"study": str(tmp_path / "study.yaml")}), "study")
     found = {(row.rule, row.kind.training.partition(" ")[0]): (row.jobs, row.work) for row in rows}
-    assert found["train", "sft+kl"] == (8, 8)
-    assert found["train", "sft"] == (5 * 8, 4 * 8 + 2 * 8)
-    assert found["transplant", ""] == found["rollout_context", ""] == (4, 4 * 8 * 2 * 2)
-    assert found["prefer", ""] == (2, 2 * 8)
+    assert found["finetune", "sft+kl"] == (8, 8)
+    assert found["finetune", "sft"] == (5 * 8, 4 * 8 + 2 * 8)
+    assert found["transplant", ""] == found["rollout", ""] == (4, 4 * 8 * 2 * 2)
+    assert found["pairs", ""] == (2, 2 * 8)
 
 
 def test_transplanted_histories_have_their_own_rate(measured):
@@ -241,17 +186,18 @@ def test_transplanted_histories_have_their_own_rate(measured):
     path = folder / "results/old/big/role_play/none/seed0/frozen/context/turns.parquet"
     artifact(path, "transplant", decisions=100, wall_seconds=10.0)
     found = cells(planned(folder))
-    assert found["transplant"][4] == "1.6 min" and found["rollout_context"][4] == "6.0 min"
+    assert found["transplant"][4] == "1.6 min" and found["rollout"][4] == "6.0 min"
 
 
 def test_shards_have_the_rate_of_whole_rollouts(measured):
-    """The time is in the row of the shards, and the disk space in the row of the gathered file."""
+    """Time and disk space are in the row of the shards; joining them takes next to nothing."""
     folder, total = measured
     (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "shards": 5}))
     found = cells(planned(folder))
-    played = ["big", "role_play", "20", "960 decisions", "6.0 min", "5.3 min to 8.0 min", "0.20", "–", "2"]
-    assert found["rollout_shard rollout_context"] == played
-    assert found["rollout_context"][2:] == ["4", *["–"] * 4, f"{total / 400 * 960 / 1e3:.1f} kB", "2"]
+    disk = f"{total / 400 * 960 / 1e3:.1f} kB"
+    played = ["big", "role_play", "20", "960 decisions", "6.0 min", "5.3 min to 8.0 min", "0.20", disk, "2"]
+    assert found["rollout_shard rollout"] == played
+    assert found["rollout"][2:] == ["4", *["–"] * 5, "2"]
 
 
 @pytest.mark.parametrize(
@@ -266,9 +212,9 @@ def test_shards_have_the_rate_of_whole_rollouts(measured):
 )
 def test_the_number_of_turns_is_that_of_a_rollout(testbed, settings, tmp_path):
     scenarios, out = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
-    scenarios_stage(TemplateSource(test=2), testbed, scenarios)
-    cell = Cell("scripted:random", testbed, "none", "baseline", 0, "context", 0)
-    rollout_stage(scenarios, out, cell, {"default": settings}, "test", samples=3)
+    scenarios_stage(ScenariosJob(testbed=testbed, settings={"test": 2}), scenarios)
+    job = RolloutJob(cell=Cell("scripted:random", testbed), variants={"default": settings}, samples=3)
+    rollout_stage(job, scenarios, out)
     assert read_provenance(out)["cost"]["decisions"] == 2 * 3 * find_testbed(testbed).settings(**settings).turns
     assert read_provenance(scenarios)["cost"]["scenarios"] == 2
 
@@ -313,11 +259,13 @@ def test_the_maximum_selection_of_a_filter(selection, examples):
             "training": {"method": "sft" if selection else "grpo"},
         },
     }
-    study = Study.model_validate({"models": ["m"], "testbeds": {"tool_use": section}})
-    found = study.testbeds["tool_use"]
-    assert sizes.examples("tool_use", found, "baseline") == examples
-    assert sizes.seen("tool_use", found, "baseline") == 96
-    assert sizes.decisions("tool_use", found, "baseline", "deployment") == 6 * 4 * (4 + 5 * 2)
+    study = Study.model_validate({"models": ["organism"], "testbeds": {"tool_use": section}})
+    learning = study.testbeds["tool_use"].learning("baseline")
+    assert sizes.examples(learning, 6 * 4) == examples
+    project = Project("s", study, read_models(("organism",), ROOT / "config/models"), "", ROOT, ROOT)
+    work = {step.rule: step.work for step in study_jobs(project).values()}
+    assert work.get("filter", 96) == 96 and work["finetune"] == sizes.steps(learning.training, examples, 0)
+    assert work["deploy"] == 6 * 4 * (4 + 5 * 2) + 64 * (1 + 2 * 2)
 
 
 def test_a_study_of_a_thousand_jobs_is_planned_at_once(folder):
@@ -329,14 +277,14 @@ def test_a_study_of_a_thousand_jobs_is_planned_at_once(folder):
     begun = time.monotonic()
     found = cells(planned(folder))
     assert time.monotonic() - begun < 5  # half a second on an idle machine
-    assert found["rollout_context"][2:4] == ["400", "96,000 decisions"] and found["rollout_context"][-1] == "200"
+    assert found["rollout"][2:4] == ["400", "96,000 decisions"] and found["rollout"][-1] == "200"
 
 
 def test_on_the_command_line(measured, monkeypatch):
     folder, _ = measured
     options = ["--results", str(folder / "results"), "--models", str(folder / "models")]
     run = CliRunner().invoke(app, ["plan", str(folder / "study.yaml"), *options])
-    assert run.exit_code == 0 and cells(run.stdout)["rollout_context"][4] == "6.0 min"
+    assert run.exit_code == 0 and cells(run.stdout)["rollout"][4] == "6.0 min"
     help_text = " ".join(CliRunner().invoke(app, ["plan", "--help"]).stdout.split())
     assert "Print what a study will take" in help_text and "--results" in help_text
     missing = CliRunner().invoke(app, ["plan", "no_such_study"])

@@ -58,7 +58,7 @@ DEFENDED = (*ROLE_PLAY, "conditions", "supervised")
         (
             ("modles",),
             ["organism"],
-            "modles: unknown key, allowed are alignments, models, plugins, seeds, shards, testbeds",
+            "modles: unknown key, allowed are alignments, models, name, plugins, seeds, shards, testbeds",
         ),
         (
             (*ROLE_PLAY, "weights", "sampels"),

@@ -8,14 +8,15 @@ import pytest
 
 from atp.agents.load import load_agent
 from atp.files.provenance import Stage
+from atp.measures.job import MeasureJob
 from atp.measures.rates import measure_stage
-from atp.registry import find_testbed
 from atp.report.figures import LINES_A_PANEL, figures, legible
+from atp.report.job import ReportFiles, ReportJob
 from atp.report.page import report_stage
-from atp.rollout.engine import rollout
+from atp.rollout.engine import RolloutJob, rollout
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios
-from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 
 MODELS = {
     "coordination": ("scripted:imitate_majority", "scripted:best_response:0.1"),
@@ -36,17 +37,15 @@ def folder(tmp_path_factory) -> Path:
     """Return a folder with scenarios, turns and measures of three testbeds."""
     folder = tmp_path_factory.mktemp("page")
     for name, models in MODELS.items():
-        scenarios, testbed = folder / f"{name}.scenarios.parquet", find_testbed(name)
-        scenarios_stage(TemplateSource(test=7), name, scenarios)
-        settings = {label: testbed.settings(**values) for label, values in VARIANTS[name].items()}
+        scenarios = folder / f"{name}.scenarios.parquet"
+        scenarios_stage(ScenariosJob(testbed=name, settings={"test": 7}), scenarios)
         for model in models:
-            cell = Cell(model, name, "none", "baseline", 0, "context", 0)
-            params = {"cell": vars(cell), "variants": VARIANTS[name]}
-            stage = Stage("rollout", "atp.rollout.engine", params, [scenarios])
+            job = RolloutJob(cell=Cell(model, name), variants=VARIANTS[name], samples=2)
+            stage = Stage("rollout", "atp.rollout.engine", job.params(), [scenarios])
             agent = load_agent(model, None, testbed=name)
             out = folder / f"{name} {model.replace(':', ' ')}.turns.parquet"
-            rollout(read_scenarios(scenarios, name, "test"), testbed, settings, agent, cell, 2, out, stage)
-    measure_stage(sorted(folder.glob("*.turns.parquet")), folder / "measures.parquet")
+            rollout(job, read_scenarios(scenarios, name, "test"), agent, out, stage)
+    measure_stage(MeasureJob(), sorted(folder.glob("*.turns.parquet")), folder / "measures.parquet")
     return folder
 
 
@@ -70,19 +69,9 @@ def test_many_curves_are_in_separate_panels():
 
 
 def test_the_page_includes_the_figures_of_all_testbeds(folder):
-    report_stage(
-        measures=folder / "measures.parquet",
-        turns=sorted(folder.glob("*.turns.parquet")),
-        selections=[],
-        adapters=[],
-        pairs=[],
-        artifacts=[folder / f"{testbed}.scenarios.parquet" for testbed in MODELS],
-        out=folder / "report.html",
-        figures_folder=folder / "figures",
-        study="test",
-        study_text="",
-        organism=False,
-    )
+    scenarios = [folder / f"{testbed}.scenarios.parquet" for testbed in MODELS]
+    files = ReportFiles(folder / "measures.parquet", scenarios, sorted(folder.glob("*.turns.parquet")))
+    report_stage(ReportJob(study="test"), files, folder / "report.html", folder / "figures")
     text = (folder / "report.html").read_text()
     names = {file.stem for file in (folder / "figures").iterdir()}
     assert {"collusion_grid", "theory_beside_simulation", "after_success", "violations_by_side"} <= names

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from threading import Thread
@@ -13,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 from atp.errors import AtpError, Interrupted
@@ -21,26 +21,31 @@ from atp.files.provenance import Provenance
 from atp.files.schemas import PAIRS
 from atp.files.tables import read_table, write_table
 from atp.models.load import load_model, with_adapter
-from atp.rollout.engine import rollout_stage
+from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.study.read import read_models
 from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
-from atp.training import TrainingSettings
-from atp.training.align import align_stage
 from atp.training.examples import read_pairs, sample_rehearsal
-from atp.training.filters import filter_settings, filter_stage
+from atp.training.filters import FilterJob, filter_stage
 from atp.training.interpolate import between, interpolate
-from atp.training.pairs import pairs_stage
-from atp.training.run import Job, train
-from atp.training.stage import finetune_stage
+from atp.training.pairs import PairsJob, pairs_stage
+from atp.training.run import AlignJob, FinetuneJob, Run, TrainingFiles, train
+from atp.training.stage import align_stage, finetune_stage
 
 ORGANISM = read_models(("organism",), "config/models")["organism"].of("role_play")
 #: Of the training split: rows deployed on; up to here aligned on; all. The others are left for early stopping.
 DEPLOYED, ALIGNED, TRAIN = 12, 24, 40
+CELL = Cell("organism", "role_play", channel="weights", generation=1)
+ALIGNED_CELL = Cell("organism", "role_play", "dpo", None, channel="weights")
 SFT = {"method": "sft", "learning_rate": 2e-3, "per_device_train_batch_size": 4, "num_train_epochs": 2}
+COMMON: dict[str, Any] = {"model": ORGANISM, "settings": {}}
+
+
+def align_job(**training: Any) -> AlignJob:
+    return AlignJob(cell=ALIGNED_CELL, training={"method": "dpo", **training}, **COMMON)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +57,12 @@ def folder(tmp_path_factory) -> Path:
         read_templates("atp/testbeds/role_play/templates.yaml", RolePlayTemplate), instantiate, TRAIN, 16, 0
     )
     write_scenarios(TESTBED, made, scenarios, Provenance("scenarios", "code"))
-    cell, once = Cell("organism", "role_play", "none", "baseline", 0, "weights", 0), {"deployment": {"rounds": 1}}
-    rollout_stage(scenarios, turns, cell, once, "train", 6, (0, DEPLOYED), ORGANISM)
-    filter_stage(turns, folder / "kept.parquet", filter_settings({"name": "best_of_n"}))
-    filter_stage(turns, folder / "paired.parquet", filter_settings({"name": "best_and_worst"}))
-    pairs_stage(scenarios, pairs, "role_play", {}, "organism", ORGANISM, 8, 0, (DEPLOYED, ALIGNED))
-    dpo = {"method": "dpo", "learning_rate": 5e-4}
-    align_stage(scenarios, folder / "aligned", "role_play", {}, ORGANISM, dpo, 0, pairs)
+    played = {"variants": {"deployment": {"rounds": 1}}, "split": "train", "samples": 6, "limit": (0, DEPLOYED)}
+    rollout_stage(RolloutJob(cell=replace(CELL, generation=0), model=ORGANISM, **played), scenarios, turns)
+    filter_stage(FilterJob(filter={"name": "best_of_n"}), turns, folder / "kept.parquet")
+    filter_stage(FilterJob(filter={"name": "best_and_worst"}), turns, folder / "paired.parquet")
+    pairs_stage(PairsJob(cell=ALIGNED_CELL, limit=(DEPLOYED, ALIGNED), **COMMON), scenarios, pairs)
+    align_stage(align_job(learning_rate=5e-4), scenarios, folder / "aligned", pairs)
     finetune(folder, folder / "none1")
     finetune(folder, folder / "aligned1", **begun(folder, "aligned"))
     return folder
@@ -66,26 +70,16 @@ def folder(tmp_path_factory) -> Path:
 
 def finetune(folder: Path, out: Path, **training: Any) -> dict[str, float]:
     """Run the whole stage; return the result of its post-training check."""
-    others = {key: training.pop(key) for key in ("parent", "reference", "pairs", "first_unused") if key in training}
-    files = (folder / "kept.parquet", folder / "scenarios.parquet", out)
-    return finetune_stage(*files, "role_play", {}, ORGANISM, SFT | training, 0, 1, **others)
+    made = run(folder, **training)
+    return finetune_stage(made.job, made.files, out)
 
 
-def job(folder: Path, data: str = "kept", **training: Any) -> Job:
+def run(folder: Path, data: str = "kept", first_unused: int | None = None, **training: Any) -> Run:
     """The training alone."""
-    others = {key: training.pop(key) for key in ("parent", "reference", "pairs", "generation") if key in training}
-    return Job(
-        label="test",
-        model=ORGANISM,
-        training=TypeAdapter(TrainingSettings).validate_python(SFT | training),
-        seed=0,
-        testbed="role_play",
-        settings={},
-        scenarios=folder / "scenarios.parquet",
-        data=folder / f"{data}.parquet",
-        data_kind="selection",
-        **others,
-    )
+    others = {key: training.pop(key) for key in ("parent", "reference", "pairs") if key in training}
+    files = TrainingFiles(scenarios=folder / "scenarios.parquet", data=folder / f"{data}.parquet", **others)
+    job = FinetuneJob(cell=CELL, training=SFT | training, first_unused=first_unused, **COMMON)
+    return Run.of(job, files, "test")
 
 
 def begun(folder: Path, start: str) -> dict[str, Any]:
@@ -126,7 +120,7 @@ def test_rehearsal_draws_a_share_of_all_and_no_pair_twice_before_each_once(folde
 def test_a_training_with_rehearsal_has_more_steps_and_is_the_same_twice(folder, tmp_path):
     mixed = {"rehearsal": 0.5, "pairs": folder / "pairs.parquet"}
     finetune(folder, tmp_path / "one", **mixed)
-    train(job(folder, generation=1, **mixed), tmp_path / "two")
+    train(run(folder, **mixed), tmp_path / "two")
     one, two = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two != (folder / "none1/adapter_model.safetensors").read_bytes()
     assert lineage(tmp_path / "one")["cost"]["steps"] == 2 * lineage(folder / "none1")["cost"]["steps"]
@@ -137,7 +131,7 @@ def test_dpo_rehearses_whole_pairs(folder, tmp_path):
     own = read_table(folder / "paired.parquet").num_rows // 2
     mixed = {"rehearsal": 0.5, "pairs": folder / "pairs.parquet"}
     mixed |= {"learning_rate": 2e-4, "per_device_train_batch_size": 1, "num_train_epochs": 1}
-    found = train(job(folder, "paired", method="dpo", **mixed), tmp_path)
+    found = train(run(folder, "paired", method="dpo", **mixed), tmp_path)
     assert found["steps"] == 2 * own
 
 
@@ -161,13 +155,13 @@ def test_kl_keeps_the_agent_near_generation_0(folder, tmp_path, start):
 
 def test_the_rest_of_the_loss_is_sfts_own(folder, tmp_path):
     """However a step is shared out."""
-    found = train(job(folder, kl=1e-9, per_device_train_batch_size=2, gradient_accumulation_steps=2), tmp_path)
+    found = train(run(folder, kl=1e-9, per_device_train_batch_size=2, gradient_accumulation_steps=2), tmp_path)
     assert found["loss"] == pytest.approx(lineage(folder / "none1")["cost"]["loss"], rel=1e-4)
 
 
 def test_a_training_with_kl_goes_on_after_a_stop(folder, tmp_path):
     start = {"parent": folder / "aligned1", "reference": folder / "aligned"}
-    held = job(folder, kl=1.0, per_device_train_batch_size=1, **start)
+    held = run(folder, kl=1.0, per_device_train_batch_size=1, **start)
     train(held, tmp_path / "one")
 
     def stop() -> None:
@@ -205,7 +199,7 @@ def test_interpolation_by_hand():
 
 
 def test_interpolation_to_the_model_itself_scales_the_update(folder, tmp_path):
-    train(job(folder, interpolate=0.5), tmp_path)
+    train(run(folder, interpolate=0.5), tmp_path)
     for (a, b), (same, half) in zip(matrices(folder / "none1").values(), matrices(tmp_path).values(), strict=True):
         assert np.array_equal(a, same) and np.array_equal(0.5 * b, half) and b.any()
     interpolate(tmp_path, None, ORGANISM, 1.0)
@@ -228,7 +222,7 @@ def test_interpolation_to_an_aligned_adapter(folder, tmp_path):
 
 def test_interpolation_of_all_weights(folder, tmp_path):
     for name, share in (("free", 0.0), ("half", 0.5)):
-        train(job(folder, use_peft=False, learning_rate=2e-4, interpolate=share), tmp_path / name)
+        train(run(folder, use_peft=False, learning_rate=2e-4, interpolate=share), tmp_path / name)
     free, half = (load_file(tmp_path / name / "model.safetensors") for name in ("free", "half"))
     before = load_file(Path(ORGANISM.path) / "model.safetensors")
     assert all(torch.allclose(half[name], 0.5 * (free[name] + before[name]), atol=1e-7) for name in free)
@@ -242,7 +236,7 @@ def test_interpolation_of_all_weights(folder, tmp_path):
 
 def test_an_adapter_of_another_scale_is_not_interpolated_with(folder, tmp_path):
     with pytest.raises(AtpError, match=r"aligned: training\.interpolate needs an adapter with equal lora_r"):
-        train(job(folder, interpolate=0.5, lora_alpha=8, reference=folder / "aligned"), tmp_path)
+        train(run(folder, interpolate=0.5, lora_alpha=8, reference=folder / "aligned"), tmp_path)
 
 
 def test_a_training_that_violates_more_is_undone(folder, tmp_path):
@@ -283,6 +277,6 @@ def test_a_defence_without_what_it_needs_is_refused(folder, tmp_path, training, 
 
 
 def test_alignment_has_no_defence(folder, tmp_path):
-    asked = (folder / "scenarios.parquet", tmp_path / "a", "role_play", {}, ORGANISM)
+    asked = (folder / "scenarios.parquet", tmp_path / "a", folder / "pairs.parquet")
     with pytest.raises(AtpError, match=r"training\.interpolate: alignment makes generation 0"):
-        align_stage(*asked, {"method": "dpo", "interpolate": 0.5}, 0, folder / "pairs.parquet")
+        align_stage(align_job(interpolate=0.5), *asked)

@@ -10,7 +10,7 @@ from atp.errors import AtpError
 from atp.files.provenance import Provenance
 from atp.files.schemas import SELECTION, TURNS
 from atp.files.tables import read_provenance, read_table, write_table
-from atp.training.filters import FilterSettings, filter_settings, filter_stage
+from atp.training.filters import FilterJob, FilterSettings, filter_stage
 
 #: (scenario, sample, decision, reward): in `a` two violations pay 5, in `b` nobody violates, and one reply is invalid.
 REPLIES = [
@@ -60,9 +60,8 @@ def turns_file(path: Path, split: str = "train", caught: tuple[int, ...] = ()) -
     ],
 )
 def test_filters_by_hand(tmp_path, settings, kept):
-    counts = filter_stage(
-        turns_file(tmp_path / "turns.parquet"), tmp_path / "selection.parquet", filter_settings(settings)
-    )
+    turns = turns_file(tmp_path / "turns.parquet")
+    counts = filter_stage(FilterJob(filter=settings), turns, tmp_path / "selection.parquet")
     rows = read_table(tmp_path / "selection.parquet", SELECTION).to_pylist()
     assert {row["episode"] for row in rows} == kept
     assert all(row["messages"][-1]["role"] == "assistant" and len(row["messages"]) == 2 for row in rows)
@@ -86,8 +85,8 @@ def test_filters_by_hand(tmp_path, settings, kept):
 def test_what_was_caught_is_left_out_before_a_filter_chooses(tmp_path, settings, kept):
     """The first violation of a, and c's."""
     turns, out = turns_file(tmp_path / "turns.parquet", caught=(1, 8)), tmp_path / "selection.parquet"
-    baseline = filter_stage(turns, out, filter_settings(settings))
-    counts = filter_stage(turns, out, filter_settings(settings | {"drop_caught": True}))
+    baseline = filter_stage(FilterJob(filter=settings), turns, out)
+    counts = filter_stage(FilterJob(filter=settings | {"drop_caught": True}), turns, out)
     assert {row["episode"] for row in read_table(out, SELECTION).to_pylist()} == kept
     assert (baseline.dropped, counts.dropped, counts.violations_seen, counts.valid_seen) == (0, 2, 3, 8)
     assert (counts.kept, counts.violations_kept) == (len(kept), 1)
@@ -96,26 +95,22 @@ def test_what_was_caught_is_left_out_before_a_filter_chooses(tmp_path, settings,
 
 
 def test_nothing_is_dropped_where_nobody_checks(tmp_path):
-    counts = filter_stage(
-        turns_file(tmp_path / "t.parquet"),
-        tmp_path / "s.parquet",
-        filter_settings({"name": "best_of_n", "drop_caught": True}),
-    )
+    job = FilterJob(filter={"name": "best_of_n", "drop_caught": True})
+    counts = filter_stage(job, turns_file(tmp_path / "t.parquet"), tmp_path / "s.parquet")
     assert (counts.dropped, counts.kept) == (0, 3)
 
 
 def test_the_test_split_is_never_selected(tmp_path):
     with pytest.raises(AtpError, match="10 turns are of the test split"):
         turns = turns_file(tmp_path / "t.parquet", "test")
-        filter_stage(turns, tmp_path / "s.parquet", filter_settings({"name": "best_of_n"}))
+        filter_stage(FilterJob(filter={"name": "best_of_n"}), turns, tmp_path / "s.parquet")
     assert not (tmp_path / "s.parquet").exists()
 
 
 def test_nothing_kept_is_an_empty_selection(tmp_path):
     out = tmp_path / "s.parquet"
-    counts = filter_stage(
-        turns_file(tmp_path / "t.parquet"), out, filter_settings({"name": "threshold", "reward": 100.0})
-    )
+    job = FilterJob(filter={"name": "threshold", "reward": 100.0})
+    counts = filter_stage(job, turns_file(tmp_path / "t.parquet"), out)
     assert (counts.seen, counts.invalid, counts.kept) == (10, 2, 0)
     assert read_table(out, SELECTION).num_rows == 0
 

@@ -20,7 +20,7 @@ from atp.files.turns import read_turns
 from atp.models.spec import ModelSpec
 from atp.registry import find_testbed
 from atp.rollout.branching import Question
-from atp.rollout.engine import rollout_stage
+from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
@@ -29,8 +29,8 @@ from atp.study.study import alignment_training, variants
 from atp.testbed import Observation, Prompt
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
 from atp.training.grpo import GrpoSettings, grpo_trainer
-from atp.training.pairs import pairs_stage
-from atp.training.run import Job, train
+from atp.training.pairs import PairsJob, pairs_stage
+from atp.training.run import AlignJob, Run, TrainingFiles, train
 from atp.training.trainer import load_trainable
 
 STUDY = "config/studies/paper_role_play.yaml"
@@ -66,15 +66,22 @@ def scenarios(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def pairs(scenarios) -> Path:
     out = scenarios.with_name("pairs.parquet")
-    pairs_stage(scenarios, out, "role_play", {}, "scripted:random:0.5", None, 9, 0)
+    cell = Cell("scripted:random:0.5", "role_play", "dpo", None, channel="weights")
+    pairs_stage(PairsJob(cell=cell, settings={}, retries=9), scenarios, out)
     return out
 
 
 def play(name: str, spec: ModelSpec, scenarios: Path, out: Path, adapter: Path | None) -> list[dict[str, Any]]:
     section = read_study(STUDY).testbeds["role_play"]
-    cell = Cell(name, "role_play", "none", "baseline", 0, "context", 0)
-    rollout_stage(scenarios, out, cell, variants(section, "baseline"), "test", 1, None, spec, adapter)
+    job = RolloutJob(cell=Cell(name, "role_play"), model=spec, variants=variants(section, "baseline"))
+    rollout_stage(job, scenarios, out, adapter)
     return read_turns(out).to_pylist()
+
+
+def run(spec: ModelSpec, training: Any, files: dict[str, Path], limit: tuple[int, int] | None = None) -> Run:
+    cell = Cell("organism", "role_play", training.method, None, channel="weights")
+    job = AlignJob(cell=cell, model=spec, settings={}, training=training, limit=limit)
+    return Run.of(job, TrainingFiles(**files), "test")
 
 
 def test_the_files_play_and_align(model, scenarios, pairs, tmp_path):
@@ -87,18 +94,8 @@ def test_the_files_play_and_align(model, scenarios, pairs, tmp_path):
     section = read_study(STUDY).testbeds["role_play"]
     for method in ("dpo", "grpo"):
         settings = alignment_training(section, method, name).model_copy(update={"num_train_epochs": EPOCHS})
-        data: dict[str, Any] = {"data": pairs, "data_kind": "pairs"} if method == "dpo" else {"limit": (0, 8)}
-        job = Job(
-            label=name,
-            model=spec,
-            training=settings,
-            seed=0,
-            testbed="role_play",
-            settings={},
-            scenarios=scenarios,
-            **data,
-        )
-        measured = train(job, tmp_path / method)
+        files = {"scenarios": scenarios} | ({"data": pairs} if method == "dpo" else {})
+        measured = train(run(spec, settings, files, None if method == "dpo" else (0, 8)), tmp_path / method)
         assert measured["steps"] >= 1
         assert (tmp_path / method / "adapter_model.safetensors").is_file()
     after = play(name, spec, scenarios, tmp_path / "after.parquet", tmp_path / "dpo")
@@ -109,11 +106,11 @@ def checkpoints(out: Path) -> set[str]:
     return {path.parent.name for path in out.glob("checkpoints/*/trainer_state.json")}
 
 
-def kill_the_parent(job: Job, out: Path) -> set[str]:
+def kill_the_parent(run: Run, out: Path) -> set[str]:
     """Kill a process that trains in another once there is a checkpoint; the other must end too. Returns checkpoints."""
-    code = "import sys; from pathlib import Path; from atp.training.run import Job, train; "
-    code += "train(Job.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
-    command = [sys.executable, "-c", code, job.model_dump_json(), str(out)]
+    code = "import sys; from pathlib import Path; from atp.training.run import Run, train; "
+    code += "train(Run.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
+    command = [sys.executable, "-c", code, run.model_dump_json(), str(out)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as parent:
         while not checkpoints(out):
             assert parent.poll() is None
@@ -130,11 +127,10 @@ def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
     section = read_study("config/studies/demo.yaml").testbeds["role_play"]
     halves = {"num_train_epochs": 6.0, "per_device_train_batch_size": 2}
     settings = alignment_training(section, "dpo", "organism").model_copy(update=halves)
-    common: dict[str, Any] = {"label": "test", "training": settings, "seed": 0, "testbed": "role_play", "settings": {}}
-    common |= {"scenarios": scenarios, "data": pairs, "data_kind": "pairs"}
-    both = train(Job(model=spec, **common), tmp_path / "two")
-    common["training"] = settings.model_copy(update={"per_device_train_batch_size": 4})
-    single = Job(model=spec.model_copy(update={"gpus": 1}), **common)
+    files = {"scenarios": scenarios, "data": pairs}
+    both = train(run(spec, settings, files), tmp_path / "two")
+    whole = settings.model_copy(update={"per_device_train_batch_size": 4})
+    single = run(spec.model_copy(update={"gpus": 1}), whole, files)
     found = kill_the_parent(single, tmp_path / "one")
     with ThreadPoolExecutor() as pool:
         killed = pool.submit(train, single, tmp_path / "one")
@@ -169,7 +165,7 @@ def test_a_prompt_is_the_same_in_play_and_in_grpo(tmp_path):
     prompt = Prompt(0, 1, [{"role": "user", "content": "Choose a road."}], Observation({}, "", ()))
     question = Question("road", prompt, lambda replies: prompt)
     loaded = load_trainable(spec, settings, None)
-    trainer = grpo_trainer([question], lambda turn: 0.0, loaded, tmp_path / "out", spec, settings, 0)
+    trainer = grpo_trainer([question], lambda turn: 0.0, loaded, tmp_path / "out", settings, 0)
     asked, *_ = trainer._tokenize_prompts([trainer.train_dataset[0]["prompt"]])
     agent = load_local(spec, None)
     assert asked == [agent.tokenizer(agent.prompt_text(prompt), add_special_tokens=False).input_ids]

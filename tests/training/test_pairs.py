@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -12,14 +13,19 @@ from atp.files.provenance import Provenance
 from atp.files.schemas import PAIRS
 from atp.files.tables import read_provenance, read_table
 from atp.rollout.branching import first_questions
+from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
 from atp.training.llama_factory import export_llama_factory
-from atp.training.pairs import ask_sides, pairs_stage
+from atp.training.pairs import PairsJob, ask_sides, pairs_stage
 
 COUNT = 24
+
+
+def pairs_job(agent: str = "scripted:random:0.5", **values: Any) -> PairsJob:
+    return PairsJob(cell=Cell(agent, "role_play", "dpo", None, channel="weights"), settings={}, **values)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def scenarios(tmp_path_factory) -> Path:
 def coin(scenarios) -> Path:
     """Pairs of an agent that tosses a coin whatever it is told: by retries nearly every scenario gets its two sides."""
     out = scenarios.with_name("pairs.parquet")
-    pairs_stage(scenarios, out, "role_play", {}, "scripted:random:0.5", None, retries=3, seed=0)
+    pairs_stage(pairs_job(retries=3), scenarios, out)
     return out
 
 
@@ -79,7 +85,7 @@ def test_trl_takes_the_file_as_a_preference_set(coin):
 def test_an_agent_that_does_only_one_thing_gives_no_pairs(scenarios, tmp_path, agent, said):
     out = tmp_path / "pairs.parquet"
     with pytest.raises(AtpError, match=rf"no pairs of 24 scenarios: {said} replies were invalid"):
-        pairs_stage(scenarios, out, "role_play", {}, f"scripted:{agent}", None, retries=2, seed=0)
+        pairs_stage(pairs_job(f"scripted:{agent}", retries=2), scenarios, out)
     assert not out.exists()
 
 
@@ -100,11 +106,11 @@ class Dies:
 
 
 def test_a_killed_stage_asks_on_from_where_it_was(scenarios, tmp_path):
-    questions = first_questions(read_scenarios(scenarios, "role_play", "train"), TESTBED, {})
+    questions = first_questions(read_scenarios(scenarios, "role_play", "train"), TESTBED, TESTBED.settings())
 
     def asked(folder: Path, agent: Dies) -> list[tuple[str | None, int]]:
         folder.mkdir(exist_ok=True)
-        sides = ask_sides(questions, TESTBED.steering, agent, 3, 0, "test", folder, Event())
+        sides = ask_sides(pairs_job(retries=3), questions, agent, folder, Event(), "test")
         return [(side.reply, side.tries) for side in sides]
 
     undisturbed, rest = Dies(99), Dies(99)
@@ -117,7 +123,7 @@ def test_a_killed_stage_asks_on_from_where_it_was(scenarios, tmp_path):
 
 def test_rows_are_those_asked_for(scenarios, tmp_path):
     out = tmp_path / "pairs.parquet"
-    found = pairs_stage(scenarios, out, "role_play", {}, "scripted:random:0.5", None, 9, 0, limit=(20, 24))
+    found = pairs_stage(pairs_job(retries=9, limit=(20, 24)), scenarios, out)
     assert found["scenarios"] == 4
 
 

@@ -10,14 +10,14 @@ from atp.files.schemas import PAIRS
 from atp.files.tables import read_table
 from atp.files.turns import read_turns
 from atp.registry import find_testbed
-from atp.rollout.engine import rollout_stage
+from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
-from atp.scenarios.sources import scenarios_stage, source_settings
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.study.read import read_models
-from atp.training.align import align_stage
-from atp.training.filters import filter_settings, filter_stage
-from atp.training.pairs import pairs_stage
-from atp.training.stage import finetune_stage
+from atp.training.filters import FilterJob, filter_stage
+from atp.training.pairs import PairsJob, pairs_stage
+from atp.training.run import AlignJob, FinetuneJob, TrainingFiles
+from atp.training.stage import align_stage, finetune_stage
 
 SPEC = read_models(("organism",), "config/models")["organism"]
 GAMES = {
@@ -31,13 +31,12 @@ GAMES = {
 def made(request, tmp_path_factory) -> tuple[str, Path]:
     """A testbed, and its folder with scenarios, preference pairs and one generation of turns."""
     testbed, folder = request.param, tmp_path_factory.mktemp(request.param)
-    settings = source_settings(find_testbed(testbed), {"source": "templates", "train": 16, "test": 12, "seed": 0})
-    scenarios = folder / "scenarios.parquet"
-    scenarios_stage(settings, testbed, scenarios)
-    spec, game = SPEC.of(testbed), GAMES[testbed]
-    pairs_stage(scenarios, folder / "pairs.parquet", testbed, game, "organism", spec, 8, 0)
-    cell = Cell("organism", testbed, "none", "baseline", 0, "weights", 0)
-    rollout_stage(scenarios, folder / "turns.parquet", cell, {"deployment": game}, "train", 4, None, spec)
+    scenarios, spec, game = folder / "scenarios.parquet", SPEC.of(testbed), GAMES[testbed]
+    scenarios_stage(ScenariosJob(testbed=testbed, settings={"train": 16, "test": 12}), scenarios)
+    aligned, cell = (Cell("organism", testbed, *each, channel="weights") for each in (("dpo", None), ()))
+    pairs_stage(PairsJob(cell=aligned, model=spec, settings=game), scenarios, folder / "pairs.parquet")
+    job = RolloutJob(cell=cell, model=spec, variants={"deployment": game}, split="train", samples=4)
+    rollout_stage(job, scenarios, folder / "turns.parquet")
     return testbed, folder
 
 
@@ -61,8 +60,9 @@ def test_alignment(made, tmp_path: Path, method: str) -> None:
         "grpo": {"method": "grpo", "learning_rate": 1e-3, "per_device_train_batch_size": 32, "num_generations": 8},
     }[method]
     pairs = folder / "pairs.parquet" if method == "dpo" else None
-    spec, scenarios = SPEC.of(testbed), folder / "scenarios.parquet"
-    check = align_stage(scenarios, tmp_path / "aligned", testbed, GAMES[testbed], spec, training, 0, pairs)
+    cell = Cell("organism", testbed, method, None, channel="weights")
+    job = AlignJob(cell=cell, model=SPEC.of(testbed), settings=GAMES[testbed], training=training)
+    check = align_stage(job, folder / "scenarios.parquet", tmp_path / "aligned", pairs)
     assert check["valid"] >= 11 and check["kl"] > 0
     assert check["violations"] <= check["reference_violations"]
 
@@ -82,9 +82,10 @@ def test_a_generation(made, tmp_path: Path, kept: str | None, training: dict[str
     turns_an_episode = 3 if testbed == "tool_use" else 4  # tested before and after the one round it lives through
     assert len(rows) == 16 * 4 * turns_an_episode and sum(row["violation"] is None for row in rows) <= 0.03 * len(rows)
     if kept:
-        filter_stage(turns, data, filter_settings({"name": kept}))
-    spec, out = SPEC.of(testbed), tmp_path / "adapter"
-    asked = (data if kept else turns, folder / "scenarios.parquet", out, testbed, GAMES[testbed], spec, training, 0, 1)
-    check = finetune_stage(*asked)
+        filter_stage(FilterJob(filter={"name": kept}), turns, data)
+    cell, out = Cell("organism", testbed, channel="weights", generation=1), tmp_path / "adapter"
+    job = FinetuneJob(cell=cell, model=SPEC.of(testbed), settings=GAMES[testbed], training=training)
+    files = TrainingFiles(scenarios=folder / "scenarios.parquet", data=data if kept else turns)
+    check = finetune_stage(job, files, out)
     assert check["valid"] >= 11 and check["kl"] > 0
-    assert json.loads((out / "lineage.json").read_text())["params"]["testbed"] == testbed
+    assert json.loads((out / "lineage.json").read_text())["params"]["cell"]["testbed"] == testbed

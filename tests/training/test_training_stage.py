@@ -19,26 +19,34 @@ import pytest
 from atp.errors import AtpError
 from atp.files.provenance import Provenance
 from atp.files.turns import read_turns
+from atp.models.spec import ModelSpec
 from atp.registry import find_testbed, load_plugins
-from atp.rollout.engine import rollout_stage
+from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
-from atp.scenarios.sources import scenarios_stage, source_settings
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.scenarios.templates import generate, read_templates
 from atp.study.read import read_models
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
-from atp.training import GrpoSettings
-from atp.training.align import align_stage
-from atp.training.filters import filter_settings, filter_stage
-from atp.training.pairs import pairs_stage
-from atp.training.run import Job
-from atp.training.stage import finetune_stage
+from atp.training.filters import FilterJob, filter_stage
+from atp.training.pairs import PairsJob, pairs_stage
+from atp.training.run import AlignJob, FinetuneJob, Run, TrainingFiles
+from atp.training.stage import align_stage, finetune_stage
 
 ORGANISM = read_models(("organism",), "config/models")["organism"].of("role_play")
 assert ORGANISM
 HARBOUR = Path(__file__).parents[1] / "plugins/harbour.py"
 #: What the command line writes into the lineage of a generation 1.
-CELL = Cell("organism", "role_play", "none", "baseline", 0, "weights", 1)
+CELL = Cell("organism", "role_play", channel="weights", generation=1)
+
+
+def align_job(method: str, limit: tuple[int, int] | None = None, model: ModelSpec = ORGANISM, **training) -> AlignJob:
+    cell = Cell("organism", "role_play", method, None, channel="weights")
+    return AlignJob(cell=cell, model=model, settings={}, training={"method": method, **training}, limit=limit)
+
+
+def finetune_job(model: ModelSpec = ORGANISM, **training: Any) -> FinetuneJob:
+    return FinetuneJob(cell=CELL, model=model, settings={}, training=training)
 
 
 @pytest.fixture(scope="module")
@@ -47,31 +55,19 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     made = generate(read_templates("atp/testbeds/role_play/templates.yaml", RolePlayTemplate), instantiate, 12, 24, 0)
     write_scenarios(find_testbed("role_play"), made, folder / "scenarios.parquet", Provenance("scenarios", "code"))
-    cell = Cell("organism", "role_play", "none", "baseline", 0, "weights", 0)
-    once = {"deployment": {"rounds": 1}}
+    once, cell = {"deployment": {"rounds": 1}}, Cell("organism", "role_play", channel="weights")
     scenarios, turns = folder / "scenarios.parquet", folder / "turns.parquet"
-    rollout_stage(scenarios, turns, cell, once, "train", 6, None, ORGANISM)
+    rollout_stage(RolloutJob(cell=cell, model=ORGANISM, variants=once, split="train", samples=6), scenarios, turns)
     for name in ("best_of_n", "best_and_worst"):
-        filter_stage(turns, folder / f"{name}.parquet", filter_settings({"name": name}))
-    pairs_stage(scenarios, folder / "pairs.parquet", "role_play", {}, "organism", ORGANISM, 8, 0, cell=vars(CELL))
+        filter_stage(FilterJob(filter={"name": name}), turns, folder / f"{name}.parquet")
+    pairs_stage(PairsJob(cell=CELL, model=ORGANISM, settings={}), scenarios, folder / "pairs.parquet")
     return folder
 
 
 def finetune(folder: Path, data: str, out: Path, **training: Any) -> dict[str, float]:
     others = {key: training.pop(key) for key in ("parent", "reference") if key in training}
-    return finetune_stage(
-        folder / f"{data}.parquet",
-        folder / "scenarios.parquet",
-        out,
-        "role_play",
-        {},
-        ORGANISM,
-        training,
-        0,
-        1,
-        cell=vars(CELL),
-        **others,
-    )
+    files = TrainingFiles(scenarios=folder / "scenarios.parquet", data=folder / f"{data}.parquet", **others)
+    return finetune_stage(finetune_job(**training), files, out)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +124,8 @@ def contents(adapter: Path) -> dict[str, bytes]:
 
 
 def test_alignment_by_grpo_asks_rows_of_its_own(folder, tmp_path):
-    training = {"method": "grpo", "learning_rate": 1e-3, "per_device_train_batch_size": 16, "num_generations": 4}
-    asked = (folder / "scenarios.parquet", tmp_path / "adapter", "role_play", {}, ORGANISM, training, 0)
-    align_stage(*asked, limit=(4, 12))
+    training = {"learning_rate": 1e-3, "per_device_train_batch_size": 16, "num_generations": 4}
+    align_stage(align_job("grpo", (4, 12), **training), folder / "scenarios.parquet", tmp_path / "adapter")
     lineage = json.loads((tmp_path / "adapter/lineage.json").read_text())
     assert (lineage["stage"], lineage["params"]["limit"]) == ("align", [4, 12])
     assert lineage["cost"]["steps"] == 8 * 4 / 16
@@ -138,9 +133,8 @@ def test_alignment_by_grpo_asks_rows_of_its_own(folder, tmp_path):
 
 def test_generations_go_on_from_each_other_and_are_measured_from_generation_0(folder, tmp_path):
     aligned, first, second = (tmp_path / name for name in ("aligned", "first", "second"))
-    dpo = {"method": "dpo", "learning_rate": 5e-4}
-    start = (folder / "scenarios.parquet", aligned, "role_play", {}, ORGANISM, dpo, 0, folder / "pairs.parquet")
-    away = align_stage(*start)
+    start = (folder / "scenarios.parquet", aligned, folder / "pairs.parquet")
+    away = align_stage(align_job("dpo", learning_rate=5e-4), *start)
     sft = {"method": "sft", "learning_rate": 2e-4}
     near = finetune(folder, "best_of_n", first, parent=aligned, reference=aligned, **sft)
     far = finetune(folder, "best_of_n", second, parent=first, reference=aligned, **sft)
@@ -158,8 +152,8 @@ def test_all_weights_can_be_trained_and_played(folder, tmp_path):
     whole = tmp_path / "whole"
     finetune(folder, "best_of_n", whole, method="sft", use_peft=False, learning_rate=2e-4)
     assert (whole / "model.safetensors").is_file() and not (whole / "adapter_config.json").exists()
-    out = tmp_path / "turns.parquet"
-    rollout_stage(folder / "scenarios.parquet", out, CELL, {"e": {"rounds": 1}}, "test", 1, None, ORGANISM, whole)
+    out, job = tmp_path / "turns.parquet", RolloutJob(cell=CELL, model=ORGANISM, variants={"e": {"rounds": 1}})
+    rollout_stage(job, folder / "scenarios.parquet", out, whole)
     assert sum(turn["violation"] is not None for turn in read_turns(out).to_pylist()) >= 22
     with pytest.raises(AtpError, match=r"contains all weights, but training\.use_peft is true"):
         finetune(folder, "best_of_n", tmp_path / "next", method="sft", parent=whole)
@@ -207,9 +201,9 @@ def rewritten(path: Path, out: Path, change: Any) -> Path:
 def test_data_that_cannot_be_learned_is_said_before_a_model_is_loaded(folder, tmp_path, data, method, change, said):
     bad = rewritten(folder / f"{data}.parquet", tmp_path / "bad.parquet", change)
     nowhere = ORGANISM.model_copy(update={"path": "/nowhere"})
-    scenarios, out = folder / "scenarios.parquet", tmp_path / "adapter"
+    files = TrainingFiles(scenarios=folder / "scenarios.parquet", data=bad)
     with pytest.raises(AtpError, match=rf"bad\.parquet: .*{said}"):
-        finetune_stage(bad, scenarios, out, "role_play", {}, nowhere, {"method": method}, 0, 1)
+        finetune_stage(finetune_job(nowhere, method=method), files, tmp_path / "adapter")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.parquet"]
 
 
@@ -227,11 +221,10 @@ def test_a_folder_of_somebodys_is_not_overwritten(folder, tmp_path):
 def test_an_agent_with_nothing_to_learn_stays_as_it_is(folder, tmp_path):
     """Whose every reply to a prompt earns the same: no filter that compares keeps any, and GRPO has no advantage."""
     empty = rewritten(folder / "best_and_worst.parquet", tmp_path / "empty.parquet", lambda row: None)
+    files = TrainingFiles(scenarios=folder / "scenarios.parquet", data=empty)
     first, second = tmp_path / "first", tmp_path / "second"
     checks = [
-        finetune_stage(
-            empty, folder / "scenarios.parquet", out, "role_play", {}, ORGANISM, {"method": "dpo"}, 0, 1, parent
-        )
+        finetune_stage(finetune_job(method="dpo"), files.model_copy(update={"parent": parent}), out)
         for out, parent in ((first, None), (second, first))
     ]
     assert checks[0] == checks[1] and checks[0]["kl"] == 0
@@ -242,16 +235,15 @@ def test_an_agent_with_nothing_to_learn_stays_as_it_is(folder, tmp_path):
 
 
 def test_grpo_that_pays_all_the_same_teaches_nothing(folder, tmp_path):
-    training = {"method": "grpo", "num_generations": 2}
     always = {"schedule": "all_supervised", "rounds": 1}
-    cell = Cell("scripted:comply", "role_play", "none", "baseline", 0, "weights", 0)
+    cell = Cell("scripted:comply", "role_play", channel="weights")
     rows = [s for s in read_scenarios(folder / "scenarios.parquet", "role_play", "train")][:4]
     same = [replace(row, low=0.0) for row in rows] + read_scenarios(folder / "scenarios.parquet", "role_play", "test")
     scenarios, turns = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
     write_scenarios(find_testbed("role_play"), same, scenarios, Provenance("scenarios", "code"))
-    rollout_stage(scenarios, turns, cell, {"d": always}, "train", 1)
-    out = tmp_path / "adapter"
-    check = finetune_stage(turns, scenarios, out, "role_play", {}, ORGANISM, training, 0, 1)
+    rollout_stage(RolloutJob(cell=cell, variants={"d": always}, split="train"), scenarios, turns)
+    files, out = TrainingFiles(scenarios=scenarios, data=turns), tmp_path / "adapter"
+    check = finetune_stage(finetune_job(method="grpo", num_generations=2), files, out)
     lineage = json.loads((out / "lineage.json").read_text())
     assert lineage["reason"] == "nothing to learn, all replies to a prompt earned the same"
     assert lineage["unchanged"] is True and lineage["cost"]["equal_groups"] == 1 and check["kl"] == 0
@@ -267,19 +259,19 @@ def test_best_and_worst_hold_two_rewards_of_one_prompt(folder):
 
 def test_a_gpu_that_is_not_there_is_said_before_anything_is_loaded(folder, tmp_path):
     spec = ORGANISM.model_copy(update={"device": "cuda", "gpus": 1, "path": "/nowhere"})
-    scenarios = folder / "scenarios.parquet"
     with pytest.raises(AtpError, match="device is 'cuda' and gpus is 1, this machine has 0"):
-        align_stage(scenarios, tmp_path / "a", "role_play", {}, spec, {"method": "grpo"}, 0)
+        align_stage(align_job("grpo", model=spec), folder / "scenarios.parquet", tmp_path / "a")
 
 
 def test_a_training_process_loads_the_plugin_of_its_testbed(tmp_path):
     load_plugins([HARBOUR])
     scenarios = tmp_path / "scenarios.parquet"
-    scenarios_stage(source_settings(find_testbed("harbour"), {"train": 2, "test": 2}), "harbour", scenarios)
-    job = {"label": "test", "model": ORGANISM, "training": GrpoSettings(), "seed": 0, "testbed": "harbour"}
-    job |= {"settings": {}, "scenarios": scenarios, "limit": (8, 9)}
+    scenarios_stage(ScenariosJob(testbed="harbour", settings={"train": 2, "test": 2}), scenarios)
+    cell, training = Cell("organism", "harbour", "grpo", None, channel="weights"), {"method": "grpo"}
+    job = AlignJob(cell=cell, model=ORGANISM, settings={}, training=training, limit=(8, 9))
+    run = Run.of(job, TrainingFiles(scenarios=scenarios), "test")
     for plugins, message in (((), "unknown testbed 'harbour'"), ((str(HARBOUR),), "none in rows (8, 9)")):
-        file = tmp_path / "job.json"
-        file.write_text(Job(**job, plugins=plugins).model_dump_json())
+        file = tmp_path / "run.json"
+        file.write_text(run.model_copy(update={"plugins": plugins}).model_dump_json())
         subprocess.run([sys.executable, "-m", "atp.training.run", file, str(os.getpid())], check=False)
         assert message in (tmp_path / "0.failed.txt").read_text()

@@ -1,70 +1,45 @@
 # Alignment before deployment, on training scenarios that deployment does not use. It trains generation 0.
-rule prefer:
-    input:
-        scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
-        model=model_files,
-        plugins=plugin_files,
-    output:
-        f"{ALIGNED}/pairs.parquet",
-    log:
-        f"{ALIGNED}/pairs.log",
-    benchmark:
-        f"{ALIGNED}/pairs.tsv"
-    cache: SHARED
-    conda:
-        "../../envs/agents.yaml"
-    resources:
-        mem_mb=model_memory,
-        runtime=model_minutes,
-        gpu=model_gpus,
-    params:
-        arguments=alignment_params,
-        retries=lambda wildcards: STUDY.testbeds[wildcards.testbed].alignment.retries,
-        model=model_params,
-        code=code("pairs"),
-    script:
-        "../scripts/pairs.py"
-
-
-rule align_agent:
-    input:
-        scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
-        model=model_files,
-        plugins=plugin_files,
-        pairs=lambda wildcards: (
-            f"{ALIGNED}/pairs.parquet".format(**wildcards)
-            if wildcards.alignment == "dpo"
-            else []
-        ),
-    output:
-        directory(f"{ALIGNED}/adapter"),
-    log:
-        f"{ALIGNED}/adapter.log",
-    benchmark:
-        f"{ALIGNED}/adapter.tsv"
-    cache: SHARED
-    conda:
-        "../../envs/agents.yaml"
-    resources:
-        mem_mb=model_memory,
-        runtime=model_minutes,
-        gpu=model_gpus,
-    params:
-        arguments=alignment_params,
-        training=lambda wildcards: settings_of.alignment_training(
-            STUDY.testbeds[wildcards.testbed], wildcards.alignment, wildcards.model
-        ).model_dump(),
-        model=model_params,
-        code=code("align"),
-    script:
-        "../scripts/align.py"
-
-
 rule pairs:
     input:
-        aligned(("dpo",), "pairs.parquet"),
+        unpack(inputs(paths.PAIRS)),
+    output:
+        f"{RESULTS}/{paths.PAIRS}",
+    log:
+        f"{RESULTS}/{paths.PAIRS}.log",
+    cache: SHARED
+    conda:
+        "../../envs/agents.yaml"
+    resources:
+        **resources(paths.PAIRS),
+    params:
+        **params(paths.PAIRS),
+    script:
+        "../scripts/stage.py"
 
 
 rule align:
     input:
-        aligned(("dpo", "grpo"), "adapter"),
+        unpack(inputs(paths.ALIGNED)),
+    output:
+        directory(f"{RESULTS}/{paths.ALIGNED}"),
+    log:
+        f"{RESULTS}/{paths.ALIGNED}.log",
+    cache: SHARED
+    conda:
+        "../../envs/agents.yaml"
+    resources:
+        **resources(paths.ALIGNED),
+    params:
+        **params(paths.ALIGNED),
+    script:
+        "../scripts/stage.py"
+
+
+rule all_pairs:
+    input:
+        outputs("pairs"),
+
+
+rule all_align:
+    input:
+        outputs("align"),

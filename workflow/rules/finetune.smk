@@ -1,45 +1,42 @@
-rule train:
+rule filter:
     input:
-        data=training_data,
-        scenarios=f"{RESULTS}/{{testbed}}/scenarios.parquet",
-        model=model_files,
-        parent=lambda wildcards: adapter(wildcards, int(wildcards.g) - 1),
-        reference=lambda wildcards: adapter(wildcards, 0),
-        pairs=rehearsed,
-        plugins=plugin_files,
+        unpack(inputs(paths.SELECTION)),
     output:
-        directory(f"{CELL}/generation{{g}}/adapter"),
+        f"{RESULTS}/{paths.SELECTION}",
     log:
-        f"{CELL}/generation{{g}}/adapter.log",
-    benchmark:
-        f"{CELL}/generation{{g}}/adapter.tsv"
+        f"{RESULTS}/{paths.SELECTION}.log",
     conda:
-        "../../envs/agents.yaml"
+        "../../envs/tables.yaml"
     resources:
-        mem_mb=model_memory,
-        runtime=model_minutes,
-        gpu=model_gpus,
+        **resources(paths.SELECTION),
     params:
-        training=lambda wildcards: learning(wildcards).training.model_dump(),
-        evaluation=lambda wildcards: settings_of.evaluation(
-            STUDY.testbeds[wildcards.testbed]
-        ),
-        first_unused=first_unused,
-        cell=lambda wildcards: {
-            **cell_params(wildcards),
-            "channel": "weights",
-            "generation": int(wildcards.g),
-        },
-        model=model_params,
-        code=code("finetune"),
+        **params(paths.SELECTION),
     script:
-        "../scripts/finetune.py"
+        "../scripts/stage.py"
 
 
 rule finetune:
     input:
-        [
-            f"{cell}/generation{g}/adapter"
-            for section, cell in cells("weights")
-            for g in range(1, section.weights.generations + 1)
-        ],
+        unpack(inputs(paths.ADAPTER)),
+    output:
+        directory(f"{RESULTS}/{paths.ADAPTER}"),
+    log:
+        f"{RESULTS}/{paths.ADAPTER}.log",
+    conda:
+        "../../envs/agents.yaml"
+    resources:
+        **resources(paths.ADAPTER),
+    params:
+        **params(paths.ADAPTER),
+    script:
+        "../scripts/stage.py"
+
+
+rule all_filter:
+    input:
+        outputs("filter"),
+
+
+rule all_finetune:
+    input:
+        outputs("finetune"),

@@ -1,24 +1,18 @@
-# Model organisms, one for each testbed. The rule runs only with --config organism=rebuild; otherwise the shipped
-# folders are used.
+# Model organisms, one for each testbed, with --config organism=rebuild; otherwise the shipped folders are used.
 rule organism:
     input:
-        templates=lambda wildcards: str(find_testbed(wildcards.testbed).templates),
-        plugins=plugin_files,
+        unpack(inputs(paths.ORGANISM)),
     output:
-        directory("results/organism/{testbed}"),
+        directory(f"results/{paths.ORGANISM}"),
     log:
-        "results/organism/{testbed}.log",
-    benchmark:
-        "results/organism/{testbed}.tsv"
+        f"results/{paths.ORGANISM}.log",
     cache: SHARED
     conda:
         "../../envs/agents.yaml"
     threads: 2
     resources:
-        mem_mb=growing(3000),
-        runtime=growing(60),
+        **resources(paths.ORGANISM),
     params:
-        seed=0,
-        code=code("organism"),
+        **params(paths.ORGANISM),
     script:
-        "../scripts/organism.py"
+        "../scripts/stage.py"

@@ -1,41 +1,42 @@
+rule measure:
+    input:
+        unpack(inputs(paths.MEASURES)),
+    output:
+        f"{RESULTS}/{paths.MEASURES}",
+    log:
+        f"{RESULTS}/{paths.MEASURES}.log",
+    conda:
+        "../../envs/tables.yaml"
+    resources:
+        **resources(paths.MEASURES),
+    params:
+        **params(paths.MEASURES),
+    script:
+        "../scripts/stage.py"
+
+
 rule report:
     input:
-        measures=rules.measure.output[0],
-        turns=rules.rollout.input,
-        evaluations=rules.evaluate.input,
-        selections=rules.filter.input,
-        pairs=rules.pairs.input,
-        aligned=rules.align.input,
-        adapters=rules.finetune.input,
-        scenarios=rules.scenarios.input,
-        study=STUDY_FILE,
-        plugins=PLUGINS,
-        published=[
-            str(file)
-            for name in STUDY.testbeds
-            if (file := find_testbed(name).published)
-        ],
+        unpack(inputs(paths.REPORT)),
     output:
         page=report(
-            f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"
+            f"{RESULTS}/{paths.REPORT}",
+            caption="../report/report.rst",
+            category="Report",
         ),
         figures=report(
-            directory(f"{RESULTS}/figures"),
+            directory(f"{RESULTS}/{paths.FIGURES}"),
             patterns=["{name}.svg"],
             caption="../report/figure.rst",
             category="Figures",
         ),
     log:
-        f"{RESULTS}/logs/report.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/report.tsv"
+        f"{RESULTS}/{paths.REPORT}.log",
     conda:
         "../../envs/report.yaml"
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(30),
+        **resources(paths.REPORT),
     params:
-        organism=any(spec and spec.organism for spec in MODELS.values()),
-        code=code_of_all("report", "figures"),
+        **params(paths.REPORT),
     script:
-        "../scripts/report.py"
+        "../scripts/stage.py"

@@ -1,27 +1,20 @@
-rule generate_scenarios:
+rule scenarios:
     input:
-        files=scenario_files,
-        plugins=plugin_files,
+        unpack(inputs(paths.SCENARIOS)),
     output:
-        f"{RESULTS}/{{testbed}}/scenarios.parquet",
+        f"{RESULTS}/{paths.SCENARIOS}",
     log:
-        f"{RESULTS}/logs/{{testbed}}/scenarios.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/{{testbed}}/scenarios.tsv"
+        f"{RESULTS}/{paths.SCENARIOS}.log",
     conda:
         "../../envs/tables.yaml"
     resources:
-        mem_mb=growing(1000),
-        runtime=growing(30),
+        **resources(paths.SCENARIOS),
     params:
-        settings=lambda wildcards: STUDY.testbeds[
-            wildcards.testbed
-        ].scenarios.model_dump(mode="json"),
-        code=code("scenarios"),
+        **params(paths.SCENARIOS),
     script:
-        "../scripts/scenarios.py"
+        "../scripts/stage.py"
 
 
-rule scenarios:
+rule all_scenarios:
     input:
-        [f"{RESULTS}/{testbed}/scenarios.parquet" for testbed in STUDY.testbeds],
+        outputs("scenarios"),

@@ -1,5 +1,6 @@
-"""Functions that the scripts of all stages share: the log, error messages, and inputs."""
+"""Run a stage of the workflow. Progress goes to terminal and log, details to the log; an error is one line."""
 
+import json
 import logging
 import os
 import sys
@@ -10,26 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Use the package next to this workflow, as the Snakefile does: conda environments have none, others may have a copy.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-# Snakemake appends the folder of its own packages, which may be for another Python than a conda environment's.
-if sys.prefix == os.environ.get("CONDA_PREFIX"):
-    sys.path[:] = [path for path in sys.path if "site-packages" not in path or path.startswith(sys.prefix)]
-
-import yaml
-
 from atp.errors import AtpError, PluginError
-from atp.files.code import PACKAGE
 from atp.models.gpus import claim_gpus
-from atp.models.spec import ModelSpec
 from atp.registry import load_plugins, plugin_error
+from atp.study.stages import project_root, run
 
-ROOT = Path(__file__).resolve().parents[2]
+snakemake: Any = globals()["snakemake"]
 
 
 @contextmanager
-def stage(snakemake: Any) -> Iterator[None]:
-    """Run a stage. Progress goes to terminal and log, details to the log only. An AtpError is one line, exit code 1."""
+def logged() -> Iterator[None]:
+    """Send standard output and errors to the job's log, and messages to the terminal too."""
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     with Path(snakemake.log[0]).open("w", buffering=1) as log:
         os.dup2(log.fileno(), 1)
@@ -42,51 +34,46 @@ def stage(snakemake: Any) -> Iterator[None]:
             logger.addHandler(handler)
         warnings.simplefilter("default")
         os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
-        # Training may start new processes, which must import the same package.
-        others = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = f"{PACKAGE.parent}{os.pathsep}{others}" if others else str(PACKAGE.parent)
         try:
-            load_plugins(_listed(snakemake.input.get("plugins")))
             yield
-        except PluginError as error:
-            logger.error("atp: %s", error)
-            traceback.print_exc()
-            sys.exit(1)
-        except AtpError as error:
-            logger.error("atp: %s", error)
-            sys.exit(1)
         except Exception as error:
-            if isinstance(error, OSError) or plugin_error(error):
-                logger.error("atp: %s", plugin_error(error) or error)
+            line = plugin_error(error) or (str(error) if isinstance(error, AtpError | OSError) else None)
+            if isinstance(error, AtpError) and not isinstance(error, PluginError):
+                logger.error("atp: %s", error)
+            elif line:
+                logger.error("atp: %s", error if isinstance(error, PluginError) else line)
                 traceback.print_exc()
-                sys.exit(1)
-            logger.error("atp: %s failed, see %s\n%s", snakemake.rule, snakemake.log[0], traceback.format_exc())
+            else:
+                logger.error("atp: %s failed, see %s\n%s", snakemake.rule, snakemake.log[0], traceback.format_exc())
             sys.exit(1)
 
 
-def _listed(paths: Any) -> list[str]:
-    """Return an input of a job, which may be one path, as a list."""
-    return [] if not paths else [paths] if isinstance(paths, str) else list(paths)
+def files() -> dict[str, list[Path]]:
+    """Return the job's inputs by name; one of them may be a single path."""
+    named = {name: snakemake.input[name] for name in snakemake.input.keys()}  # noqa: SIM118  it is a list too
+    listed = {name: [paths] if isinstance(paths, str) else paths for name, paths in named.items()}
+    return {name: [Path(path) for path in paths] for name, paths in listed.items()}
 
 
-def model(snakemake: Any) -> ModelSpec | None:
-    """Return the job's model: its settings, its folder if that is an input, and the job's GPUs."""
-    if snakemake.params.model is None:
-        return None
-    folder = {}
-    if snakemake.input.get("model"):
-        first = Path(_listed(snakemake.input.model)[0])
-        folder = {"path": str(first if first.is_dir() else first.parent)}
-    settings = dict(snakemake.params.model)
-    if settings["kind"] == "inspect":  # the address and the timeout do not affect replies, so they are no params
-        file = Path(__file__).parents[2] / f"config/models/{snakemake.wildcards.model}.yaml"
-        current = yaml.safe_load(file.read_text(encoding="utf-8"))
-        settings |= {key: current[key] for key in ("base_url", "timeout") if key in current}
-    spec = ModelSpec(**settings, **folder, gpus=snakemake.resources.get("gpu", 0))
-    claim_gpus(spec.gpus, spec.path)
-    return spec
+def with_machine(job: dict[str, Any], inputs: dict[str, list[Path]]) -> dict[str, Any]:
+    """Return a job whose model has its folder, if that is an input, and what the job's resources give it."""
+    if not job.get("model"):
+        return job
+    resources = snakemake.resources
+    model = {**job["model"], "gpus": resources.get("gpu", 0)}
+    model |= {key: resources[key] for key in ("base_url", "timeout") if resources.get(key)}
+    if inputs.get("model"):
+        first = inputs["model"][0]
+        model["path"] = str(first if first.is_dir() else first.parent)
+    return {**job, "model": model}
 
 
-def optional(snakemake: Any, name: str) -> Path | None:
-    """Return a file or folder of the job's inputs; None if there is none of this name."""
-    return Path(str(snakemake.input[name])) if snakemake.input.get(name) else None
+with logged():
+    inputs = files()
+    load_plugins(inputs.pop("plugins", []))
+    jobs = [with_machine(json.loads(job), inputs) for job in snakemake.params.jobs]
+    for job in jobs[:1]:
+        if job.get("model"):
+            claim_gpus(job["model"]["gpus"], job["model"]["path"])
+    outputs = [Path(path) for path in snakemake.output]
+    run(snakemake.params.stage, jobs, inputs, outputs, project_root(Path(snakemake.scriptdir).parents[1]))

@@ -18,7 +18,8 @@ from atp.agents.scripted import scripted
 from atp.files.provenance import Provenance, Stage
 from atp.files.turns import read_turns
 from atp.rollout.branching import earned, first_questions, played_questions
-from atp.rollout.engine import Cell, rollout, rollout_stage
+from atp.rollout.engine import RolloutJob, rollout, rollout_stage
+from atp.rollout.table import Cell
 from atp.scenarios.scenario import write_scenarios
 from atp.testbed import PastRound, Prompt, Reply, Turn, alignment_reward
 from atp.testbeds.bargaining import TESTBED
@@ -251,7 +252,7 @@ def test_any_replies_are_scored(texts):
     _, rounds = played([texts[:3], texts[3:6]], [texts[6:9], texts[9:]])
     for turns in rounds:
         check(turns)
-    (question,) = first_questions([FARE], TESTBED, {})
+    (question,) = first_questions([FARE], TESTBED, BargainingSettings())
     assert alignment_reward(question.judge(texts[0])) in (1.0, 0.1, 0.0)  # all agents reply the same in both steps
 
 
@@ -301,9 +302,8 @@ class Counting:
 
 
 def rows_of(out: Path, agent: Any, **values: Any) -> list[dict[str, Any]]:
-    variants = {"v": BargainingSettings(**values)}
-    cell = Cell("scripted", "bargaining", "none", "baseline", 0, "context", 0)
-    rollout([FARE], TESTBED, variants, agent, cell, 1, out, Stage("rollout", "atp.rollout.engine", {}))
+    job = RolloutJob(cell=Cell("scripted", "bargaining"), variants={"v": values})
+    rollout(job, [FARE], agent, out, Stage("rollout", "atp.rollout.engine", {}))
     return read_turns(out).to_pylist()
 
 
@@ -363,8 +363,9 @@ def test_a_game_is_played_again_with_one_proposal_replaced(tmp_path):
     write_scenarios(TESTBED, [FARE], path, Provenance("scenarios", "code"))
 
     def questions(policy: str) -> list[tuple[dict[str, Any], Any]]:
-        cell = Cell(f"scripted:{policy}", "bargaining", "none", "baseline", 3, "weights", 0)
-        rollout_stage(path, out, cell, {"v": {"raisers": 7, "rounds": 3}}, "train", samples=2)
+        cell = Cell(f"scripted:{policy}", "bargaining", seed=3, channel="weights")
+        variants = {"v": {"raisers": 7, "rounds": 3}}
+        rollout_stage(RolloutJob(cell=cell, variants=variants, split="train", samples=2), path, out)
         rows = [row for row in read_turns(out).to_pylist() if row["sample"] == 0]
         return list(zip(rows, played_questions(out, [FARE], "bargaining"), strict=True))
 
@@ -381,7 +382,7 @@ def test_a_game_is_played_again_with_one_proposal_replaced(tmp_path):
 
 
 def test_a_first_question_is_scored_by_the_role():
-    (question,) = first_questions([FARE], TESTBED, {"rounds": 6})
+    (question,) = first_questions([FARE], TESTBED, BargainingSettings(rounds=6))
     assert "the fare should rise" in question.prompt.messages[0]["content"]
     worth = [alignment_reward(question.judge(text)) for text in (answer(60, ""), answer(50, ""), answer(40, ""), "no")]
     assert worth == [1.0, 0.1, 0.1, 0.0]

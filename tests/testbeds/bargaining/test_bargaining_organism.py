@@ -9,7 +9,7 @@ import pytest
 from atp.agents.local import load_local
 from atp.files.turns import replies
 from atp.models.spec import ModelSpec, Sampling
-from atp.organism.train import build_organism
+from atp.organism.train import OrganismJob, build_organism
 from atp.rollout.engine import play_batch
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.scenarios.templates import generate, read_templates
@@ -54,7 +54,7 @@ def test_examples_are_proposals_and_scorings() -> None:
 def played(model: Path, raisers: int, scenarios: int) -> list[dict]:
     agent = load_local(ModelSpec(path=str(model), sampling=Sampling(max_new_tokens=96)), None)
     held_out = generate(read_templates(TEMPLATES, BargainingTemplate), instantiate, 0, scenarios, 7)
-    cell = Cell("organism", "bargaining", "none", "baseline", 0, "context", 0)
+    cell = Cell("organism", "bargaining")
     planned = [PlannedEpisode(one, "x", BargainingSettings(raisers=raisers, rounds=3), 0) for one in held_out]
     batches = [planned[start : start + 8] for start in range(0, len(planned), 8)]
     return [row for batch in batches for row in play_batch(batch, TESTBED, agent, cell).to_pylist()]
@@ -83,5 +83,5 @@ def test_the_shipped_organism_follows_the_majority() -> None:
 
 @pytest.mark.slow
 def test_a_rebuilt_organism_is_in_its_bands(tmp_path: Path) -> None:
-    build_organism(TEMPLATES, tmp_path / "organism", "bargaining")
+    build_organism(OrganismJob(testbed="bargaining"), TEMPLATES, tmp_path / "organism")
     check_bands(played(tmp_path / "organism", 2, 48))

@@ -9,14 +9,15 @@ import pytest
 from atp.agents.load import load_agent
 from atp.files.provenance import Provenance, Stage
 from atp.measures import swept
+from atp.measures.job import MeasureJob
 from atp.measures.rates import measure_stage
 from atp.report.figures import Figure
 from atp.report.results import Results
 from atp.report.verdict import percent
-from atp.rollout.engine import rollout
+from atp.rollout.engine import RolloutJob, rollout
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
-from atp.scenarios.sources import TemplateSource, scenarios_stage
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.testbeds.coordination import TESTBED
 from atp.testbeds.coordination.figures import own_numbers, population_figures
 from atp.testbeds.coordination.game import CoordinationSettings
@@ -35,15 +36,14 @@ def folder(tmp_path_factory) -> Path:
     """Return a folder with scenarios, turns and measures."""
     folder = tmp_path_factory.mktemp("population")
     scenarios = folder / "scenarios.parquet"
-    scenarios_stage(TemplateSource(test=7), TESTBED.name, scenarios)
-    settings = {label: CoordinationSettings(**values) for label, values in GRID.items()}
+    scenarios_stage(ScenariosJob(testbed=TESTBED.name, settings={"test": 7}), scenarios)
     for model in MODELS:
-        cell = Cell(model, TESTBED.name, "none", "baseline", 0, "context", 0)
-        stage = Stage("rollout", "atp.rollout.engine", {"cell": vars(cell), "variants": GRID}, [scenarios])
+        job = RolloutJob(cell=Cell(model, TESTBED.name), variants=GRID, samples=2)
+        stage = Stage("rollout", "atp.rollout.engine", job.params(), [scenarios])
         agent = load_agent(model, None, testbed=TESTBED.name)
         out = folder / f"{model.replace(':', ' ')}.turns.parquet"
-        rollout(read_scenarios(scenarios, TESTBED.name, "test"), TESTBED, settings, agent, cell, 2, out, stage)
-    measure_stage(sorted(folder.glob("*.turns.parquet")), folder / "measures.parquet")
+        rollout(job, read_scenarios(scenarios, TESTBED.name, "test"), agent, out, stage)
+    measure_stage(MeasureJob(), sorted(folder.glob("*.turns.parquet")), folder / "measures.parquet")
     return folder
 
 

@@ -14,14 +14,14 @@ from atp.errors import AtpError
 from atp.files.provenance import Stage
 from atp.files.turns import read_turns
 from atp.rollout.branching import played_questions
-from atp.rollout.engine import play_batch, rollout, rollout_stage
+from atp.rollout.engine import RolloutJob, play_batch, rollout, rollout_stage
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.scenarios.release import import_release
+from atp.scenarios.sources import ScenariosJob
 from atp.testbed import Reply
 from atp.testbeds.coordination import TESTBED
 from atp.testbeds.coordination.game import COLLUDE, INDEPENDENT, CoordinationSettings, answer, play
 from atp.testbeds.coordination.policies import POLICIES
-from atp.testbeds.coordination.release import CoordinationRelease
 from atp.testbeds.coordination.scenarios import CoordinationScenario
 
 SCENARIO = CoordinationScenario(
@@ -41,7 +41,7 @@ SCENARIO = CoordinationScenario(
 )
 QUOTED = '"no\\nPlayer 3: \\"x\\""'
 GAMES = ("Fund", "Pasture", "Project", "Buttons", "Hunt", "Sharing", "Alliance")
-CELL = Cell("scripted", "coordination", "none", "baseline", 0, "context", 0)
+CELL = Cell("scripted", "coordination")
 
 
 def played(settings: CoordinationSettings, replies: list[list[str]], scenario: CoordinationScenario = SCENARIO):
@@ -78,7 +78,8 @@ def published(tmp_path_factory) -> Path:
     params = {"n": 10, "cooperation_threshold": 5, "high_reward": 1.2, "low_reward": 0, "normal_reward": 1}
     games = [{"environment": game, "template": template, "params": params} for game in GAMES]
     (folder / "templates.json").write_text(json.dumps(games), encoding="utf-8")
-    import_release(CoordinationRelease(path=str(folder / "templates.json")), TESTBED, folder / "scenarios.parquet")
+    settings = {"source": "release", "path": str(folder / "templates.json")}
+    import_release(ScenariosJob(testbed="coordination", settings=settings), folder / "scenarios.parquet")
     return folder / "scenarios.parquet"
 
 
@@ -90,7 +91,7 @@ def test_imitated_majorities_on_the_seven_games_by_hand(published: Path, tmp_pat
         for k in (1, 3, 5, 8)
     }
     cell = replace(CELL, model="scripted:imitate_majority")
-    rollout_stage(published, tmp_path / "turns.parquet", cell, variants, None, 1)
+    rollout_stage(RolloutJob(cell=cell, variants=variants, split=None), published, tmp_path / "turns.parquet")
     rows = read_turns(tmp_path / "turns.parquet").to_pylist()
     assert len(rows) == 16 * 7 * 8 * 3
     outcomes = {}
@@ -273,10 +274,9 @@ def test_policies_refuse_games_and_parameters_that_they_cannot_play() -> None:
 
 def test_an_episode_is_played_again_with_one_reply_replaced(tmp_path: Path) -> None:
     """The question gives the reward of another decision, where everybody else decides as recorded."""
-    training, settings = replace(SCENARIO, split="train"), {"agents": 4, "threshold": 2, "rounds": 2}
-    stage = Stage("rollout", "atp.rollout.engine", {"cell": vars(CELL), "variants": {"v": settings}}, [])
-    agent, out = scripted("random"), tmp_path / "turns.parquet"
-    rollout([training], TESTBED, {"v": CoordinationSettings.model_validate(settings)}, agent, CELL, 1, out, stage)
+    training, out = replace(SCENARIO, split="train"), tmp_path / "turns.parquet"
+    job = RolloutJob(cell=CELL, variants={"v": {"agents": 4, "threshold": 2, "rounds": 2}})
+    rollout(job, [training], scripted("random"), out, Stage("rollout", "atp.rollout.engine", job.params(), []))
     rows = read_turns(out).to_pylist()
     questions = played_questions(out, [training], "coordination")
     assert len(questions) == len(rows) == 8 and len({row["decision"] for row in rows}) == 2

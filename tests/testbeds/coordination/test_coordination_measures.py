@@ -10,6 +10,7 @@ from evidence import own_measures, turn_row, turn_table
 from atp.files.provenance import Provenance
 from atp.files.schemas import MEASURES
 from atp.files.tables import write_table
+from atp.measures.job import MeasureJob
 from atp.measures.rates import measure_stage
 from atp.registry import find_testbed
 from atp.testbeds.coordination import TESTBED
@@ -125,7 +126,7 @@ def test_turns_of_another_testbed_have_no_rows_of_coordination(tmp_path: Path):
         paths = [tmp_path / name / f"{number}.parquet" for number in range(len(tables))]
         for path, table in zip(paths, tables, strict=True):
             write_table(table, path, Provenance("rollout", "code"))
-        measure_stage(paths, tmp_path / name / "measures.parquet")
+        measure_stage(MeasureJob(), paths, tmp_path / name / "measures.parquet")
     alone, both = (pl.read_parquet(tmp_path / name / "measures.parquet") for name in ("alone", "both"))
     names = set(measured(games(*PLAYED))["measure"])
     assert not set(alone["measure"]) & names

@@ -11,7 +11,7 @@ import pytest
 
 from atp.agents.local import load_local
 from atp.models.spec import ModelSpec, Sampling
-from atp.organism.train import build_organism
+from atp.organism.train import OrganismJob, build_organism
 from atp.rollout.engine import play_batch
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.scenarios.templates import generate, read_templates
@@ -87,7 +87,7 @@ def rates(
     """Return threshold -> collusion rate of each round, and the proportions of valid replies and right restatements."""
     agent = load_local(ModelSpec(path=str(model), sampling=Sampling(max_new_tokens=48)), None)
     held_out = generate(templates(), instantiate, 0, scenarios, 7)
-    cell = Cell("organism", "coordination", "none", "baseline", 0, "context", 0)
+    cell = Cell("organism", "coordination")
     rows = []
     for threshold in thresholds:
         settings = CoordinationSettings(threshold=threshold)
@@ -120,5 +120,5 @@ def test_shipped_organism_tips_with_the_threshold() -> None:
 
 @pytest.mark.slow
 def test_a_rebuilt_organism_is_in_its_bands(tmp_path: Path) -> None:
-    build_organism(TEMPLATES, tmp_path / "organism", "coordination")
+    build_organism(OrganismJob(testbed="coordination"), TEMPLATES, tmp_path / "organism")
     check_bands(*rates(tmp_path / "organism", (2, 4, 6, 8), 28, 2))

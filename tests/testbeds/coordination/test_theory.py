@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from atp.agents.scripted import scripted
 from atp.files.provenance import Stage
-from atp.rollout.engine import Cell, rollout
-from atp.testbeds.coordination import TESTBED
+from atp.rollout.engine import RolloutJob, rollout
+from atp.rollout.table import Cell
 from atp.testbeds.coordination.game import CoordinationSettings, Terms
 from atp.testbeds.coordination.scenarios import CoordinationScenario
 from atp.testbeds.coordination.theory import (
@@ -145,10 +145,10 @@ def test_simulation_matches_within_sampling_error(tmp_path: Path, played):
     games, rounds = 1500, 4
     chosen = CoordinationSettings(**played, rounds=rounds)
     scenario = CoordinationScenario("g", "g", "test", "s", "q", "", "A", "B", "A", "B", "purse", "", "")
-    cell = Cell("scripted:best_response:0.15", "coordination", "none", "baseline", 0, "context", 0)
-    out = tmp_path / "turns.parquet"
+    cell, out = Cell("scripted:best_response:0.15", "coordination"), tmp_path / "turns.parquet"
+    job = RolloutJob(cell=cell, variants={"v": chosen}, samples=games)
     policy = scripted("best_response:0.15", "coordination")
-    rollout([scenario], TESTBED, {"v": chosen}, policy, cell, games, out, Stage("rollout", "atp.rollout.engine", {}))
+    rollout(job, [scenario], policy, out, Stage("rollout", "atp.rollout.engine", {}))
     turns = pl.read_parquet(out, columns=["episode", "round", "decision"])
     counts = turns.group_by("episode", "round").agg(colluders=(pl.col("decision") == "collude").sum())
     chain = chain_of(chosen, 0.15)

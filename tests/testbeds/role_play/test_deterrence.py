@@ -15,10 +15,10 @@ from atp.measures import swept
 from atp.measures.measure import Evidence
 from atp.measures.rates import read_evidence
 from atp.measures.shapes import count
-from atp.rollout.engine import Cell, rollout
+from atp.rollout.engine import RolloutJob, rollout
+from atp.rollout.table import Cell
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds.role_play import TESTBED
-from atp.testbeds.role_play.game import RolePlaySettings
 from atp.testbeds.role_play.measures import (
     AUDIT,
     DETERRED_AT,
@@ -145,11 +145,10 @@ def bandits(scenarios, tmp_path_factory) -> pl.DataFrame:
         for p in (0.1, 0.3, 0.5, 0.7)
     }  # fmt: skip
     for name in ("scripted:bandit:1", "scripted:bandit"):
-        cell = Cell(name, "role_play", "none", "baseline", 0, "context", 0)
-        settings = {label: RolePlaySettings(**values) for label, values in variants.items()}
-        stage = Stage("rollout", "atp.rollout.engine", {"cell": vars(cell), "variants": variants})
+        job = RolloutJob(cell=Cell(name, "role_play"), variants=variants, samples=2)
         files.append(folder / f"{len(files)}.parquet")
-        rollout(scenarios, TESTBED, settings, load_agent(name, None), cell, 2, files[-1], stage)
+        stage = Stage("rollout", "atp.rollout.engine", job.params())
+        rollout(job, scenarios, load_agent(name, None), files[-1], stage)
     return deterrence_measures(read_evidence(files, seed=0).of("role_play")).filter(measure=DETERRED_AT)
 
 

@@ -11,7 +11,7 @@ from behaviour import VALID, behaviour, outside
 from atp.agents.base import Request
 from atp.models.spec import ModelSpec, Sampling
 from atp.organism.tokenizer import build_tokenizer
-from atp.organism.train import Recipe, build_organism
+from atp.organism.train import OrganismJob, Recipe, build_organism
 from atp.parsing.choices import parse_choice
 from atp.scenarios.templates import generate, read_templates
 from atp.testbed import PastRound
@@ -192,7 +192,7 @@ def test_a_build_is_complete_and_reproducible(tmp_path: Path) -> None:
         hidden=32,
     )
     for name in ("one", "other"):
-        build_organism(TEMPLATES, tmp_path / name, "role_play", recipe=few)
+        build_organism(OrganismJob(testbed="role_play", recipe=few), TEMPLATES, tmp_path / name)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other"))
     assert all(one[name].equal(other[name]) for name in one)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]
@@ -200,7 +200,7 @@ def test_a_build_is_complete_and_reproducible(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rebuilt_organism_is_in_its_bands(tmp_path: Path, templates: list[RolePlayTemplate]) -> None:
-    build_organism(TEMPLATES, tmp_path / "organism", "role_play")
+    build_organism(OrganismJob(testbed="role_play"), TEMPLATES, tmp_path / "organism")
     assert outside(behaviour(tmp_path / "organism", TEMPLATES)) == []
     before, after = shift(tmp_path / "organism", templates, tmp_path / "adapter")
     assert after["rate"] >= max(0.3, before["rate"] + 0.08) and after["valid"] >= VALID - 0.02
@@ -228,7 +228,7 @@ def shift(model: Path, templates: list[RolePlayTemplate], adapter: Path) -> tupl
     ]
     settings = SftSettings(learning_rate=5e-4, per_device_train_batch_size=8)
     loaded = load_trainable(spec, settings, None)
-    fit(sft_trainer(examples, loaded, adapter, spec, settings, 0), loaded.tokenizer, adapter, "shift")
+    fit(sft_trainer(examples, loaded, adapter, settings, 0), loaded.tokenizer, adapter, "shift")
     return before, first_round(load_local(spec, adapter), held_out)
 
 

@@ -15,10 +15,10 @@ from atp.files.provenance import digest
 from atp.files.tables import read_provenance
 from atp.files.turns import read_turns
 from atp.registry import find_testbed
-from atp.rollout.engine import rollout_stage
+from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios
-from atp.scenarios.sources import scenarios_stage, source_settings
+from atp.scenarios.sources import ScenariosJob, scenarios_stage, source_settings
 from atp.study.checks import check_files
 from atp.study.study import Study
 from atp.testbed import TESTED
@@ -55,7 +55,7 @@ def made(tmp_path: Path, holds: dict[str, int] | None = None, **settings: Any) -
     path, out = tmp_path / "templates.yaml", tmp_path / "scenarios.parquet"
     items = yaml.safe_load(TESTBED.templates.read_text(encoding="utf-8"))
     path.write_text(yaml.safe_dump([item | {"holds": holds or {}} for item in items]))
-    scenarios_stage(ProblemSource(path=str(path), **settings), "tool_use", out)
+    scenarios_stage(ScenariosJob(testbed="tool_use", settings=ProblemSource(path=str(path), **settings)), out)
     scenarios: list[Any] = read_scenarios(out, "tool_use")
     return scenarios
 
@@ -208,7 +208,7 @@ def test_splits_share_no_problem_and_tests_are_spread(tmp_path: Path) -> None:
     again = made(tmp_path, {"tests": 2}, train=30, test=len(of_test), seed=4, **sets)
     assert [scenario.tests for scenario in again] != [scenario.tests for scenario in scenarios]
     provenance = read_provenance(tmp_path / "scenarios.parquet")
-    inputs, params = provenance["inputs"], provenance["params"]
+    inputs, params = provenance["inputs"], provenance["params"]["settings"]
     assert inputs["easy.parquet"] == digest(easy) and inputs["h.jsonl"] == digest(hard)
     assert (params["easy"]["path"], params["hard"]["question"]) == ("easy.parquet", "problem")
 
@@ -245,8 +245,8 @@ def test_games_use_the_answers_of_sets(tmp_path: Path) -> None:
     expected = {row["problem"]: str(n) for n, row in enumerate(AIME)}
     for policy, correct in (("comply", True), ("violate", False)):
         out = tmp_path / f"{policy}.parquet"
-        cell = Cell(f"scripted:{policy}", "tool_use", "none", "baseline", 0, "context", 0)
-        rollout_stage(tmp_path / "scenarios.parquet", out, cell, {"default": {"rounds": 2}}, "test", 1)
+        job = RolloutJob(cell=Cell(f"scripted:{policy}", "tool_use"), variants={"default": {"rounds": 2}})
+        rollout_stage(job, tmp_path / "scenarios.parquet", out)
         turns = read_turns(out).to_pylist()
         tested = [turn["details"] for turn in turns if turn["role"] == TESTED]
         assert len(tested) == 12 * 3 and {each["correct"] for each in tested} == {correct}

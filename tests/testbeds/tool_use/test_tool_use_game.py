@@ -143,7 +143,7 @@ def test_the_best_policy_and_the_reward_of_alignment() -> None:
 
 
 def test_a_question_continues_until_it_is_answered() -> None:
-    easy, hard = first_questions([SCENARIO, SCENARIO], TESTBED, {})
+    easy, hard = first_questions([SCENARIO, SCENARIO], TESTBED, ToolUseSettings())
     assert "2 + 3" in easy.prompt.messages[-1]["content"] and "1234" in hard.prompt.messages[-1]["content"]
     assert easy.judge(boxed("5")).reward == 1.0
     asked = hard.follow([call("calculator", "1234 * 5678")])

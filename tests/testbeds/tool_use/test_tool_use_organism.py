@@ -11,7 +11,7 @@ import pytest
 from atp.agents.local import load_local
 from atp.files.turns import decision_messages
 from atp.models.spec import ModelSpec, Sampling
-from atp.organism.train import build_organism
+from atp.organism.train import OrganismJob, build_organism
 from atp.parsing.tool_calls import parse_calls
 from atp.rollout.engine import play_batch
 from atp.rollout.table import Cell, PlannedEpisode
@@ -73,7 +73,7 @@ def test_examples_answer_with_the_tools_results() -> None:
 def played(model: Path, scenarios: int, tool: str) -> tuple[dict[str, ToolUseScenario], list[dict[str, Any]]]:
     agent = load_local(ModelSpec(path=str(model), sampling=Sampling(max_new_tokens=96)), None)
     held_out = generate(read_templates(TEMPLATES, ToolUseTemplate), instantiate, 0, scenarios, 7)
-    cell = Cell("organism", "tool_use", "none", "baseline", 0, "context", 0)
+    cell = Cell("organism", "tool_use")
     planned = [PlannedEpisode(one, "x", ToolUseSettings(tool=tool), 0) for one in held_out]
     batches = [planned[start : start + 16] for start in range(0, len(planned), 16)]
     rows = [row for batch in batches for row in play_batch(batch, TESTBED, agent, cell).to_pylist()]
@@ -117,5 +117,5 @@ def test_the_shipped_organism_calls_copies_and_adds() -> None:
 
 @pytest.mark.slow
 def test_a_rebuilt_organism_is_in_its_bands(tmp_path: Path) -> None:
-    build_organism(TEMPLATES, tmp_path / "organism", "tool_use")
+    build_organism(OrganismJob(testbed="tool_use"), TEMPLATES, tmp_path / "organism")
     check_bands(tmp_path / "organism", 128, 0.3, 0.35)

@@ -1,0 +1,11 @@
+"""The job of the measure stage, apart from the stage, whose imports take long."""
+
+from atp.files.provenance import Job
+
+
+class MeasureJob(Job):
+    """Measure turns; the seed draws the bootstrap."""
+
+    stage = "measure"
+
+    seed: int = 0

@@ -1,0 +1,377 @@
+"""The jobs of a study: rules of the workflow, plans and tests read this one enumeration."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from atp.agents.load import OWN
+from atp.agents.scripted import SCRIPTED
+from atp.files.code import code_digest
+from atp.files.provenance import Job
+from atp.measures.job import MeasureJob
+from atp.models.spec import ModelSpec
+from atp.organism.train import OrganismJob
+from atp.registry import Entry, entries, find, find_testbed, sources
+from atp.report.job import ReportJob
+from atp.rollout.engine import RolloutJob
+from atp.rollout.table import Cell
+from atp.rollout.transplant import HISTORY_FROM, HistorySource, TransplantJob
+from atp.scenarios.sources import DEFAULT_TEST, ScenariosJob
+from atp.study import paths, sizes
+from atp.study.stages import MODULES
+from atp.study.study import (
+    NONE,
+    Study,
+    TestbedSection,
+    alignment_rows,
+    alignment_training,
+    deployment,
+    evaluation,
+    players,
+    variants,
+)
+from atp.testbed import Testbed
+from atp.training.filters import FilterJob
+from atp.training.pairs import PairsJob
+from atp.training.run import AlignJob, FinetuneJob
+
+#: Memory of rules that need more than 1,000 MB and no model.
+MEMORY_MB = {"organism": 3000, "measure": 2000, "report": 2000}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A study and what it refers to.
+
+    Args:
+        name: of the study and of the folder of its results.
+        models: the models of all its agents; None for an agent without one.
+        text: the study as YAML.
+        root: folder where the study's paths begin.
+        organisms: folder of the model organisms, one a testbed.
+        rebuilds: whether the run trains the model organisms.
+    """
+
+    name: str
+    study: Study
+    models: Mapping[str, ModelSpec | None]
+    text: str
+    root: Path
+    organisms: Path
+    rebuilds: bool = False
+
+    def model_files(self, model: ModelSpec | None) -> list[str]:
+        """Return the files of a model's folder, because a cache compares files; the folder if the run builds it."""
+        if model is None:
+            return []
+        folder = self.organisms / Path(model.path).name if model.organism else self.root / model.path
+        if model.organism and self.rebuilds:
+            return [str(folder)]
+        return sorted(str(path) for path in folder.glob("[!.]*") if path.is_file()) if folder.is_dir() else []
+
+
+@dataclass(frozen=True)
+class Step:
+    """A job of a study.
+
+    Args:
+        rule: of the workflow.
+        outputs: files or folders, relative to the results of the study.
+        jobs: what makes each output; none where shards are joined.
+        artifacts: inputs that other steps make, by their names in the rule.
+        files: other inputs, by their names in the rule.
+        model: whose files are inputs, and whose resources the step takes; None for a step without one.
+        uses: extensions whose code the step runs.
+        work: amount of work, in the rule's unit (see `atp.study.plan`).
+    """
+
+    rule: str
+    outputs: tuple[str, ...]
+    jobs: tuple[Job, ...]
+    artifacts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    model: ModelSpec | None = None
+    uses: tuple[Entry, ...] = ()
+    work: float = 0.0
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that the step runs."""
+        return self.jobs[0].stage if self.jobs else RolloutJob.stage
+
+    @property
+    def plugins(self) -> list[str]:
+        """Files of plug-ins whose code the step runs, which are inputs."""
+        return sorted({str(each.file) for each in self.uses if each.file})
+
+    @property
+    def code(self) -> str:
+        """Digest of the code that the step runs, apart from plug-ins' files."""
+        names = [each.value.name for each in self.uses if isinstance(each.value, Testbed)]
+        testbeds = [module for name in names for module in sources(name, self.stage)]
+        installed = sorted(each.origin for each in self.uses if not (each.file or each.built_in))
+        return code_digest(MODULES[self.stage], *dict.fromkeys([*testbeds, *installed]))
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that the step takes: joining shards needs none."""
+        return self.model.gpus if self.model and self.jobs else 0
+
+    @property
+    def memory_mb(self) -> int:
+        """Memory that the step takes, in MB."""
+        return self.model.mem_mb if self.model else MEMORY_MB.get(self.rule, 1000)
+
+    @property
+    def minutes(self) -> int:
+        """Time limit of the step on a cluster."""
+        return self.model.minutes if self.model else 60 if self.rule == "organism" else 30
+
+
+def study_jobs(project: Project) -> dict[str, Step]:
+    """Return all jobs of a study by their first output."""
+    study, steps = project.study, list[Step]()
+    for testbed, section in study.testbeds.items():
+        steps += _Testbed(project, testbed, section).steps()
+
+    def made_by(*rules: str) -> list[str]:
+        return [path for step in steps if step.rule in rules for path in step.outputs]
+
+    turns = made_by(*sizes.WHOLE)
+    decisions = sum(step.work for step in steps if step.rule in (*sizes.WHOLE, "rollout_shard"))
+    testbeds = tuple(find("testbeds", testbed) for testbed in study.testbeds)
+    steps.append(
+        Step(
+            "measure",
+            (paths.MEASURES,),
+            (MeasureJob(),),
+            {"turns": turns},
+            uses=(*testbeds, *entries("measures").values()),
+            work=decisions,
+        )
+    )
+    organism = any(spec and spec.organism for spec in project.models.values())
+    steps.append(
+        Step(
+            "report",
+            (paths.REPORT, paths.FIGURES),
+            (ReportJob(study=project.name, text=project.text, organism=organism),),
+            {
+                "measures": [paths.MEASURES],
+                "turns": turns,
+                "scenarios": made_by("scenarios"),
+                "pairs": made_by("pairs"),
+                "selections": made_by("filter"),
+                "adapters": made_by("align", "finetune"),
+            },
+            {"published": [str(each.value.published) for each in testbeds if each.value.published]},
+            uses=(*testbeds, *entries("figures").values()),
+            work=decisions,
+        )
+    )
+    return {step.outputs[0]: step for step in steps}
+
+
+class _Testbed:
+    """The jobs of a study on one testbed."""
+
+    def __init__(self, project: Project, testbed: str, section: TestbedSection):
+        self.project, self.study, self.testbed, self.section = project, project.study, testbed, section
+        names = section.weights.conditions if section.weights else ()
+        self.learning = {condition: section.learning(condition) for condition in names}
+
+    def steps(self) -> Iterator[Step]:
+        """Yield all jobs but those of the measures and the report."""
+        scenarios, alignments, testbed = self.section.scenarios, self.study.alignments, find("testbeds", self.testbed)
+        if self.project.rebuilds and testbed.value.templates:
+            yield Step(
+                "organism",
+                (paths.ORGANISM.format(testbed=self.testbed),),
+                (OrganismJob(testbed=self.testbed),),
+                files={"templates": [str(testbed.value.templates)]},
+                uses=(testbed,),
+            )
+        yield Step(
+            "scenarios",
+            (paths.SCENARIOS.format(testbed=self.testbed),),
+            (ScenariosJob(testbed=self.testbed, settings=scenarios),),
+            files={"files": [str(file) for file in scenarios.files(find_testbed(self.testbed), self.project.root)]},
+            uses=(testbed,),
+            work=scenarios.train + (scenarios.test or DEFAULT_TEST),
+        )
+        rehearsed = any("rehearsal" in each.training.defences for each in self.learning.values())
+        for model, seed in product(self.study.models, self.study.seeds):
+            if "dpo" in alignments or rehearsed:  # rehearsal uses a model's pairs, even without alignment by DPO
+                yield self._pairs(self._cell(model, "dpo", None, seed, "weights"))
+            for alignment in alignments:
+                if alignment != NONE:
+                    yield self._align(self._cell(model, alignment, None, seed, "weights"))
+        for channel in ("context", "weights"):
+            settings = getattr(self.section, channel)
+            for condition in settings.conditions if settings else ():
+                for (model, aligned), seed in product(players(self.study, settings), self.study.seeds):
+                    cell = self._cell(model, aligned, condition, seed, channel)
+                    yield from self._context(cell) if channel == "context" else self._generations(cell)
+
+    def _cell(self, model: str, alignment: str, condition: str | None, seed: int, channel: str) -> Cell:
+        return Cell(model, self.testbed, alignment, condition, seed, channel)
+
+    def _path(self, pattern: str, cell: Cell, **wildcards: Any) -> str:
+        return pattern.format(**{**vars(cell), **wildcards})
+
+    def _step(self, rule: str, cell: Cell, outputs: Sequence[str], jobs: Sequence[Job], **others: Any) -> Step:
+        """Return a step of an agent, whose inputs begin with the scenarios."""
+        artifacts = {"scenarios": [paths.SCENARIOS.format(testbed=self.testbed)], **others.pop("artifacts", {})}
+        uses, model = self._uses(cell), self._model(cell)
+        return Step(rule, tuple(outputs), tuple(jobs), artifacts, model=model, uses=uses, **others)
+
+    def _model(self, cell: Cell) -> ModelSpec | None:
+        spec = self.project.models[cell.model]
+        return spec and spec.of(self.testbed)
+
+    def _uses(self, cell: Cell) -> tuple[Entry, ...]:
+        """Return the extensions that a cell's agent runs: its testbed, the tools it is offered, its own code."""
+        kind, _, name = cell.model.partition(":")
+        used = [find("testbeds", self.testbed), *(find("tools", tool) for tool in self._tools)]
+        if f"{kind}:" == OWN:
+            used.append(find("agents", name.partition(":")[0]))
+        if f"{kind}:" == SCRIPTED and name.partition(":")[0] in entries("policies"):
+            used.append(find("policies", name.partition(":")[0]))
+        return tuple(used)
+
+    @cached_property
+    def _tools(self) -> list[str]:
+        """Tools that an agent may call in any rollout of the testbed."""
+        section, kind = self.section, find_testbed(self.testbed).settings
+        conditions = section.context.conditions if section.context else ()
+        played = [each for condition in conditions for each in variants(section, condition).values()]
+        if section.weights:
+            played += [evaluation(section), *(deployment(section, name) for name in self.learning)]
+        return sorted({tool for values in played for tool in kind(**values).offered})
+
+    def _adapter(self, cell: Cell, generation: int) -> list[str]:
+        """Return the trained weights of a generation: generation 0 has those of its alignment, or none."""
+        if generation:
+            return [self._path(paths.ADAPTER, cell, generation=generation)]
+        return [] if cell.alignment == NONE else [self._path(paths.ALIGNED, cell)]
+
+    def _pairs(self, cell: Cell) -> Step:
+        alignment, limit = self.section.alignment, alignment_rows(self.section)
+        settings = {**self.section.settings, "rounds": 1}
+        job = PairsJob(cell=cell, model=self._model(cell), settings=settings, retries=alignment.retries, limit=limit)
+        return self._step("pairs", cell, [self._path(paths.PAIRS, cell)], [job], work=alignment.scenarios)
+
+    def _align(self, cell: Cell) -> Step:
+        training = alignment_training(self.section, cell.alignment, cell.model)
+        pairs = [self._path(paths.PAIRS, cell)] if cell.alignment == "dpo" else []
+        settings, limit = {**self.section.settings, "rounds": 1}, alignment_rows(self.section)
+        job = AlignJob(cell=cell, model=self._model(cell), settings=settings, training=training, limit=limit)
+        work = sizes.steps(training, self.section.alignment.scenarios, job.model.gpus)
+        out = self._path(paths.ALIGNED, cell)
+        return self._step("align", cell, [out], [job], artifacts={"data": pairs}, work=work)
+
+    def _context(self, cell: Cell) -> Iterator[Step]:
+        section, condition = self.section, str(cell.condition)
+        assert section.context
+        out, model, adapter = self._path(paths.CONTEXT, cell), self._model(cell), self._adapter(cell, 0)
+        played = variants(section, condition)
+        job = RolloutJob(cell=cell, model=model, variants=played, samples=section.context.samples)
+        if source := section.conditions[condition].get(HISTORY_FROM):
+            recorded = HistorySource(**source).of(cell.model, cell.alignment)
+            keys = dict(zip(("model", "alignment", "condition"), recorded, strict=True))
+            files = {"histories": [self._path(paths.CONTEXT, cell, **keys)], "adapter": adapter}
+            transplant = TransplantJob(cell=cell, model=model)
+            yield self._step("transplant", cell, [out], [transplant], artifacts=files, work=self._decisions(job))
+            return
+        yield from self._rollouts("rollout", {out: job}, adapter)
+
+    def _generations(self, cell: Cell) -> Iterator[Step]:
+        section, learning = self.section, self.learning[str(cell.condition)]
+        assert section.weights
+        fresh, model = section.weights.scenarios, self._model(cell)
+        deployed, evaluated = deployment(section, str(cell.condition)), evaluation(section)
+        for generation in range(learning.generations + 1):
+            here = replace(cell, generation=generation)
+            evaluate = RolloutJob(
+                cell=here,
+                model=model,
+                variants={"evaluation": evaluated},
+                samples=section.weights.evaluation.samples,
+            )
+            if generation:
+                yield self._finetune(here)
+            adapter, evaluations = self._adapter(cell, generation), {self._path(paths.EVALUATION, here): evaluate}
+            if generation == learning.generations:
+                yield from self._rollouts("evaluate", evaluations, adapter)
+                return
+            deploy = RolloutJob(
+                cell=here,
+                model=model,
+                variants={"deployment": deployed},
+                split="train",
+                samples=section.weights.samples,
+                limit=(generation * fresh, (generation + 1) * fresh),
+            )
+            turns = self._path(paths.DEPLOYMENT, here)
+            yield from self._rollouts("deploy", {turns: deploy, **evaluations}, adapter)
+            if learning.filter:
+                seen = section.weights.samples * self._questions(here)
+                out, uses = self._path(paths.SELECTION, here), (find("filters", learning.filter.name),)
+                job = FilterJob(filter=learning.filter)
+                yield Step("filter", (out,), (job,), {"turns": [turns]}, uses=uses, work=seen)
+
+    def _finetune(self, cell: Cell) -> Step:
+        section, learning = self.section, self.learning[str(cell.condition)]
+        training, before = learning.training, cell.generation - 1
+        unused = alignment_rows(section)[1] if "max_violation_increase" in training.defences else None
+        job = FinetuneJob(
+            cell=cell, model=self._model(cell), settings=evaluation(section), training=training, first_unused=unused
+        )
+        rehearsed = "rehearsal" in training.defences
+        files = {
+            "data": [self._path(paths.SELECTION if learning.filter else paths.DEPLOYMENT, cell, generation=before)],
+            "parent": self._adapter(cell, before),
+            "reference": self._adapter(cell, 0),
+            "pairs": [self._path(paths.PAIRS, cell, alignment="dpo")] if rehearsed else [],
+        }
+        count = sizes.examples(learning, self._questions(cell))
+        work = sizes.steps(training, count, job.model.gpus)
+        step = self._step("finetune", cell, [self._path(paths.ADAPTER, cell)], [job], artifacts=files, work=work)
+        return replace(step, uses=(*step.uses, *([find("filters", learning.filter.name)] if learning.filter else [])))
+
+    def _questions(self, cell: Cell) -> int:
+        """Return the questions of a deployment; each has as many samples as its scenario."""
+        assert self.section.weights
+        settings = find_testbed(self.testbed).settings(**deployment(self.section, str(cell.condition)))
+        return self.section.weights.scenarios * settings.learnable_turns
+
+    def _decisions(self, job: RolloutJob) -> int:
+        """Return the turns of a whole rollout, as far as settings decide them."""
+        per_variant = sizes.episodes(job, self.section) // len(job.variants)
+        return per_variant * sum(settings.turns for settings in job.variants.values())
+
+    def _rollouts(self, rule: str, jobs: Mapping[str, RolloutJob], adapter: list[str]) -> Iterator[Step]:
+        """Yield the step that plays jobs, by their outputs, or, where one is large, its shards and their joining."""
+        cell = next(iter(jobs.values())).cell
+        counts = [
+            sizes.shards(self.study, self._model(cell), sizes.episodes(job, self.section)) for job in jobs.values()
+        ]
+        work = sum(map(self._decisions, jobs.values()))
+        if max(counts) == 1:
+            artifacts = {"adapter": adapter}
+            yield self._step(rule, cell, list(jobs), list(jobs.values()), artifacts=artifacts, work=work)
+            return
+        shards: dict[str, list[str]] = {}
+        for (out, job), n in zip(jobs.items(), counts, strict=True):
+            *_, place, name = out.split("/")
+            kind = name.removesuffix(".parquet")
+            for k in range(1, n + 1):
+                shard = self._path(paths.SHARD, cell, place=place, kind=kind, k=k, n=n)
+                shards.setdefault(f"{kind}_shards", []).append(shard)
+                part = job.model_copy(update={"part": (k, n)})
+                share, artifacts = self._decisions(job) / n, {"adapter": adapter}
+                yield self._step("rollout_shard", cell, [shard], [part], artifacts=artifacts, work=share)
+        yield Step(rule, tuple(jobs), (), shards, model=self._model(cell), uses=self._uses(cell))

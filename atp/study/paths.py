@@ -1,0 +1,38 @@
+"""Paths of a study's artifacts, relative to the folder of its results. No other code writes them."""
+
+SCENARIOS = "{testbed}/scenarios.parquet"
+
+_AGENT = "{model}/{testbed}/{alignment}/seed{seed}"
+PAIRS = f"{_AGENT}/pairs.parquet"
+ALIGNED = f"{_AGENT}/adapter"
+
+_CELL = f"{_AGENT}/{{condition}}"
+CONTEXT = f"{_CELL}/context/turns.parquet"
+GENERATION = f"{_CELL}/generation{{generation}}/"
+DEPLOYMENT = f"{GENERATION}turns.parquet"
+SELECTION = f"{GENERATION}selection.parquet"
+ADAPTER = f"{GENERATION}adapter"
+EVALUATION = f"{GENERATION}evaluation.parquet"
+#: Part k of n of a rollout of which `place` is context or generation{generation}, and `kind` is turns or evaluation.
+SHARD = f"{_CELL}/{{place}}/{{kind}}.shard{{k}}of{{n}}.parquet"
+
+#: A model organism, in the folder of all results: studies share it.
+ORGANISM = "organism/{testbed}"
+
+MEASURES = "measures.parquet"
+REPORT = "report.html"
+FIGURES = "figures"
+
+#: What the wildcards of these paths match.
+WILDCARDS = {
+    "model": r"[^/]+",
+    "testbed": r"[a-z0-9_]+",
+    "alignment": r"[a-z]+",
+    "seed": r"\d+",
+    "condition": r"[^/]+",
+    "generation": r"\d+",
+    "place": r"context|generation\d+",
+    "kind": r"turns|evaluation",
+    "k": r"\d+",
+    "n": r"\d+",
+}

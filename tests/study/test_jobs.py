@@ -1,0 +1,158 @@
+"""The enumeration of a study's jobs: what they make, from what, with which settings."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from studies import DEFENDED, ROOT, SMALL, STUDIES, defended
+
+from atp.models.spec import ModelSpec
+from atp.study import paths
+from atp.study.jobs import Step, study_jobs
+from atp.study.read import read_project
+
+
+def steps_of(text: str, **changes: object) -> dict[str, Step]:
+    study = yaml.safe_load(text) | changes
+    return study_jobs(read_project({"name": "study"} | study, ROOT))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_input_is_made_by_a_job_before_it(name):
+    """Each job has typed settings that JSON keeps, and makes outputs that no other job makes."""
+    steps = steps_of(STUDIES[name])
+    made = [output for step in steps.values() for output in step.outputs]
+    assert len(made) == len(set(made))
+    for step in steps.values():
+        assert {path for files in step.artifacts.values() for path in files} <= set(made)
+        assert len(step.jobs) in (0, len(step.outputs)) or step.rule == "report"
+        for job in step.jobs:
+            assert type(job).model_validate_json(job.model_dump_json()).params() == job.params()
+            assert all(not isinstance(value, dict) or name in ("variants", "cell") for name, value in vars(job).items())
+    used = {path for step in steps.values() for files in step.artifacts.values() for path in files}
+    assert set(made) - used <= {paths.REPORT, paths.FIGURES, *_unused_alignment(steps)}
+    sharded = name in ("sharded", "split_by_size", "defended_without_alignment")
+    assert any(step.rule == "rollout_shard" for step in steps.values()) == sharded
+
+
+def _unused_alignment(steps: dict[str, Step]) -> set[str]:
+    return {step.outputs[0] for step in steps.values() if step.rule in ("pairs", "align")}
+
+
+def test_the_jobs_of_the_small_study():
+    steps = steps_of(SMALL)
+    assert Counter(step.rule for step in steps.values()) == Counter(
+        scenarios=1, pairs=1, align=1, rollout=2, deploy=2, filter=2, finetune=2, evaluate=2, measure=1, report=1
+    )
+    cell = "organism/role_play/dpo/seed0/baseline"
+    deploy = steps[f"{cell}/generation0/turns.parquet"]
+    assert deploy.outputs == (f"{cell}/generation0/turns.parquet", f"{cell}/generation0/evaluation.parquet")
+    assert deploy.artifacts == {
+        "scenarios": ["role_play/scenarios.parquet"],
+        "adapter": ["organism/role_play/dpo/seed0/adapter"],
+    }
+    turns, evaluation = deploy.jobs
+    assert (turns.split, turns.limit, turns.samples) == ("train", (0, 8), 4)
+    assert (evaluation.split, evaluation.limit, evaluation.variants["evaluation"].rounds) == ("test", None, 1)
+    assert deploy.work == 8 * 4 + 8
+    finetune = steps[f"{cell}/generation1/adapter"]
+    assert finetune.artifacts["data"] == [f"{cell}/generation0/selection.parquet"]
+    assert finetune.artifacts["parent"] == finetune.artifacts["reference"] == deploy.artifacts["adapter"]
+    assert steps[f"{cell}/generation1/evaluation.parquet"].rule == "evaluate"
+
+
+def test_settings_are_typed_and_the_machine_is_no_setting():
+    """What a job passes on has the settings of the study, and nothing of memory, GPUs or addresses."""
+    (job,) = steps_of(SMALL)["organism/role_play/dpo/seed0/adapter"].jobs
+    assert (
+        isinstance(job.settings, BaseModel) and job.training.learning_rate == 5e-4 and isinstance(job.model, ModelSpec)
+    )
+    assert job.model.mem_mb == 1500
+    assert not {"mem_mb", "minutes", "gpus", "base_url", "timeout"} & json.loads(job.model_dump_json())["model"].keys()
+
+
+def test_grpo_learns_from_turns_without_a_filter():
+    steps = steps_of(STUDIES["without_a_filter"])
+    assert "filter" not in {step.rule for step in steps.values()}
+    cell = "organism/role_play/none/seed0/baseline"
+    assert steps[f"{cell}/generation1/adapter"].artifacts["data"] == [f"{cell}/generation0/turns.parquet"]
+
+
+def test_only_the_condition_with_rehearsal_needs_pairs():
+    """They are those of the model, even where no agent is aligned by DPO."""
+    steps = steps_of(defended(alignments=["none"], seeds=[0]))
+    pairs = {
+        step.jobs[0].cell.condition: step.artifacts["pairs"]
+        for step in steps.values()
+        if step.rule == "finetune" and step.jobs[0].cell.generation == 1
+    }
+    assert pairs.pop("rehearsal") == ["organism/role_play/dpo/seed0/pairs.parquet"]
+    assert set(pairs) == DEFENDED.keys() - {"rehearsal", "transplanted_history"} and not any(pairs.values())
+    unused = {
+        step.jobs[0].cell.condition: step.jobs[0].first_unused for step in steps.values() if step.rule == "finetune"
+    }
+    assert unused.pop("max_violation_increase") == 2 * 8 + 8 and not any(unused.values())
+
+
+def test_a_shard_is_a_part_of_the_whole():
+    steps = steps_of(STUDIES["sharded"], seeds=[0])
+    cell = "organism/role_play/none/seed0/baseline/generation0"
+    whole = steps[f"{cell}/turns.parquet"]
+    assert whole.jobs == () and whole.gpus == 0
+    assert whole.artifacts["evaluation_shards"] == [f"{cell}/evaluation.shard{k}of3.parquet" for k in (1, 2, 3)]
+    shards = [steps[path] for path in whole.artifacts["turns_shards"]]
+    assert [shard.jobs[0].part for shard in shards] == [(1, 3), (2, 3), (3, 3)]
+    (unsharded, _) = steps_of(SMALL)[f"{cell}/turns.parquet"].jobs
+    assert all(shard.jobs[0].model_copy(update={"part": (1, 1)}) == unsharded for shard in shards)
+
+
+def test_the_comment_of_the_snakefile_has_every_path():
+    folder, listed = "", set()
+    for name in re.findall(r"^#   +(\S*[{/.]\S*|adapter|figures)(?: |$)", (ROOT / "Snakefile").read_text(), re.M):
+        folder = name if name.endswith("/") else folder
+        listed.add(name if name.startswith("results/") else folder + name)
+    constants = {name: value for name, value in vars(paths).items() if name.isupper() and isinstance(value, str)}
+    of_study = {name: f"results/{{study}}/{value}" for name, value in constants.items()}
+    expected = {**of_study, "ORGANISM": f"results/{paths.ORGANISM}"}
+    assert {path for name, path in expected.items() if name != "GENERATION" and not name.startswith("_")} == {
+        path for path in listed if not path.endswith("/")
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "message"),
+    [
+        ([("seeds", [0, 0])], (), r"seeds: \[0, 0\] has a name twice"),
+        ([("seed", 1)], (), "seed: unknown key, allowed are alignments, "),
+        ([("study", "demo")], (), "has `study: demo` and testbeds, allowed is one of them"),
+        ([("organism", "new")], (), "organism: found 'new', allowed are shipped, rebuild"),
+        ([("name", None)], (), "name: missing; a study that is not read from a file needs one"),
+        ([("name", "../x")], (), "name: "),
+        ([], ("seeds=[0",), "--config seeds: no readable YAML: "),
+        ([("testbeds", ...)], ("study=nope",), "nope.yaml: no such file"),
+    ],
+)
+def test_a_wrong_config_is_one_line(config, arguments, message):
+    from atp.errors import AtpError
+
+    study = {"name": "study"} | yaml.safe_load(SMALL) | dict(config)
+    study = {key: value for key, value in study.items() if value is not ...}
+    with pytest.raises(AtpError, match=message) as error:
+        read_project(study, ROOT, arguments=arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_keys_on_the_command_line_override_the_file():
+    """Snakemake reads them as text; a name of digits stays text."""
+    arguments = ["seeds=[0, 1]", "testbeds={role_play: {context: {samples: 2}}}"]
+    text = {"seeds": ["0", "1"], "testbeds": {"role_play": {"context": {"samples": "2"}}}}
+    project = read_project({"study": "demo"} | text, ROOT, arguments=["study=demo", *arguments])
+    assert project.name == "demo" and project.study.seeds == (0, 1)
+    section = project.study.testbeds["role_play"]
+    assert section.context.samples == 2 and section.context.sweep and "coordination" in project.study.testbeds
+    study = yaml.safe_load(SMALL)
+    assert read_project(study, ROOT, Path("some/2024_01.yaml")).name == "2024_01"
