@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
+# Folders of wheels that this machine's pip takes; uv does not read pip's settings.
+FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
 .PHONY: help run test test-slow cache-check test-cluster lint format bench gpu-check clean
 
@@ -10,7 +12,10 @@ help: ## show this list
 
 $(BIN)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c requirements.lock -e ".[dev]"
+	$(BIN)/python -m pip install --quiet uv
+	UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode \
+		-c requirements.lock -e ".[dev]"
+	$(BIN)/python -m compileall -q atp
 	@touch $@
 
 run: $(BIN)/.installed ## run the default study; ends by naming its report
