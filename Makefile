@@ -5,7 +5,7 @@ SNAKEMAKE := $(BIN)/snakemake
 # Folders of wheels that this machine's pip takes; uv does not read pip's settings.
 FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: help run test test-slow cache-check test-cluster lint format bench gpu-check clean
+.PHONY: help quick run test test-slow test-cluster lint format bench gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -18,22 +18,22 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m compileall -q atp
 	@touch $@
 
+quick: $(BIN)/.installed ## a first look: a small study on role-play, in a minute or two
+	@$(BIN)/python workflow/scripts/unlock.py
+	@$(SNAKEMAKE) --cores all --profile workflow/profiles/default --config study=quick
+
 run: $(BIN)/.installed ## run the default study; ends by naming its report
 	@$(BIN)/python workflow/scripts/unlock.py
 	@$(SNAKEMAKE) --cores all --profile workflow/profiles/default
-	@echo "The report is results/demo/report.html"
 
 test: $(BIN)/.installed ## run the tests (minutes)
 	$(BIN)/python -m pytest -m "not slow and not cluster" -n 2 --dist loadfile --no-loadscope-reorder
 
-test-slow: $(BIN)/.installed ## rebuild the organisms and hold their behaviour to its bands
+test-slow: $(BIN)/.installed ## rebuild the organisms, share a cache between studies, and other tests of minutes
 	$(BIN)/python -m pytest -m slow
 
 test-cluster: $(BIN)/.installed ## a study through SLURM's daemons on this machine, with faults (as root, minutes)
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
-
-cache-check: $(BIN)/.installed ## a second study in another folder takes its alignment from the cache
-	$(BIN)/python workflow/cache_check.py
 
 lint: $(BIN)/.installed ## style, types, workflow
 	$(BIN)/ruff check .

@@ -1,6 +1,5 @@
 """The command line: every stage by itself, to try it before a study is written."""
 
-import json
 import logging
 import os
 import sys
@@ -20,13 +19,12 @@ from atp.arguments import (
 )
 from atp.errors import AtpError
 from atp.files.schemas import YIELD
-from atp.files.tables import write_text
 from atp.registry import find_testbed, load_plugins, plugin_error
 from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.rollout.transplant import TransplantJob, recording, transplant_stage
 from atp.scenarios.sources import ScenariosJob, scenarios_stage
-from atp.study.read import schemas
+from atp.study.reference import write_schemas
 from atp.training.filters import FilterJob, filter_settings, filter_stage
 from atp.training.pairs import PairsJob, pairs_stage
 from atp.training.run import AlignJob, FinetuneJob, TrainingFiles
@@ -372,10 +370,12 @@ def power(
 
 
 @app.command("schemas")
-def schemas_(out: Annotated[Path, typer.Option(help="folder to write to")] = Path("config/schemas")) -> None:
-    """Write the JSON schemas of studies, models and testbeds, from which editors complete."""
-    for name, schema in schemas().items():
-        write_text(json.dumps(schema, indent=2) + "\n", out / f"{name}.schema.json")
+def schemas_(
+    out: Annotated[Path, typer.Option(help="folder to write the schemas to")] = Path("config/schemas"),
+    page: Annotated[Path, typer.Option(help="file to write the reference to")] = Path("config/README.md"),
+) -> None:
+    """Write the JSON schemas of studies, models and testbeds, and a reference of all their keys."""
+    write_schemas(out, page)
 
 
 @app.command("new")

@@ -37,14 +37,16 @@ def test_the_shipped_files_are_valid():
         read_models((path.stem,), path.parent)
 
 
-def test_the_shipped_schemas_are_current(tmp_path):
+def test_the_shipped_schemas_and_their_reference_are_current(tmp_path):
     """In a new process, because plug-ins of other tests would add schemas."""
-    subprocess.run([sys.executable, "-m", "atp.cli", "schemas", "--out", tmp_path], check=True)
+    folder, page = tmp_path / "schemas", tmp_path / "README.md"
+    subprocess.run([sys.executable, "-m", "atp.cli", "schemas", "--out", folder, "--page", page], check=True)
     shipped, current = (
-        {path.name: json.loads(path.read_text()) for path in folder.iterdir()}
-        for folder in (Path("config/schemas"), tmp_path)
+        {path.name: json.loads(path.read_text()) for path in each.iterdir()}
+        for each in (Path("config/schemas"), folder)
     )
     assert shipped == current, "run: atp schemas"
+    assert Path("config/README.md").read_text() == page.read_text(), "run: atp schemas"
 
 
 ROLE_PLAY, COORDINATION = ("testbeds", "role_play"), ("testbeds", "coordination")

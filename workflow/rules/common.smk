@@ -21,7 +21,11 @@ def read_config():
     files = [Path(file) for file in workflow.configfiles]
     try:
         return read_project(
-            config or {"study": "demo"},
+            (
+                config
+                if IS_MODULE or {"study", "testbeds"} & config.keys()
+                else {"study": "demo", **config}
+            ),
             ROOT,
             files[-1] if files else None,
             workflow.config_settings.config_args or (),
@@ -123,3 +127,21 @@ def outputs(*rules):
         if step.rule in rules
         for path in step.outputs
     ]
+
+
+PRELOADED = []
+
+
+def start_preloaded():
+    """Begin a process that imports what jobs on this machine's CPU need, if there are any."""
+    if workflow.local_exec and any(
+        step.model and not step.gpus for step in STEPS.values()
+    ):
+        PRELOADED.append(start())
+
+
+def stop_preloaded():
+    """End it, so that its time counts as this run's."""
+    for process in PRELOADED:
+        process.terminate()
+        process.wait()

@@ -29,6 +29,7 @@ use rule rollout as deploy with:
         f"{RESULTS}/{paths.DEPLOYMENT}.log",
     wildcard_constraints:
         model=only("deploy"),
+    cache: SHARED
     resources:
         **resources(paths.DEPLOYMENT),
     params:
@@ -44,6 +45,7 @@ use rule rollout as evaluate with:
         f"{RESULTS}/{paths.EVALUATION}.log",
     wildcard_constraints:
         model=only("evaluate"),
+    cache: SHARED
     resources:
         **resources(paths.EVALUATION),
     params:
