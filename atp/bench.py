@@ -1,10 +1,12 @@
-"""Measure speed: the engine compared with plain `generate`, scripted agents, Snakemake's planning. `make bench`.
+"""Measure speed: the engine compared with plain `generate`, scripted agents, Snakemake's planning, and the default
+study compared with an earlier version of the project. `make bench`, about a quarter of an hour.
 
 The model organism plays SCENARIOS held-out scenarios through the engine. Then plain `generate` answers the same prompts
 with replies of the same lengths, one prompt at a time and in batches; it recomputes the whole history in each round.
 Everything runs in one process, so that the ratios are valid on a busy machine.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,9 @@ SCENARIOS, ROUNDS, REPEATS, GAMES = 64, 6, 3, 10_000
 SINGLE, SINGLE_SETTINGS = "role_play", {"schedule": "all_unsupervised", "rounds": ROUNDS}
 POPULATION, POPULATION_SETTINGS = "coordination", {"first_colluders": 3}
 
+#: Version with which the default study is compared.
+BASE = "d802e36"
+
 Row = dict[str, Any]
 
 
@@ -48,7 +53,7 @@ class Spent:
 def main() -> None:
     """Print the table."""
     print("Engine, with the model organism\n")
-    for name, value in [*engine(), *scripted(), *population(), *planning()]:
+    for name, value in [*engine(), *scripted(), *population(), *planning(), *study()]:
         print(f"  {name:58} {value}")
 
 
@@ -69,7 +74,7 @@ def engine() -> list[tuple[str, str]]:
         one.append(_clock(lambda: _loop(model, tokenizer, rows, 1)))
         many.append(_clock(lambda: _loop(model, tokenizer, rows, SCENARIOS)))
     count, seconds = len(rows), median(engine)
-    distinct = _distinct(agent, rows)
+    distinct, computed = _distinct(agent, rows), sum(row["prompt_tokens"] - row["cached_tokens"] for row in rows)
     rate, needed = _matmul_rate(), _operations(model.config, rows)
     return [
         ("threads", str(torch.get_num_threads())),
@@ -79,7 +84,7 @@ def engine() -> list[tuple[str, str]]:
         ("(b) plain generate, batched, decisions/s", f"{count / median(many):.1f}"),
         ("engine / (a)", _times(one, engine)),
         ("engine / (b)", _times(many, engine)),
-        ("prompt tokens computed per distinct prompt token", f"{_computed(rows) / distinct:.3f}"),
+        ("prompt tokens computed per distinct prompt token", f"{computed / distinct:.3f}"),
         ("... including the padding of batches", f"{spent.prompt / REPEATS / distinct:.3f}"),
         ("time outside the model's forward passes", f"{100 * (1 - spent.seconds / sum(engine)):.1f} %"),
         ("matmul rate of this machine, GFLOP/s", f"{rate / 1e9:.0f}"),
@@ -111,6 +116,32 @@ def population() -> list[tuple[str, str]]:
         out, stage = Path(folder) / "turns.parquet", Stage(job.stage, "atp.rollout.engine", job.params())
         seconds = _clock(lambda: rollout(job, scenarios, agent, out, stage))
     return [(f"{samples * SCENARIOS:,} games of 8 players x 3 rounds, s", f"{seconds:.1f}")]
+
+
+def study() -> list[tuple[str, str]]:
+    """Return the CPU seconds of the default study, in one run with BASE at the same time, on a core each."""
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / BASE
+        archive = subprocess.run(["git", "archive", BASE], cwd=ROOT, capture_output=True)
+        if not archive.returncode:
+            base.mkdir()
+            subprocess.run(["tar", "x", "-C", base], input=archive.stdout, check=True)
+        projects = {"this version": ROOT} | ({BASE: base} if base.is_dir() else {})
+        runs = {name: _begin_study(project, Path(folder) / f"{name} results") for name, project in projects.items()}
+        seconds = {}
+        for name, run in runs.items():
+            _, status, usage = os.wait4(run.pid, 0)
+            if status:
+                raise SystemExit(f"the default study of {name} failed: {run.args!r:.300}")
+            seconds[name] = usage.ru_utime + usage.ru_stime
+    rows = [(f"default study, {name}, CPU s", f"{taken:.0f}") for name, taken in seconds.items()]
+    return [*rows, *([(f"... / {BASE}", f"{seconds['this version'] / seconds[BASE]:.2f}")] if BASE in seconds else [])]
+
+
+def _begin_study(project: Path, folder: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "snakemake", "-s", str(project / "Snakefile"), "--directory", str(folder)]
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen([*command, "--cores", "1"], cwd=project, stdout=nowhere, stderr=nowhere)
 
 
 def planning() -> list[tuple[str, str]]:
@@ -191,10 +222,6 @@ def _loop(model: Any, tokenizer: Any, rows: list[Row], batch: int) -> None:
             )
         tokenizer.batch_decode(replies[:, inputs.input_ids.shape[1] :])
         progress.advance(len(part))
-
-
-def _computed(rows: list[Row]) -> int:
-    return sum(row["prompt_tokens"] - row["cached_tokens"] for row in rows)
 
 
 def _distinct(agent: Any, rows: list[Row]) -> int:

@@ -60,7 +60,10 @@ def check_definition(kind: str, name: Any, value: Any) -> None:
         check_testbed(value)
         name_inside = value.name
     elif kind == "tools":
-        _check_tool(name, value)
+        if not isinstance(value, Tool):
+            raise AtpError(f"tool '{name}' must be an atp.tools.Tool, found {type(value).__name__}")
+        if not callable(value.run) or not takes(value.run, 1):
+            raise AtpError(f"tool '{name}': run must be a function of one text")
         name_inside = value.name
     elif kind == "agents":
         name_inside = name
@@ -97,15 +100,11 @@ def _check_name(name: Any) -> None:
 
 
 def _check_fields(testbed: Testbed) -> None:
-    if not _is_subclass(testbed.scenario, Scenario):
-        raise AtpError(f"scenario: must be a subclass of atp.testbed.Scenario, found {testbed.scenario!r:.80}")
-    if not _is_subclass(testbed.settings, Settings):
-        raise AtpError(f"settings: must be a subclass of atp.testbed.Settings, found {testbed.settings!r:.80}")
-    if (
-        not isinstance(testbed.steering, tuple)
-        or len(set(testbed.steering)) != 2
-        or not all(map(_text, testbed.steering))
-    ):
+    for name, base in (("scenario", Scenario), ("settings", Settings)):
+        if not _is_subclass(kind := getattr(testbed, name), base):
+            raise AtpError(f"{name}: must be a subclass of atp.testbed.{base.__name__}, found {kind!r:.80}")
+    sentences = testbed.steering if isinstance(testbed.steering, tuple) else ()
+    if len({text for text in sentences if isinstance(text, str) and text.strip()}) != 2 or len(sentences) != 2:
         raise AtpError(f"steering: must be a tuple of two different sentences, found {testbed.steering!r:.80}")
     for name, kinds in TYPES.items():
         found = getattr(testbed, name)
@@ -121,12 +120,12 @@ def _check_fields(testbed: Testbed) -> None:
         raise AtpError(f"published: no such file: {testbed.published}")
     if any(each.name == "testbed" for each in fields(testbed.scenario)):
         raise AtpError("scenario: 'testbed' is a column of every scenario file, choose another name")
+    known = (*COMMON_CONTROLS, *REQUIRED_CONTROLS)
     for name, control in testbed.controls.items():
         if control is not None and not isinstance(control, Mapping):
             raise AtpError(f"controls: '{name}' must be settings or None, found {control!r:.60}")
-        if name not in (*COMMON_CONTROLS, *REQUIRED_CONTROLS):
-            known = ", ".join((*COMMON_CONTROLS, *REQUIRED_CONTROLS))
-            raise AtpError(f"controls: unknown control '{name}', known are {known}")
+        if name not in known:
+            raise AtpError(f"controls: unknown control '{name}', known are {', '.join(known)}")
     if (testbed.template is None) != (testbed.instantiate is None):
         raise AtpError("template and instantiate go together, one of them is missing")
     if testbed.template is not None and not (
@@ -180,19 +179,8 @@ def _check_dataclass(field: str, kind: type) -> None:
         raise AtpError(f"{field}: {error}") from error
 
 
-def _check_tool(name: str, value: Any) -> None:
-    if not isinstance(value, Tool):
-        raise AtpError(f"tool '{name}' must be an atp.tools.Tool, found {type(value).__name__}")
-    if not callable(value.run) or not takes(value.run, 1):
-        raise AtpError(f"tool '{name}': run must be a function of one text")
-
-
 def _is_subclass(value: Any, kind: type) -> bool:
     return isinstance(value, type) and issubclass(value, kind)
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
 
 
 def singular(kind: str) -> str:

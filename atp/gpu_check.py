@@ -112,9 +112,8 @@ class Table:
         except torch.OutOfMemoryError:
             values += ["out of memory"] * len(names)
         except Exception as error:
-            values += [f"failed: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)] * len(
-                names
-            )
+            reason = f"failed: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
+            values += [reason] * len(names)
         peak = f"{torch.cuda.max_memory_allocated() / GIB:.1f}" if gpu else "–"
         self.rows += [(name, value, peak) for name, value in zip(names, values, strict=False)]
 
@@ -235,14 +234,16 @@ def _text(number: int, tokens: int) -> str:
     return f"Case {number}. " + " ".join(words[(number + at) % len(words)] for at in range(tokens))
 
 
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
 def _play(agent: Any, shape: Shape, device: str, rounds: int) -> float:
     """Return the seconds of `rounds` rounds of all conversations."""
     from atp.agents.base import Request
     from atp.testbed import Observation, Prompt
 
-    conversations = [
-        [{"role": "user", "content": _text(number, shape.question)}] for number in range(shape.conversations)
-    ]
+    conversations = [[_message("user", _text(number, shape.question))] for number in range(shape.conversations)]
     agent.start()
     start = _now(device)
     for round in range(1, rounds + 1):
@@ -252,10 +253,7 @@ def _play(agent: Any, shape: Shape, device: str, rounds: int) -> float:
             for n, messages in enumerate(conversations)
         ]
         for messages, reply in zip(conversations, agent.answer(requests), strict=True):
-            messages += [
-                {"role": "assistant", "content": reply.text},
-                {"role": "user", "content": _text(round, shape.question)},
-            ]
+            messages += [_message("assistant", reply.text), _message("user", _text(round, shape.question))]
     return _now(device) - start
 
 
@@ -263,7 +261,7 @@ def _loop(model: Any, tokenizer: Any, shape: Shape, device: str) -> float:
     """Return the seconds of a few conversations by `generate`, one prompt at a time, without a cache between rounds."""
     start = _now(device)
     for number in range(shape.loops):
-        messages = [{"role": "user", "content": _text(number, shape.question)}]
+        messages = [_message("user", _text(number, shape.question))]
         for _ in range(shape.rounds):
             inputs = tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -273,10 +271,7 @@ def _loop(model: Any, tokenizer: Any, shape: Shape, device: str) -> float:
                 **inputs, do_sample=True, max_new_tokens=shape.reply, min_new_tokens=shape.reply, pad_token_id=0
             )
             reply = tokenizer.decode(output[0, length:], skip_special_tokens=True)
-            messages += [
-                {"role": "assistant", "content": reply},
-                {"role": "user", "content": _text(number, shape.question)},
-            ]
+            messages += [_message("assistant", reply), _message("user", _text(number, shape.question))]
     return _now(device) - start
 
 
@@ -311,16 +306,15 @@ def train(method: str, shape: Shape, device: str) -> float:
     sizes: dict[str, Any] = {"per_device_train_batch_size": shape.batch, "max_length": 4096}
     count, half = shape.steps * shape.batch, shape.sequence // 2
 
-    def message(number: int, role: str) -> list[dict[str, str]]:
-        return [{"role": role, "content": _text(number, half)}]
+    def messages(first: int, *roles: str) -> list[dict[str, str]]:
+        return [_message(role, _text(number, half)) for number, role in enumerate(roles, first)]
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "adapter"
         trainer: Any
         if method == "SFT":
             rows = [
-                {"scenario_id": str(n), "tools": [], "messages": message(n, "user") + message(n + 1, "assistant")}
-                for n in range(count)
+                {"scenario_id": str(n), "tools": [], "messages": messages(n, "user", "assistant")} for n in range(count)
             ]
             trainer = sft_trainer(rows, loaded, out, SftSettings(**sizes), 0)
         elif method == "DPO":
@@ -328,16 +322,16 @@ def train(method: str, shape: Shape, device: str) -> float:
                 {
                     "scenario_id": str(n),
                     "tools": [],
-                    "prompt": message(n, "user"),
-                    "chosen": message(n + 1, "assistant"),
-                    "rejected": message(n + 2, "assistant"),
+                    "prompt": messages(n, "user"),
+                    "chosen": messages(n + 1, "assistant"),
+                    "rejected": messages(n + 2, "assistant"),
                 }
                 for n in range(count)
             ]
             trainer = dpo_trainer(pairs, loaded, out, DpoSettings(**sizes), 0)
         else:
             settings = GrpoSettings(**sizes, num_generations=4, use_vllm=False)
-            questions = [_question(message(n, "user")) for n in range(count // 4)]
+            questions = [_question(messages(n, "user")) for n in range(count // 4)]
             trainer = grpo_trainer(questions, lambda turn: turn.reward, loaded, out, settings, 0)
         trainer.args.save_strategy = "no"  # with so few steps every step would be saved
         start = _now(device)

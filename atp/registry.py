@@ -256,21 +256,18 @@ def _installed(kind: str) -> Mapping[str, Entry]:
         known = {name: _built_in_testbed(name) for name in names}
     elif BUILT_IN[kind]:
         module = BUILT_IN[kind].partition(":")[0]
-        known = {name: Entry(value, module) for name, value in _named(kind, resolve(BUILT_IN[kind]))}
+        known = {name: Entry(value, module) for name, value in _named(kind, resolve(BUILT_IN[kind]), {})}
     for point in _points(kind):
         place = f"entry point '{point.name}' of group {PACKAGE}.{kind}"
         try:
             value = point.load()
             listed = value if isinstance(value, list | tuple | dict) else {point.name: value}
-            named = list(_named(kind, listed))
+            for name, each in _named(kind, listed, known):
+                known[name] = Entry(each, point.module, place)
         except AtpError as error:
             raise PluginError(f"{place} ({point.value}): {error}") from error
         except Exception as error:
             raise PluginError(f"{place}: {plugin_error(error) or describe(error)}") from error
-        for name, each in named:
-            if name in known:
-                raise PluginError(f"{place}: the {singular(kind)} '{name}' exists already, choose another name")
-            known[name] = Entry(each, point.module, place)
     return known
 
 
@@ -308,17 +305,12 @@ def _defined(module: ModuleType, path: Path, named: str) -> dict[str, dict[str, 
         listed = getattr(module, kind.upper(), ())
         if not isinstance(listed, list | tuple | dict):
             raise AtpError(f"{place}: {kind.upper()}: must be a list, found {type(listed).__name__}")
+        existing = entries(kind) if listed else {}
         try:
-            named_values = list(_named(kind, listed))
+            for name, value in _named(kind, listed, existing):
+                existing[name] = defined[kind][name] = Entry(value, str(path), place)
         except AtpError as error:
             raise AtpError(f"{place}: {kind.upper()}: {error}") from error
-        existing = entries(kind) if named_values else {}
-        for name, value in named_values:
-            if name in defined[kind] or name in existing:
-                raise AtpError(
-                    f"{place}: {kind.upper()}: the {singular(kind)} '{name}' exists already, choose another name"
-                )
-            defined[kind][name] = Entry(value, str(path), place)
     if not any(defined.values()):
         hint = f" (found {module.TESTBED!r:.30}: the list is called TESTBEDS)" if hasattr(module, "TESTBED") else ""
         known = ", ".join(map(str.upper, BUILT_IN))
@@ -338,11 +330,13 @@ def _lines(path: Path) -> dict[str, int]:
     }
 
 
-def _named(kind: str, listed: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the name and value of each element, checked. Raises AtpError for one of another type."""
+def _named(kind: str, listed: Any, existing: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the name and value of each element, checked. Raises AtpError for another type, or a name that exists."""
     items = listed.items() if isinstance(listed, Mapping) else ((_name_of(value), value) for value in listed)
     for name, value in list(items):
         check_definition(kind, name, value)
+        if name in existing:
+            raise AtpError(f"the {singular(kind)} '{name}' exists already, choose another name")
         yield name, value
 
 

@@ -282,11 +282,6 @@ COMMON_CONTROLS: Mapping[str, Mapping[str, Any]] = {
 REQUIRED_CONTROLS = ("supervised", "same_pay")
 
 
-def one_player(scenario: Any, settings: Any) -> int:
-    """Return 1: the number of agents in an episode of most testbeds."""
-    return 1
-
-
 @dataclass(frozen=True)
 class Testbed:
     """Everything that the framework needs to know about a testbed. Only the first four arguments are required.
@@ -337,7 +332,7 @@ class Testbed:
     templates: Path | None = None
     sources: Mapping[str, Any] = field(default_factory=dict)
     columns: type | None = None
-    players: Callable[[Any, Any], int] = one_player
+    players: Callable[[Any, Any], int] = lambda scenario, settings: 1
     several_players: bool = False
     alignment_reward: Callable[[Turn], float] = alignment_reward
     judge_question: str | None = None

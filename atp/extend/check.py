@@ -10,7 +10,7 @@ from typing import Any
 
 from atp.errors import AtpError
 from atp.extend import rules
-from atp.extend.controls import TESTS, control_test
+from atp.extend.controls import TESTS, check_control
 from atp.extend.episodes import BrokenRule, Player
 from atp.registry import defined_by, describe, find_testbed, load_plugins, plugin_error, singular
 from atp.testbed import COMMON_CONTROLS, Scenario, Testbed
@@ -75,7 +75,7 @@ def check(testbed: Testbed, count: int = 8, seed: int = 0, source: Mapping[str, 
         elif (control := controls[name]) is None:
             rows.append(Row(f"control {name}", ABSENT, "declared absent"))
         else:
-            rule(f"control {name}", control_test(player, name, control))
+            rule(f"control {name}", partial(check_control, player, name, control))
     rows += _rows_of_results(player)
     return rows
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from atp.extend.episodes import BrokenRule, Player, place
@@ -111,14 +110,10 @@ TESTS: dict[str, Callable[[Player, Mapping[str, Any]], str | None]] = {
 }
 
 
-def control_test(player: Player, name: str, control: Mapping[str, Any]) -> Callable[[], str | None]:
-    """Return the test of a control, whose errors name the place of the testbed's play."""
-
-    def test() -> str | None:
-        player.settings(**control)
-        try:
-            return TESTS[name](player, control)
-        except BrokenRule as error:
-            raise BrokenRule(f"{place(player.testbed)}: {error}") from None
-
-    return partial(test)
+def check_control(player: Player, name: str, control: Mapping[str, Any]) -> str | None:
+    """Check a control. Its errors name the place of the testbed's play."""
+    player.settings(**control)
+    try:
+        return TESTS[name](player, control)
+    except BrokenRule as error:
+        raise BrokenRule(f"{place(player.testbed)}: {error}") from None

@@ -2,10 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 from random import Random
-from typing import Any, get_type_hints
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,12 +19,6 @@ from atp.tools import TOOLS, Call, run_calls
 #: More prompts than this in one episode mean that it does not end.
 MAX_PROMPTS = 100_000
 ROLES = ("system", "user", "assistant", "tool")
-#: Fields of Turn whose values are checked against their annotations.
-TURN_FIELDS = {
-    name: annotation
-    for name, annotation in get_type_hints(Turn).items()
-    if name not in ("messages", "reply", "details", "later_replies")
-}
 
 #: Returns the reply to a prompt.
 Answer = Callable[[Prompt], str]
@@ -119,14 +113,17 @@ def _check_prompt(prompt: Any, settings: Any) -> None:
     if not isinstance(prompt, Prompt):
         raise BrokenRule(f"play must yield Prompt objects, found {prompt!r:.80}")
     where = f"prompt of agent {prompt.agent} in round {prompt.round}"
-    for name, kind in (("agent", int), ("round", int), ("step", int), ("continues", bool), ("tools", tuple[str, ...])):
-        if wrong := mismatch(getattr(prompt, name), kind):
-            raise BrokenRule(f"{where}: {name}{wrong}")
-    if not isinstance(prompt.messages, list) or not prompt.messages:
-        raise BrokenRule(f"{where}: messages must be a list of at least one message, found {prompt.messages!r:.80}")
+    observation = prompt.observation
+    if not isinstance(observation, Observation):
+        raise BrokenRule(f"{where}: observation must be an Observation, found {observation!r:.80}")
+    # Not the history: a wrong value in it is that of an earlier turn, which is checked at the end.
+    if wrong := mismatch(replace(prompt, observation=replace(observation, history=())), Prompt):
+        raise BrokenRule(f"{where}: {wrong.removeprefix('.')}")
+    if not prompt.messages:
+        raise BrokenRule(f"{where}: messages must be a list of at least one message, found none")
     for message in prompt.messages:
-        if not isinstance(message, dict) or set(message) != {"role", "content"} or mismatch(message["content"], str):
-            raise BrokenRule(f"{where}: a message must have 'role' and 'content', both text, found {message!r:.80}")
+        if set(message) != {"role", "content"}:
+            raise BrokenRule(f"{where}: a message must have 'role' and 'content', found {message!r:.80}")
     roles = [message["role"] for message in prompt.messages]
     if set(roles) - set(ROLES):
         raise BrokenRule(f"{where}: a message's role must be one of {', '.join(ROLES)}, found {', '.join(roles)}")
@@ -139,14 +136,6 @@ def _check_prompt(prompt: Any, settings: Any) -> None:
             raise BrokenRule(f"{where}: tools: unknown tool '{tool}', known are {', '.join(TOOLS)}")
         if tool not in settings.offered:
             raise BrokenRule(f"{where}: tools: '{tool}' is not among settings.offered {settings.offered}")
-    _check_observation(where, prompt.observation)
-
-
-def _check_observation(where: str, observation: Any) -> None:
-    if not isinstance(observation, Observation):
-        raise BrokenRule(f"{where}: observation must be an Observation, found {observation!r:.80}")
-    if wrong := mismatch(dict(observation.answers), dict[str, str]):
-        raise BrokenRule(f"{where}: observation.answers{wrong}")
     if observation.violating not in observation.answers or len(observation.answers) < 2:
         raise BrokenRule(
             f"{where}: observation.answers must have the violating decision '{observation.violating}' and another one, "
@@ -196,10 +185,9 @@ def _first_steps(prompts: Sequence[Prompt], replies: Sequence[str]) -> Iterator[
 
 
 def _check_turn(where: str, testbed: Testbed, turn: Turn, prompt: Prompt, reply: str) -> None:
-    for name, annotation in TURN_FIELDS.items():
-        if wrong := mismatch(getattr(turn, name), annotation):
-            raise BrokenRule(f"{where}: {name}{wrong}")
-    if not isinstance(turn.reply, Reply) or turn.reply.text != reply:
+    if wrong := mismatch(turn, Turn):
+        raise BrokenRule(f"{where}: {wrong.removeprefix('.')}")
+    if turn.reply.text != reply:
         raise BrokenRule(f"{where}: reply must be the Reply to the prompt, '{reply:.40}', found {turn.reply!r:.80}")
     if turn.messages != prompt.messages:
         raise BrokenRule(f"{where}: messages must be those of the prompt")
@@ -219,21 +207,10 @@ def _check_turn(where: str, testbed: Testbed, turn: Turn, prompt: Prompt, reply:
             f"{where}: invalid_reason is {turn.invalid_reason!r} with decision '{turn.decision}', it is a text exactly "
             f"where the decision is '{INVALID}'"
         )
-    _check_details(where, testbed.columns, turn.details)
-
-
-def _check_details(where: str, columns: type | None, details: Any) -> None:
-    if columns is None:
-        if details is not None:
-            raise BrokenRule(f"{where}: details must be None, the testbed has no columns; found {details!r:.60}")
-        return
-    if not isinstance(details, columns):
-        raise BrokenRule(f"{where}: details must be a {columns.__name__}, found {details!r:.60}")
-    hints = get_type_hints(columns)
-    for each in fields(columns):
-        if wrong := mismatch(getattr(details, each.name), hints[each.name]):
-            raise BrokenRule(f"{where}: details.{each.name}{wrong}")
-    to_arrow([details], columns)
+    if wrong := mismatch(turn.details, testbed.columns or type(None)):
+        raise BrokenRule(f"{where}: details{wrong}{'' if testbed.columns else ', the testbed has no columns'}")
+    if testbed.columns:
+        to_arrow([turn.details], testbed.columns)
 
 
 def random_answer(rng: Random) -> Answer:

@@ -1,9 +1,11 @@
 """Compare values with annotations: what a testbed's author declared and what the code then makes."""
 
 import types
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin
+
+from atp.files.columns import hints
 
 
 def mismatch(value: Any, annotation: Any) -> str | None:
@@ -11,60 +13,33 @@ def mismatch(value: Any, annotation: Any) -> str | None:
 
     An int fits float, and a bool fits bool alone. Annotations that are not supported fit everything.
     """
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        wrong = [mismatch(value, each) for each in arguments]
-        return None if None in wrong else _described(value, annotation)
-    if annotation in (None, type(None)):
-        return None if value is None else _described(value, None)
-    if origin is Literal:
-        return None if value in arguments else _described(value, annotation)
-    if annotation in (int, float, bool, str):
-        return None if _fits_scalar(value, annotation) else _described(value, annotation)
-    if origin in (list, tuple):
-        return _mismatch_of_sequence(value, annotation, origin, arguments)
-    if origin is dict or annotation is Mapping:
-        return _mismatch_of_mapping(value, annotation, arguments)
-    if isinstance(annotation, type) and is_dataclass(annotation):
-        return _mismatch_of_dataclass(value, annotation)
-    return None
+    kind = get_origin(annotation) or annotation
+    if kind in (Union, types.UnionType):
+        fits = any(mismatch(value, each) is None for each in get_args(annotation))
+    elif kind is Literal:
+        fits = value in get_args(annotation)
+    elif kind in (int, float, str):
+        fits = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
+    elif kind in (bool, types.NoneType, list, tuple, dict, Mapping) or is_dataclass(kind):
+        fits = isinstance(value, kind)
+    else:
+        return None
+    if not fits:
+        name = type(value).__qualname__
+        module = "" if type(value).__module__ == "builtins" else f"{type(value).__module__}."
+        shown = getattr(annotation, "__name__", str(annotation)) if get_origin(annotation) is None else str(annotation)
+        return f" is {value!r:.60} ({module}{name}), must be {shown}"
+    parts = _parts(value, kind, get_args(annotation))
+    return next((f"{place}{wrong}" for place, part, wanted in parts if (wrong := mismatch(part, wanted))), None)
 
 
-def _mismatch_of_sequence(value: Any, annotation: Any, origin: Any, arguments: tuple[Any, ...]) -> str | None:
-    if not isinstance(value, origin):
-        return _described(value, annotation)
-    return next((f"[{at}]{wrong}" for at, each in enumerate(value) if (wrong := mismatch(each, arguments[0]))), None)
-
-
-def _mismatch_of_mapping(value: Any, annotation: Any, arguments: tuple[Any, ...]) -> str | None:
-    if not isinstance(value, Mapping):
-        return _described(value, annotation)
-    for key, each in value.items():
-        if wrong := mismatch(key, arguments[0]):
-            return f": key{wrong}"
-        if wrong := mismatch(each, arguments[1]):
-            return f"[{key!r}]{wrong}"
-    return None
-
-
-def _mismatch_of_dataclass(value: Any, annotation: type) -> str | None:
-    if not isinstance(value, annotation):
-        return _described(value, annotation)
-    hints = get_type_hints(annotation)
-    for each in fields(annotation):
-        if wrong := mismatch(getattr(value, each.name), hints[each.name]):
-            return f".{each.name}{wrong}"
-    return None
-
-
-def _fits_scalar(value: Any, kind: type) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is kind or (kind in (int, str) and isinstance(value, kind) and not isinstance(value, bool))
-
-
-def _described(value: Any, annotation: Any) -> str:
-    kind = type(value)
-    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    shown = getattr(annotation, "__name__", str(annotation)) if get_origin(annotation) is None else str(annotation)
-    return f" is {value!r:.60} ({name}), must be {shown}"
+def _parts(value: Any, kind: Any, arguments: tuple[Any, ...]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the place, the value and the annotation of each part of a value."""
+    if kind in (list, tuple):
+        yield from ((f"[{at}]", each, arguments[0]) for at, each in enumerate(value))
+    elif kind in (dict, Mapping):
+        for key, each in value.items():
+            yield ": key", key, arguments[0]
+            yield f"[{key!r}]", each, arguments[1]
+    elif isinstance(kind, type) and is_dataclass(kind):
+        yield from ((f".{name}", getattr(value, name), wanted) for name, wanted in hints(kind).items())

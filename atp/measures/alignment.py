@@ -18,7 +18,7 @@ import polars as pl
 from atp.files.schemas import CELL, SERIES
 from atp.measures.intervals import Interval, alike, difference, resampled
 from atp.measures.measure import Evidence, measure_rows
-from atp.measures.series import by_scenario
+from atp.measures.series import Points, by_scenario, point_row, points_of, tables
 
 NONE = "none"
 INSTALLED, LEFT, LEFT_SHARE = "installed", "left", "left_share"
@@ -37,40 +37,26 @@ def alignment_effects(evidence: Evidence) -> pl.DataFrame:
         same = pl.all_horizontal(pl.col(key) == series[key] for key in _WITHOUT)
         unaligned = counts.filter(same, alignment=NONE)
         if len(unaligned):
-            rows += _series_rows(series, _points(unaligned), _points(aligned), evidence.seed)
+            before, after = (points_of(each, "k", "n") for each in (unaligned, aligned))
+            rows += [series | row | {"split": "test"} for row in _series_rows(before, after, evidence.seed)]
     return measure_rows(rows)
 
 
-def _points(rows: pl.DataFrame) -> list[tuple[tuple[int, int], dict[str, tuple[int, int]]]]:
-    """Return, in order of time, (generation, round) and each scenario's violations and valid replies."""
-    return [
-        ((generation, round), {row["scenario_id"]: (row["k"], row["n"]) for row in point.iter_rows(named=True)})
-        for (generation, round), point in rows.group_by("generation", "round", maintain_order=True)
-    ]
-
-
-def _series_rows(
-    series: dict[str, Any], unaligned: list[Any], aligned: list[Any], seed: int
-) -> Iterable[dict[str, Any]]:
-    before, after = dict(unaligned), dict(aligned)
+def _series_rows(before: Points, after: Points, seed: int) -> Iterable[dict[str, Any]]:
     if not before.keys() & after.keys():
         return
     begin, end = min(before.keys() & after.keys()), max(after)
-    scenarios = sorted({*before[begin], *after[begin], *after[end]})
-    base, first, last = (
-        np.array([point.get(scenario, (0, 0)) for scenario in scenarios])
-        for point in (before[begin], after[begin], after[end])
-    )
+    base, first, last = tables(before[begin], after[begin], after[end])
     installed = difference(base, first, seed)
     left = difference(base, last, seed)
     if installed.value is None:
         return
-    yield _row(series, INSTALLED, begin, _answered(base, first), installed)
+    yield point_row(INSTALLED, begin, _answered(base, first), installed)
     if end == begin or left.value is None:
         return
-    yield _row(series, LEFT, end, _answered(base, last), left)
+    yield point_row(LEFT, end, _answered(base, last), left)
     if installed.low is not None and installed.low > 0:
-        yield _row(series, LEFT_SHARE, end, _answered(base, first, last), _left_share(base, first, last, seed))
+        yield point_row(LEFT_SHARE, end, _answered(base, first, last), _left_share(base, first, last, seed))
 
 
 def _answered(*points: np.ndarray) -> int:
@@ -92,11 +78,3 @@ def _left_share(base: np.ndarray, first: np.ndarray, last: np.ndarray, seed: int
         return Interval(value, None, None, "none: no spread")
     low, high = resampled(clusters, statistic, seed)
     return Interval(value, low, high, "none: no spread" if low is None else "cluster bootstrap")
-
-
-def _row(
-    series: dict[str, Any], measure: str, point: tuple[int, int], scenarios: int, interval: Interval
-) -> dict[str, Any]:
-    generation, round = point
-    place = {"generation": generation, "split": "test", "round": round, "measure": measure}
-    return {**series, **place, "k": None, "n": scenarios, **vars(interval)}

@@ -26,7 +26,7 @@ import polars as pl
 from atp.files.schemas import CELL, SERIES
 from atp.measures.intervals import Interval, alike, apart, difference, mean_difference, ratio, resampled, share
 from atp.measures.measure import Evidence, measure_rows
-from atp.measures.series import POINT, by_scenario
+from atp.measures.series import POINT, Point, Points, by_scenario, point_row, points_of, tables
 
 BASELINE = "baseline"
 BEGIN, END = "rate_begin", "rate_end"
@@ -37,11 +37,8 @@ OF_CONDITIONS = (BEGIN, END, CHANGE, REMOVED, CHANGE_LEFT, DIFFERENCE, P, GIVEN_
 DRAWS = 9999
 NO_BOUNDS = (None, None)
 _CELL = [key for key in CELL if key != "condition"]
-
-#: Generation and round.
-Point = tuple[int, int]
-#: Point -> scenario -> violations, valid replies, sum of rewards, replies, largest reward or loss.
-Points = dict[Point, dict[str, tuple[float, ...]]]
+#: The sums of a scenario: violations, valid replies, sum of rewards, replies, largest reward or loss.
+_SUMS = ("k", "n", "reward", "replies", "largest")
 
 
 def condition_effects(evidence: Evidence) -> pl.DataFrame:
@@ -63,18 +60,10 @@ def condition_effects(evidence: Evidence) -> pl.DataFrame:
     for keys, cell in (group for table in tables for group in table.group_by(*_CELL, "channel", maintain_order=True)):
         conditions: dict[str, dict[str, Points]] = {}
         for (condition, variant), series in cell.group_by("condition", "variant", maintain_order=True):
-            conditions.setdefault(str(condition), {})[str(variant)] = _points(series)
+            conditions.setdefault(str(condition), {})[str(variant)] = points_of(series, *_SUMS)
         place = dict(zip([*_CELL, "channel"], keys, strict=True)) | {"split": "test"}
         rows += [place | row for row in _cell_rows(conditions, evidence.seed)]
     return measure_rows(rows)
-
-
-def _points(series: pl.DataFrame) -> Points:
-    points: Points = {}
-    columns = ("generation", "round", "scenario_id", "k", "n", "reward", "replies", "largest")
-    for generation, round, scenario, *sums in series.select(columns).iter_rows():
-        points.setdefault((generation, round), {})[scenario] = tuple(sums)
-    return points
 
 
 def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], seed: int) -> list[dict[str, Any]]:
@@ -114,31 +103,31 @@ def counterpart(variant: str, others: Iterable[str]) -> str | None:
 
 def _own_rows(points: Points, begin: Point, end: Point, seed: int) -> Iterator[dict[str, Any]]:
     """Yield the rates of one condition at two points, and the change between them."""
-    first, last = _tables(points[begin], points[end])
+    first, last = tables(points[begin], points[end])
     for measure, point, rate in ((BEGIN, begin, first), (END, end, last)):
         k, n = (rate[:, column].astype(int) for column in (0, 1))
-        yield _row(measure, point, int(n.sum()), share(k, n, seed), int(k.sum()))
+        yield point_row(measure, point, int(n.sum()), share(k, n, seed), int(k.sum()))
     change = difference(last[:, :2], first[:, :2], seed)
     if change.value is not None:
-        yield _row(CHANGE, end, len(first), change)
+        yield point_row(CHANGE, end, len(first), change)
 
 
 def _comparison_rows(
     baseline: Points, condition: Points, begin: Point, end: Point, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows that compare a condition with the baseline."""
-    tables = _tables(baseline[begin], baseline[end], condition[begin], condition[end])
-    rates = [table[:, :2] for table in tables]
+    sums = tables(baseline[begin], baseline[end], condition[begin], condition[end])
+    rates, scenarios = [table[:, :2] for table in sums], len(sums[0])
     own = difference(rates[1], rates[0], seed)
     others = difference(rates[3], rates[2], seed)
-    unit = np.max([table[:, 4] for table in tables], axis=0)
-    paid = [np.stack([table[:, 2] / np.where(unit > 0, unit, 1.0), table[:, 3]], axis=1) for table in tables]
-    yield _row(GIVEN_UP, end, len(tables[0]), mean_difference(paid[1], paid[3], seed))
+    unit = np.max([table[:, 4] for table in sums], axis=0)
+    paid = [np.stack([table[:, 2] / np.where(unit > 0, unit, 1.0), table[:, 3]], axis=1) for table in sums]
+    yield point_row(GIVEN_UP, end, scenarios, mean_difference(paid[1], paid[3], seed))
     if own.value is None or others.value is None:
         return
-    yield _row(DIFFERENCE, end, len(tables[0]), difference(rates[3], rates[1], seed))
+    yield point_row(DIFFERENCE, end, scenarios, difference(rates[3], rates[1], seed))
     p = permuted(rates[3], rates[1], seed)
-    yield _row(P, end, len(tables[0]), Interval(p, None, None, "permutation of scenarios, Holm"))
+    yield point_row(P, end, scenarios, Interval(p, None, None, "permutation of scenarios, Holm"))
 
     def changes(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         resampled_rates = sums[:, 0::2] / sums[:, 1::2]
@@ -146,11 +135,11 @@ def _comparison_rows(
 
     spread = not any(alike(rate[:, 0], rate[:, 1]) for rate in rates)
     removed = resampled(np.hstack(rates), lambda sums: np.subtract(*changes(sums)), seed) if spread else NO_BOUNDS
-    yield _row(REMOVED, end, len(tables[0]), _interval(own.value - others.value, removed, apart(own, others)))
+    yield point_row(REMOVED, end, scenarios, _interval(own.value - others.value, removed, apart(own, others)))
     if own.low is None or own.high is None or own.low <= 0 <= own.high:
         return
     left = resampled(np.hstack(rates), lambda sums: np.divide(*changes(sums)[::-1]), seed) if spread else NO_BOUNDS
-    yield _row(CHANGE_LEFT, end, len(tables[0]), _interval(others.value / own.value, left, ratio(others, own)))
+    yield point_row(CHANGE_LEFT, end, scenarios, _interval(others.value / own.value, left, ratio(others, own)))
 
 
 def _interval(value: float, bootstrap: tuple[float | None, float | None], from_rates: tuple[float, float]) -> Interval:
@@ -158,17 +147,6 @@ def _interval(value: float, bootstrap: tuple[float | None, float | None], from_r
     if bootstrap[0] is None:
         return Interval(value, *from_rates, "from the rates' intervals")
     return Interval(value, *bootstrap, "cluster bootstrap")
-
-
-def _tables(*points: Mapping[str, Sequence[float]]) -> list[np.ndarray]:
-    """Return an array [scenarios, 5] for each point, with the sums of each scenario as in Points."""
-    scenarios = sorted(set().union(*points))
-    return [np.array([point.get(scenario, (0,) * 5) for scenario in scenarios], float) for point in points]
-
-
-def _row(measure: str, point: Point, n: int, interval: Interval, k: int | None = None) -> dict[str, Any]:
-    generation, round = point
-    return {"generation": generation, "round": round, "measure": measure, "k": k, "n": n, **vars(interval)}
 
 
 def permuted(one: np.ndarray, other: np.ndarray, seed: int) -> float:

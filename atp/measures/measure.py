@@ -1,6 +1,6 @@
 """What a measure is: a function of the evidence that returns rows of MEASURES, and the common kind, sums over rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,19 +70,12 @@ class Measure:
         keys = [*GROUP, "round"] if self.by_round else list(GROUP)
         counts = self.denominator.fill_null(False)
         numerator = pl.when(counts).then(self.numerator.cast(pl.Float64)).otherwise(0.0)
-        clusters = (
-            evidence.turns.with_columns(numerator=numerator, denominator=counts.cast(pl.Int64))
-            .group_by(*keys, "scenario_id")
-            .agg(pl.col("numerator", "denominator").sum())
-            .sort(*keys, "scenario_id")
-            .collect()
-        )
         rows = []
-        for group, scenarios in clusters.group_by(keys, maintain_order=True):
-            sums, totals = scenarios["numerator"].to_numpy(), scenarios["denominator"].to_numpy()
+        for group, scenarios in sums_by_scenario(evidence.turns, keys, sum=numerator, count=counts.cast(pl.Int64)):
+            sums, totals = scenarios["sum"].to_numpy(), scenarios["count"].to_numpy()
             interval = (share if self.is_proportion else mean)(sums, totals, evidence.seed)
-            row = dict(zip(keys, group, strict=True)) | {"measure": self.name} | vars(interval)
-            rows.append(row | {"k": int(sums.sum()) if self.is_proportion else None, "n": int(totals.sum())})
+            k = int(sums.sum()) if self.is_proportion else None
+            rows.append(group | {"measure": self.name, "k": k, "n": int(totals.sum())} | vars(interval))
         return measure_rows(rows)
 
 
@@ -97,6 +90,15 @@ class Aggregate:
         """Return rows of MEASURES."""
         made = replace(evidence, turns=self.rows(evidence.turns).collect().lazy())
         return pl.concat([measure(made) for measure in self.measures])
+
+
+def sums_by_scenario(
+    turns: pl.LazyFrame, keys: Sequence[str], **addends: pl.Expr
+) -> Iterator[tuple[dict[str, Any], pl.DataFrame]]:
+    """Yield each group's values of `keys`, and the sums of `addends` over its turns, one row a scenario."""
+    clusters = turns.with_columns(**addends).group_by(*keys, "scenario_id").agg(pl.col(*addends).sum())
+    for values, scenarios in clusters.sort(*keys, "scenario_id").collect().group_by(keys, maintain_order=True):
+        yield dict(zip(keys, values, strict=True)), scenarios
 
 
 def after(name: str, previous: pl.Expr, numerator: pl.Expr = VIOLATED) -> Measure:

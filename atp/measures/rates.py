@@ -141,9 +141,9 @@ def scan(paths: Iterable[Path], columns: Sequence[str], details: bool = False) -
     return pl.concat(frames)
 
 
-def rates_by_round(turns: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+def rates_by_round(turns: pl.DataFrame) -> pl.DataFrame:
     """Return, per variant, generation and round: k, n, value, low, high, and invalid among all replies."""
-    evidence = Evidence(turns.lazy().select(READ), {}, {}, seed)
+    evidence = Evidence(turns.lazy().select(READ), {}, {})
     keys = [*GROUP, "round"]
     invalid = INVALID_RATE(evidence).select(*keys, invalid="k", replies="n")
     return VIOLATION_RATE(evidence).join(invalid, on=keys).sort(*keys)

@@ -9,7 +9,7 @@ conditions, and with transplanted histories, rather than read it alone.
 import polars as pl
 
 from atp.measures.intervals import difference
-from atp.measures.measure import GROUP, VIOLATED, Evidence, Measure, after, measure_rows
+from atp.measures.measure import GROUP, VIOLATED, Evidence, Measure, after, measure_rows, sums_by_scenario
 
 REINFORCEMENT = "reinforcement"
 
@@ -29,17 +29,9 @@ def contrast(name: str, evidence: Evidence, one: Measure, other: Measure) -> pl.
     for at, measure in enumerate((one, other)):
         of = measure.denominator.fill_null(False)
         sums |= {f"k{at}": (of & measure.numerator.fill_null(False)).cast(pl.Int64), f"n{at}": of.cast(pl.Int64)}
-    clusters = (
-        evidence.turns.with_columns(**sums)
-        .group_by(*GROUP, "scenario_id")
-        .agg(pl.col(*sums).sum())
-        .sort(*GROUP, "scenario_id")
-        .collect()
-    )
     rows = []
-    for group, scenarios in clusters.group_by(GROUP, maintain_order=True):
+    for group, scenarios in sums_by_scenario(evidence.turns, GROUP, **sums):
         counts = scenarios.select(*sums).to_numpy()
         interval = difference(counts[:, :2], counts[:, 2:], evidence.seed)
-        place = dict(zip(GROUP, group, strict=True)) | {"measure": name, "n": int(counts[:, [1, 3]].sum())}
-        rows.append(place | vars(interval))
+        rows.append(group | {"measure": name, "n": int(counts[:, [1, 3]].sum())} | vars(interval))
     return measure_rows(rows)

@@ -14,13 +14,12 @@ bootstrap draws the same scenarios for both rates.
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from atp.files.schemas import SERIES
 from atp.measures.intervals import difference
 from atp.measures.measure import TELLING, Evidence, measure_rows
-from atp.measures.series import comparable
+from atp.measures.series import comparable, point_row, points_of, tables
 
 BEFORE, AFTER = "change_before_reset", "change_after_reset"
 _KEYS = [*SERIES, "channel", "after"]
@@ -62,17 +61,12 @@ def reset_effects(evidence: Evidence) -> pl.DataFrame:
 
 
 def _series_rows(series: pl.DataFrame, after: int, seed: int) -> Iterator[dict[str, Any]]:
-    points = {
-        (generation, round): {row["scenario_id"]: (row["k"], row["n"]) for row in point.iter_rows(named=True)}
-        for (generation, round), point in series.group_by("generation", "round", maintain_order=True)
-    }
+    points = points_of(series, "k", "n")
     first = points.get((0, 1), {})
     for (generation, round), point in points.items():
         if round not in (after, after + 1):
             continue
-        scenarios = sorted({*first, *point})
-        begin, now = (np.array([at.get(scenario, (0, 0)) for scenario in scenarios]) for at in (first, point))
+        begin, now = tables(first, point)
         interval = difference(now, begin, seed)
         if interval.value is not None:
-            measure = BEFORE if round == after else AFTER
-            yield {"generation": generation, "round": round, "measure": measure, "n": len(scenarios), **vars(interval)}
+            yield point_row(BEFORE if round == after else AFTER, (generation, round), len(now), interval)

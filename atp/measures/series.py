@@ -1,8 +1,13 @@
 """Select the points of a series: rounds in the context channel, generations in the weights channel."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 import polars as pl
 
 from atp.files.schemas import CELL, SERIES
+from atp.measures.intervals import Interval
 from atp.measures.measure import TELLING
 
 POINT = ["channel", "generation", "round"]
@@ -73,3 +78,30 @@ def by_scenario(turns: pl.LazyFrame, **sums: pl.Expr) -> pl.DataFrame:
         .agg(k=pl.col("violation").sum(), n=pl.col("violation").count(), **sums)
     )
     return comparable(counts, turns).sort(*SERIES, *POINT, "scenario_id").collect()
+
+
+#: Generation and round.
+Point = tuple[int, int]
+#: Point -> scenario -> sums over its replies.
+Points = dict[Point, dict[str, tuple[float, ...]]]
+
+
+def points_of(rows: pl.DataFrame, *columns: str) -> Points:
+    """Return the columns of one series by point, in the rows' order, and by scenario."""
+    points: Points = {}
+    for generation, round, scenario, *sums in rows.select("generation", "round", "scenario_id", *columns).iter_rows():
+        points.setdefault((generation, round), {})[scenario] = tuple(sums)
+    return points
+
+
+def tables(*points: Mapping[str, Sequence[float]]) -> list[np.ndarray]:
+    """Return an array [scenarios, sums] for each point, of the same scenarios; 0 where a scenario was not played."""
+    scenarios = sorted(set().union(*points))
+    blank = (0,) * max(len(sums) for point in points for sums in point.values())
+    return [np.array([point.get(scenario, blank) for scenario in scenarios]) for point in points]
+
+
+def point_row(measure: str, point: Point, n: int, interval: Interval, k: int | None = None) -> dict[str, Any]:
+    """Return the columns of MEASURES that one number at a point has."""
+    generation, round = point
+    return {"generation": generation, "round": round, "measure": measure, "k": k, "n": n, **vars(interval)}

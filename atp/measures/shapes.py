@@ -18,6 +18,7 @@ They treat replies as independent; the clusters matter only in resampling and fl
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 #: Maximum slope of a trend, in log-odds between adjacent points; steeper ones are indistinguishable from a step.
 MAX_SLOPE = 20.0
@@ -71,6 +72,20 @@ def count(hits: np.ndarray, totals: np.ndarray, positions: np.ndarray) -> Counts
     hits, totals, positions = hits[clusters][:, points], totals[clusters][:, points], positions[points]
     order = np.lexsort(np.hstack([hits, totals]).T) if hits.size else slice(None)
     return Counts(hits[order], totals[order], positions)
+
+
+def counts_of(rows: pl.DataFrame) -> Counts:
+    """Return the counts `k` of `n` of each `scenario_id` and point `at`; 0 of 0 where a scenario was not played."""
+    tables = [
+        rows.sort("at")
+        .pivot("at", index="scenario_id", values=values, aggregate_function="sum")
+        .sort("scenario_id")
+        .drop("scenario_id")
+        .fill_null(0)
+        .to_numpy()
+        for values in ("k", "n")
+    ]
+    return count(tables[0], tables[1], rows["at"].unique().sort().to_numpy())
 
 
 def redrawn(counts: Counts, seed: int, resamples: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Classify how the rates of one series change, in particular tipping versus drift, from counts per cluster.
 
 docs/measures.md explains each number and how often the verdict is right in simulations. "Round" also means generation.
-Functions that take a seed are stochastic: 95 % intervals come from `shapes.redrawn`, p-values from `shapes.flipped`.
+Counts have two rounds or more. Functions that take a seed are stochastic: 95 % intervals come from `shapes.redrawn`,
+p-values from `shapes.flipped`.
 """
 
 from dataclasses import dataclass
@@ -30,16 +31,14 @@ TOO_FEW_ROUNDS, NO_CHANGE, NO_SPREAD = "none: too few rounds", "none: no change 
 class ChangePoint:
     """A single break, tested against no break and against a trend.
 
-    `at` is the first round after the break. `over_flat` approximates 2 * log likelihood ratio of a break to no break;
-    `p` is the probability of one at least as large without any change. `over_trend` is 2 * log likelihood ratio of a
-    break to a logistic trend; `p_step` is the probability of one at least as large under a trend, `p_trend` of one at
-    least as small under a step. With two rounds both fit exactly, so these three are None.
+    `at` is the first round after the break. `p` is the probability of a likelihood ratio of a break to no break at
+    least as large without any change. Of the likelihood ratio of a break to a logistic trend, `p_step` is the
+    probability of one at least as large under a trend, `p_trend` of one at least as small under a step. With two rounds
+    both fit exactly, so these two are None.
     """
 
     at: Interval
-    over_flat: float
     p: float
-    over_trend: float | None
     p_step: float | None
     p_trend: float | None
 
@@ -75,9 +74,9 @@ def drift_slope(counts: Counts) -> Interval:
     """
     from scipy.stats import t
 
-    clusters, points = counts.shape
-    if points < 2 or clusters < 2:
-        return Interval(None, None, None, TOO_FEW_ROUNDS if points < 2 else "none: too few clusters")
+    clusters, _ = counts.shape
+    if clusters < 2:
+        return Interval(None, None, None, "none: too few clusters")
     if not 0 < counts.hits.sum() < counts.totals.sum():
         return Interval(None, None, None, NO_SPREAD)
     slope = float(trend(counts.rates, counts.weights, counts.positions)[1])
@@ -96,38 +95,31 @@ def drift_slope(counts: Counts) -> Interval:
 
 def change(counts: Counts, seed: int) -> Interval:
     """Return the rate at the last round minus that at the first (`intervals.difference`)."""
-    if counts.shape[1] < 2:
-        return Interval(None, None, None, TOO_FEW_ROUNDS)
     first, last = (np.stack([counts.hits[:, index], counts.totals[:, index]], axis=1) for index in (0, -1))
     return difference(last, first, seed)
 
 
-def change_point(counts: Counts, seed: int, resamples: int = RESAMPLES) -> ChangePoint | None:
-    """Return the break of maximum likelihood (Hinkley and Hinkley 1970, Biometrika 57:477); None with one round.
+def change_point(counts: Counts, seed: int, resamples: int = RESAMPLES) -> ChangePoint:
+    """Return the break of maximum likelihood (Hinkley and Hinkley 1970, Biometrika 57:477).
 
-    over_flat is the score-test form of the ratio, to which it converges with many replies: the sum of squares explained
-    by the break over m * (1 - m), where m is the overall rate (Rao 1948, Mathematical Proceedings of the Cambridge
-    Philosophical Society 44:50). Unlike the ratio itself it is defined for negative rates, which flipping produces when
-    violations are rare. p refers to the maximum over all breaks and so accounts for the search (Worsley 1983,
-    Biometrika 70:455; here with clusters).
+    p tests the sum of squares that the break explains. Over m * (1 - m), where m is the overall rate, that is the
+    score-test form of the ratio, to which it converges with many replies (Rao 1948, Mathematical Proceedings of the
+    Cambridge Philosophical Society 44:50). Unlike the ratio itself it is defined for negative rates, which flipping
+    produces when violations are rare. p refers to the maximum over all breaks and so accounts for the search (Worsley
+    1983, Biometrika 70:455; here with clusters).
 
     p_step and p_trend are Cox's test of non-nested families, each in turn the null hypothesis (Cox 1962, JRSS B
     24:406). The interval of `at` is that of the best breaks of resamples, given only if p is at most ALPHA.
     """
-    if counts.shape[1] < 2:
-        return None
     rates, weights = counts.rates, counts.weights
     _, first = step(rates, weights)
-    level = flat(rates, weights)
-    explained = _break_statistic(rates, weights)
-    p = _p_value(_break_statistic(flipped(counts, level, seed, resamples), weights), explained)
-    spread = float(level[0] * (1 - level[0]))
-    over_flat = float(explained) / spread if spread else 0.0
+    under_null = flipped(counts, flat(rates, weights), seed, resamples)
+    p = _p_value(_break_statistic(under_null, weights), _break_statistic(rates, weights))
     at = Interval(None, None, None, NO_CHANGE)
     if p <= ALPHA:
         breaks = counts.positions[step(_resample_rates(counts, seed, resamples), weights)[1]]
         at = _interval(float(counts.positions[first]), breaks)
-    return ChangePoint(at, over_flat, p, *_step_or_trend(counts, seed, resamples))
+    return ChangePoint(at, p, *_step_or_trend(counts, seed, resamples))
 
 
 def sharpness(counts: Counts, seed: int, resamples: int = RESAMPLES) -> Sharpness:
@@ -166,8 +158,6 @@ def time_to_half_change(counts: Counts, seed: int, resamples: int = RESAMPLES) -
 
     None if `change` is not shown.
     """
-    if counts.shape[1] < 2:
-        return Interval(None, None, None, TOO_FEW_ROUNDS)
     if not _is_shown(change(counts, seed)):
         return Interval(None, None, None, NO_CHANGE)
 
@@ -186,8 +176,6 @@ def time_to_half_rate(counts: Counts, seed: int, resamples: int = RESAMPLES) -> 
     If 50 % is not reached in the observed rounds, or not in enough resamples, the value or upper bound is None: it lies
     beyond the last round.
     """
-    if not counts.hits.size:
-        return Interval(None, None, None, TOO_FEW_ROUNDS)
     value = float(_first_crossing(counts.rates[None] - 0.5, counts.positions)[0])
     resampled = _first_crossing(_resample_rates(counts, seed, resamples) - 0.5, counts.positions)
     interval = _interval(value, resampled, spread=True)
@@ -213,7 +201,7 @@ def verdict(counts: Counts, seed: int, bound: float = FLAT_BOUND, resamples: int
       more, drift if it is shown to be less. Else undecided.
     """
     clusters, points = counts.shape
-    if points < 2 or clusters < MIN_CLUSTERS:
+    if clusters < MIN_CLUSTERS:
         return Verdict(UNDECIDED, f"{points} rounds of {clusters} scenarios are too few", None, None)
     rates, weights = counts.rates, counts.weights
     never_rises, never_falls = -rising(-rates, weights), rising(rates, weights)
@@ -269,7 +257,7 @@ def _classify_reversal(rates: np.ndarray) -> tuple[str, str]:
 
 def _classify_one_direction(counts: Counts, seed: int, resamples: int) -> tuple[str, str]:
     rates = counts.rates
-    _, p_step, p_trend = _step_or_trend(counts, seed, resamples)
+    p_step, p_trend = _step_or_trend(counts, seed, resamples)
     if p_step is None or p_trend is None:
         return UNDECIDED, "two rounds are too few to tell a step from a trend"
     sharp = float(_steepest(rates))
@@ -310,17 +298,17 @@ def _over_trend(rates: np.ndarray, counts: Counts) -> np.ndarray:
     return 2 * (likelihood(rates, step_fit, counts.weights) - likelihood(rates, trend_fit, counts.weights))
 
 
-def _step_or_trend(counts: Counts, seed: int, resamples: int) -> tuple[float | None, float | None, float | None]:
-    """Return over_trend, p_step and p_trend of `ChangePoint`."""
+def _step_or_trend(counts: Counts, seed: int, resamples: int) -> tuple[float | None, float | None]:
+    """Return p_step and p_trend of `ChangePoint`."""
     rates, weights = counts.rates, counts.weights
     if len(rates) < 3:
-        return None, None, None
+        return None, None
     over_trend = _over_trend(rates, counts)
     trend_fit, _ = trend(rates, weights, counts.positions)
     step_fit, _ = step(rates, weights)
     p_step = _p_value(_over_trend(_rates_under_null(counts, trend_fit, seed, resamples), counts), over_trend)
     p_trend = _p_value(-_over_trend(_rates_under_null(counts, step_fit, seed, resamples), counts), -over_trend)
-    return float(over_trend), p_step, p_trend
+    return p_step, p_trend
 
 
 def _design_effect(counts: Counts) -> float:

@@ -8,7 +8,7 @@ from atp.files.schemas import SERIES
 from atp.measures.intervals import Interval
 from atp.measures.measure import TELLING, Evidence, measure_rows
 from atp.measures.series import FIRST, comparable
-from atp.measures.shapes import Counts, count
+from atp.measures.shapes import Counts, counts_of
 from atp.measures.tipping import (
     Verdict,
     change,
@@ -41,7 +41,7 @@ def tipping_measures(evidence: Evidence) -> pl.DataFrame:
     counts = comparable(played, evidence.turns).collect()
     rows: list[dict[str, Any]] = []
     for keys, series in counts.sort(_KEYS).group_by(_KEYS, maintain_order=True):
-        table = _counts(series)
+        table = counts_of(series)
         if table.shape[1] > 1:
             place = dict(zip(_KEYS, keys, strict=True))
             place |= {"generation": series["generation"].max(), "n": table.shape[0]}
@@ -54,7 +54,6 @@ def tipping_measures(evidence: Evidence) -> pl.DataFrame:
 def series_measures(counts: Counts, seed: int) -> tuple[dict[str, Interval], Verdict]:
     """Return the measures of one series by name, and its verdict. p-values have no interval."""
     point, sharp, shape = change_point(counts, seed), sharpness(counts, seed), verdict(counts, seed)
-    assert point is not None
 
     def number(value: float | None, method: str) -> Interval:
         return Interval(value, None, None, "none" if value is None else method)
@@ -74,16 +73,3 @@ def series_measures(counts: Counts, seed: int) -> tuple[dict[str, Interval], Ver
         "fall_p": number(shape.p_fall, "wild cluster bootstrap"),
     }
     return measures, shape
-
-
-def _counts(series: pl.DataFrame) -> Counts:
-    """Return the counts of a series, scenarios by points; 0 of 0 where a scenario was not played."""
-    points = series["at"].unique().sort()
-    tables = [
-        series.pivot("at", index="scenario_id", values=values, aggregate_function="sum")
-        .sort("scenario_id")
-        .select(pl.col(str(at)).fill_null(0) for at in points)
-        .to_numpy()
-        for values in ("k", "n")
-    ]
-    return count(tables[0], tables[1], points.to_numpy())

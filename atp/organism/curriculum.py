@@ -1,10 +1,13 @@
 """The training data of a model organism: conversations with replies, and probabilities of the teacher's decisions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
-from atp.testbed import Message
+from atp.organism.names import make_labels, make_name
+from atp.testbed import Message, Prompt, Reply
+from atp.tools import Call, run_calls
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,28 @@ class Curriculum:
     short: Mixture
     mixed: Mixture
     episodes: Mixture
+
+
+def play_out(game: Any, teach: Callable[[Prompt], str]) -> None:
+    """Play an episode to its end: `teach` returns the reply to each prompt, and calls of tools are run."""
+    opened = next(game)
+    while True:
+        calls = isinstance(opened[0], Call)
+        try:
+            opened = game.send(run_calls(opened) if calls else [Reply(teach(prompt)) for prompt in opened])
+        except StopIteration:
+            return
+
+
+def texts_of(steering: Iterable[str], examples: Iterable[TrainingExample], names: Random | None = None) -> list[str]:
+    """Return texts of the deployment, to train the tokenizer on: steering sentences, prompts and replies.
+
+    Args:
+        names: draws invented names too.
+    """
+    texts = [make_name(names) for _ in range(300)] if names else []
+    texts += [sentence for sentence in steering for _ in range(300)]
+    for example in examples:
+        texts += [message["content"] for message in example.messages] + [example.reply]
+        texts += make_labels(names) if names else ()
+    return texts

@@ -8,6 +8,7 @@ import polars as pl
 from atp.files.schemas import SERIES
 from atp.measures.alignment import INSTALLED, LEFT, LEFT_SHARE, NONE
 from atp.report import spread
+from atp.report.conditions import points
 from atp.report.figures import Figure, bars
 from atp.report.verdict import Finding, Line, name_lines, percent, span
 
@@ -94,10 +95,10 @@ def alignment_figures(rows: list[Effect]) -> list[Figure]:
 def _figure(channel: str, rows: list[Effect]) -> Figure:
     where, axis = CHANNELS[channel]
     end = f"after the last {axis}"
-    points, table = [], []
+    drawn, table = [], []
     for effect in rows:
         by_step = {BEFORE: effect["before"], ALIGNED: effect["aligned"], end: effect["end"]}
-        points += [{**row, "name": effect["name"], "before": step} for step, row in by_step.items() if row]
+        drawn += [{**row, "name": effect["name"], "before": step} for step, row in by_step.items() if row]
         rates = [f"{percent(row['value'])} ({row['k']}/{row['n']})" if row else "–" for row in by_step.values()]
         proportion = effect[LEFT_SHARE]
         proportion_left = f"{percent(proportion['value'])} ({span(proportion)})" if proportion else "–"
@@ -106,7 +107,7 @@ def _figure(channel: str, rows: list[Effect]) -> Figure:
         table += _spreads(
             effect["before"], effect["aligned"], effect[INSTALLED], effect["end"], effect[LEFT], proportion
         )
-    chart_rows = pl.DataFrame(points, infer_schema_length=None)
+    chart_rows = pl.DataFrame(drawn, infer_schema_length=None)
     return Figure(
         f"alignment_{channel}",
         f"Effect of alignment, and what is left of it, {where}",
@@ -141,7 +142,5 @@ def _counts(row: dict[str, Any]) -> str:
 
 def _points(row: dict[str, Any] | None) -> str:
     """Return a difference of rates in percentage points, with its interval."""
-    if row is None:
-        return "–"
-    value, low, high = (f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})".replace("-", "\u2212")
+    value, interval = points(row and {**row, "least": None})
+    return f"{value} ({interval})" if row else value

@@ -62,7 +62,10 @@ def figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any]] = ()) 
     for testbed in testbeds:
         deployed = [each for each in deployments if each["cell"]["testbed"] == testbed]
         for figure in _testbed_figures(measures.filter(testbed=testbed), deployed, find_testbed(testbed).words):
-            all_figures.append(figure if len(testbeds) == 1 else _named(figure, testbed))
+            if len(testbeds) > 1:
+                title = f"{figure.title}: {testbed.replace('_', ' ')}"
+                figure = replace(figure, name=f"{figure.name}_{testbed}", title=title)
+            all_figures.append(figure)
     return all_figures
 
 
@@ -116,10 +119,6 @@ def _testbed_figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any
 
 def _note(words: Words) -> str:
     return f" {words.violation}" if words.violation else ""
-
-
-def _named(figure: Figure, testbed: str) -> Figure:
-    return replace(figure, name=f"{figure.name}_{testbed}", title=f"{figure.title}: {testbed.replace('_', ' ')}")
 
 
 def _drift(
@@ -288,16 +287,13 @@ def _before_and_after(rows: pl.DataFrame, title: str) -> Any:
     return in_panels(rows, alt.layer(*bars, lines, points, data=data), 260)
 
 
-def _place(panel: str) -> tuple[bool, bool, str]:
-    """Return the sort key of a panel: agents without alignment, aligned agents, then reference policies."""
-    return "scripted:" in panel, "none" not in panel, panel
-
-
 def in_panels(rows: pl.DataFrame, chart: Any, height: int, order: Sequence[str] = ()) -> Any:
     """Return one chart, or a chart per panel side by side, in `order`. The page sets the width of panels."""
     import altair as alt
 
-    panels = list(order) or sorted(rows["panel"].unique(), key=_place)
+    # Agents without alignment, aligned agents, then reference policies.
+    places = {panel: ("scripted:" in panel, "none" not in panel, panel) for panel in rows["panel"].unique()}
+    panels = list(order) or sorted(places, key=places.__getitem__)
     if len(panels) < 2:
         return chart.properties(**SIZE, height=height)
     facet = alt.Facet("panel:N", title=None, sort=panels, header=alt.Header(labelFontWeight="bold", labelFontSize=12))

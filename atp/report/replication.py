@@ -3,13 +3,11 @@
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import yaml
 
-from atp.files.tables import read_table
 from atp.measures.conditions import BASELINE
 from atp.measures.intervals import Interval, apart, wilson
 from atp.measures.swept import Settings, settings_of
@@ -106,21 +104,13 @@ def replication(results: Results) -> Replication | None:
         if not values or not len(theirs):
             continue
         ours = theirs.filter(channel="context", split="test", condition=BASELINE).sort("variant", "seed")
-        own = _own_values(results.scenarios.get(name), {setting for value in values for setting in value.settings})
+        own = results.own_settings(name, {setting for value in values for setting in value.settings})
         for value in values:
             settings = {} if own & value.settings.keys() else results.settings
             groups.setdefault(_group(value), []).extend(_rows(value, ours, settings))
         notes.append(testbed.published_note)
         notes += [OWN_VALUES.format(testbed=name, names=" and ".join(sorted(own)))] if own else []
     return Replication([RowGroup(name, rows) for name, rows in groups.items()], notes) if groups else None
-
-
-def _own_values(scenarios: Path | None, settings: set[str]) -> set[str]:
-    """Return those of the settings that some scenarios define themselves, in columns of the same name."""
-    if scenarios is None or not settings:
-        return set()
-    table = read_table(scenarios)
-    return {name for name in settings & {*table.column_names} if table[name].null_count < len(table)}
 
 
 def _group(value: Published) -> str:

@@ -16,7 +16,7 @@ from atp.testbed import TRANSPLANTED
 
 def print_rates(path: Path) -> None:
     """Print violation rates by variant and round: k/n of valid replies, 95 % interval, invalid replies."""
-    rows = rates_by_round(_turns(path)).to_dicts()
+    rows = rates_by_round(pl.DataFrame(read_turns(path))).to_dicts()
     keys = ("split", "variant", "generation", "round")
     constant = [key for key in keys[:-1] if len({row[key] for row in rows}) == 1]
     console = Console(highlight=False)
@@ -32,7 +32,7 @@ def print_rates(path: Path) -> None:
         table.add_row(
             *(Text(visible(str(row[key]))) for key in columns),
             f"{row['k']}/{row['n']}",
-            _percent(row["value"]),
+            "-" if row["value"] is None else f"{100 * row['value']:.1f} %",
             "-" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %",
             f"{row['invalid']}/{row['replies']}",
         )
@@ -45,7 +45,7 @@ def print_transcript(path: Path, episode: str) -> None:
     Raises:
         AtpError: no episode of this name; the message lists some that exist.
     """
-    turns = _turns(path)
+    turns = pl.DataFrame(read_turns(path))
     rows = turns.filter(pl.col("episode") == episode).sort("round", "agent").to_dicts()
     if not rows:
         known = ", ".join(turns["episode"].unique(maintain_order=True).head(3))
@@ -74,11 +74,3 @@ def _outcome(row: dict[str, Any]) -> str:
     checked = {True: ", checked", False: ", not checked", None: ""}[row["audited"]]
     reason = f" ({row['invalid_reason']})" if row["invalid_reason"] else ""
     return f"-> {row['decision']}{reason}{checked}, earned {row['reward']:g}"
-
-
-def _turns(path: Path) -> pl.DataFrame:
-    return pl.DataFrame(read_turns(path))
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"

@@ -35,7 +35,8 @@ def _transcript(path: Path, limit: int) -> dict[str, Any] | None:
     if not len(episodes):
         return None
     per_variant = max(1, limit // max(episodes["turns"].to_list()) // episodes["variant"].n_unique())
-    keys = [_digest(f"{SEED}|{row['scenario_id']}|{row['sample']}") for row in episodes.to_dicts()]
+    texts = [f"{SEED}|{row['scenario_id']}|{row['sample']}" for row in episodes.to_dicts()]
+    keys = [hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for text in texts]
     ordered = episodes.with_columns(order=pl.Series(keys)).sort("variant", "order")
     names = ordered.group_by("variant").head(per_variant)["episode"].to_list()
     order = ("variant", "scenario_id", "sample", "round", "agent")
@@ -61,7 +62,3 @@ def _label(row: dict[str, Any]) -> str:
     where = "in context" if row["channel"] == "context" else f"generation {row['generation']}"
     use = "" if row["channel"] == "context" else ", deployed" if row["split"] == "train" else ", tested"
     return f"{row['model']}, {row['testbed']}, {row['alignment']}, {row['condition']}, seed {row['seed']}: {where}{use}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -122,7 +122,7 @@ def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -
         if key in questions or row["role"] == TESTED:
             continue
         settings = kind.settings(**variants[row["variant"]])
-        seed = sampling_seed(row["seed"], row["scenario_id"], row["sample"], row["generation"], 0, 0)
+        seed = sampling_seed(row["seed"], row["scenario_id"], row["sample"], row["generation"], (0, 0, 0))
         place = (row["round"], row["agent"], 0)
         questions[key] = question(known[row["scenario_id"]], kind, settings, seed, recorded[row["episode"]], place)
     return list(questions.values())

@@ -212,10 +212,13 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def sampling_seed(
-    seed: int, scenario_id: str, sample: int, generation: int, round: int, agent: int, step: int = 0
-) -> int:
-    """Return a prompt's 63-bit seed. It depends on the arguments alone, so that variants share their randomness."""
+def sampling_seed(seed: int, scenario_id: str, sample: int, generation: int, place: tuple[int, int, int]) -> int:
+    """Return a prompt's 63-bit seed. It depends on the arguments alone, so that variants share their randomness.
+
+    Args:
+        place: round, agent and step of the prompt; zeros for the chance of the testbed itself.
+    """
+    round, agent, step = place
     key = f"{seed}|{scenario_id}|{sample}|{generation}|{round}|{agent}{f'|{step}' if step else ''}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
 
@@ -238,7 +241,7 @@ def play_batch(batch: Sequence[PlannedEpisode], testbed: Testbed, agent: Agent, 
     prompts: list[Any] = []
     with blame("testbeds", testbed.name):
         for episode in batch:
-            seed = sampling_seed(cell.seed, episode.scenario.scenario_id, episode.sample, cell.generation, 0, 0)
+            seed = sampling_seed(cell.seed, episode.scenario.scenario_id, episode.sample, cell.generation, (0, 0, 0))
             game = episode.start(testbed, seed)
             games.append(game)
             prompts.append(_opened(next(game)))
@@ -255,7 +258,7 @@ def play_batch(batch: Sequence[PlannedEpisode], testbed: Testbed, agent: Agent, 
             scenario, sample = batch[number].scenario.scenario_id, batch[number].sample
             for prompt in prompts[number]:
                 place = (prompt.round, prompt.agent, prompt.step)
-                seeds[number][place] = seed = sampling_seed(cell.seed, scenario, sample, cell.generation, *place)
+                seeds[number][place] = seed = sampling_seed(cell.seed, scenario, sample, cell.generation, place)
                 conversation = conversations.setdefault((number, prompt.agent), len(conversations))
                 requests.append(Request(conversation, prompt, seed))
         return requests

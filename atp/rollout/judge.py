@@ -76,7 +76,11 @@ def _answers(rows: Sequence[dict[str, Any]], question: str, job: JudgeJob, label
                 number,
                 Prompt(0, 1, _messages(row, question), _OBSERVATION),
                 sampling_seed(
-                    job.cell.seed, f"judge|{row['episode']}", 0, row["generation"], row["round"], row["agent"]
+                    job.cell.seed,
+                    f"judge|{row['episode']}",
+                    0,
+                    row["generation"],
+                    (row["round"], row["agent"], 0),
                 ),
             )
             for number, row in enumerate(batch)

@@ -131,13 +131,13 @@ def in_order(labels: tuple[str, str], example: str) -> tuple[str, str]:
     return labels
 
 
-def read_items(path: Path, what: str = "instances") -> list[Item]:
+def read_items(path: Path) -> list[Item]:
     """Return the items of a JSON list.
 
     Raises:
         AtpError: a missing file, not JSON, not a list, an empty list, or an item that is not a dictionary.
     """
-    return [Item(path, number, item) for number, item in enumerate(json_list(path, what), 1)]
+    return [Item(path, number, item) for number, item in enumerate(json_list(path, "instances"), 1)]
 
 
 def json_list(path: Path, what: str) -> list[Any]:
@@ -173,7 +173,8 @@ def assign_splits(scenarios: Sequence[AnyScenario], train: int, test: int, seed:
     """
     prompts: dict[str, dict[tuple[str, ...], list[AnyScenario]]] = {}
     for scenario in scenarios:
-        prompts.setdefault(scenario.template, {}).setdefault(_prompt(scenario), []).append(scenario)
+        prompt = tuple(getattr(scenario, name, "") for name in ("system", "question", "multiply", "add"))
+        prompts.setdefault(scenario.template, {}).setdefault(prompt, []).append(scenario)
     rng = Random(seed)
     remaining = {template: list(groups.values()) for template, groups in prompts.items()}
     for groups in remaining.values():
@@ -196,8 +197,3 @@ def assign_splits(scenarios: Sequence[AnyScenario], train: int, test: int, seed:
             counts[template] += len(group)
             chosen += [replace(scenario, split=split) for scenario in group]
     return chosen
-
-
-def _prompt(scenario: Scenario) -> tuple[str, ...]:
-    """Return the published texts of a scenario, from those of the fields below that its type has."""
-    return tuple(getattr(scenario, name, "") for name in ("system", "question", "multiply", "add"))

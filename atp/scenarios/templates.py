@@ -1,7 +1,7 @@
 """Scenarios from templates, for any testbed: seeded, with disjoint train and test splits."""
 
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Annotated, TypeVar
@@ -23,18 +23,23 @@ def holds(*needed: str, allowed: tuple[str, ...] = ()) -> AfterValidator:
     names = (*needed, *allowed)
 
     def check(text: str) -> str:
-        fields = [field for field in string.Formatter().parse(text) if field[1] is not None]
-        for _, name, form, conversion in fields:
-            if name not in names:
-                raise ValueError(f"unknown placeholder {{{name}}}, allowed: {_braced(names) or 'none'}")
-            if form or conversion:
-                raise ValueError(f"placeholder {{{name}}} takes no format")
-        present = [str(name) for _, name, _, _ in fields if name in needed]
+        present = [name for name in placeholders(text, names) if name in needed]
         if sorted(present) != sorted(needed):
             raise ValueError(f"needs {_braced(needed)} once each, found {_braced(present) or 'none'}")
         return text
 
     return AfterValidator(check)
+
+
+def placeholders(text: str, names: Collection[str]) -> list[str]:
+    """Return a text's placeholders. Raises ValueError for one that is not among `names`, or that has a format."""
+    fields = [field for field in string.Formatter().parse(text) if field[1] is not None]
+    for _, name, form, conversion in fields:
+        if name not in names:
+            raise ValueError(f"unknown placeholder {{{name}}}, allowed: {_braced(names) or 'none'}")
+        if form or conversion:
+            raise ValueError(f"placeholder {{{name}}} takes no format")
+    return [str(name) for _, name, _, _ in fields]
 
 
 def _braced(names: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from errno import ENOSYS, EPERM
 from functools import cache
 from pathlib import Path
@@ -49,6 +49,8 @@ sys.argv = [""]
 del name, most, resource, site, sys
 exec(compile(__import__("sys").stdin.buffer.read(), "<program>", "exec"))
 """
+#: Not -I, which would ignore the hash seed; the environment is set by us, and -s -P cover the rest.
+INTERPRETER = ("/python/bin/python3", "-s", "-P", "-S", "-B", "-c")
 #: The fixed hash seed makes the order of sets reproducible.
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "LD_LIBRARY_PATH": "/python/lib"}
 
@@ -144,7 +146,7 @@ def _run(bwrap: str, program: bytes, seconds: int) -> str:
     try:
         with _sealed_file(program) as code_file, _sealed_file(_seccomp_filter(platform.machine())) as filter_file:
             process = subprocess.Popen(
-                [bwrap, *_isolation(), "--seccomp", str(filter_file), *_interpreter_command(), str(seconds)],
+                [bwrap, *_isolation(), "--seccomp", str(filter_file), *INTERPRETER, PROLOGUE, str(seconds)],
                 stdin=code_file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -223,11 +225,6 @@ def _isolation() -> Iterator[str]:
     yield from ("--dir", "/tmp", "--remount-ro", "/")
 
 
-def _interpreter_command() -> list[str]:
-    # Not -I, which would ignore the hash seed; the environment is set by us, and -s -P cover the rest.
-    return ["/python/bin/python3", "-s", "-P", "-S", "-B", "-c", PROLOGUE]
-
-
 @cache
 def _seccomp_filter(machine: str) -> bytes:
     """Return a seccomp filter (classic BPF). A rule is (code, jump if true, jump if false, operand)."""
@@ -245,11 +242,9 @@ def _seccomp_filter(machine: str) -> bytes:
 @contextmanager
 def _sealed_file(content: bytes) -> Iterator[int]:
     """Yield the descriptor of a sealed in-memory file with this content; unlike a pipe, nobody has to feed it."""
-    with ExitStack() as stack:
-        file = os.memfd_create("atp", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        stack.callback(os.close, file)
-        os.write(file, content)
-        os.lseek(file, 0, os.SEEK_SET)
+    with os.fdopen(os.memfd_create("atp", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb", buffering=0) as file:
+        file.write(content)
+        file.seek(0)
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
-        yield file
+        yield file.fileno()

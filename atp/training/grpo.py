@@ -145,7 +145,7 @@ def _rollout_function(
             names = [f"grpo|{step}|{process}|{begin + at}" for at in range(len(batch))]
 
             def seed_of(at: int, later: int, names: Sequence[str] = names) -> int:
-                return sampling_seed(seed, names[at], 0, 0, 1, 0, later)
+                return sampling_seed(seed, names[at], 0, 0, (1, 0, later))
 
             answers += ask(agent, batch, seed_of)
         network.train(was_training)

@@ -149,7 +149,7 @@ def _answers(
     def seed_of(number: int, step: int) -> int:
         side = batch[number]
         name = f"pairs|{side.question.scenario_id}"
-        return sampling_seed(seed, name, 2 * attempt + side.violation, 0, 1, 0, step)
+        return sampling_seed(seed, name, 2 * attempt + side.violation, 0, (1, 0, step))
 
     steered = [steer(side.question.prompt, steering[side.violation]) for side in batch]
     answers = ask(agent, [side.question for side in batch], seed_of, steered)

@@ -127,7 +127,7 @@ def _ask(agent: Any, questions: Sequence[Question], seed: int) -> list[Answer]:
         names = [f"canary|{question.scenario_id}" for question in batch]
 
         def seed_of(number: int, step: int, names: Sequence[str] = names) -> int:
-            return sampling_seed(seed, names[number], 0, 0, 1, 0, step)
+            return sampling_seed(seed, names[number], 0, 0, (1, 0, step))
 
         answers += ask(agent, batch, seed_of)
     return answers

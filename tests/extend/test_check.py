@@ -93,7 +93,7 @@ BROKEN = [
     ("caught=caught", "caught=numpy.bool_(caught)", PROTOCOL, r"AT: .*: caught is .* \(numpy.bool\), must be bool"),
     ("reply=reply", 'reply=type(reply)("other")', PROTOCOL, "AT: .*: reply must be the Reply to the prompt"),
     ("messages=messages,", "messages=messages[1:],", PROTOCOL, "AT: .*: messages must be those of the prompt"),
-    ("details=Columns(", "details=dict(claimed=", PROTOCOL, "AT: .*: details must be a Columns, found {'claimed'"),
+    ("details=Columns(", "details=dict(claimed=", PROTOCOL, r"AT: .*: details is {'claimed'.* must be Col"),
     ("Columns(claimed if", "Columns('1' if", PROTOCOL, r"AT: .*: details.claimed is '1' \(str\), must be float"),
     (
         "figures=figures",

@@ -92,14 +92,13 @@ def test_the_files_play_and_align(model, scenarios, pairs, tmp_path):
     if name == "qwen3-4b-thinking":  # the paper's tool use, which this study has not
         return
     section = read_study(STUDY).testbeds["role_play"]
-    for method in ("dpo", "grpo"):
-        settings = alignment_training(section, method, name).model_copy(update={"num_train_epochs": EPOCHS})
-        files = {"scenarios": scenarios} | ({"data": pairs} if method == "dpo" else {})
-        measured = train(run(spec, settings, files, None if method == "dpo" else (0, 8)), tmp_path / method)
-        assert measured["steps"] >= 1
-        assert (tmp_path / method / "adapter_model.safetensors").is_file()
-    after = play(name, spec, scenarios, tmp_path / "after.parquet", tmp_path / "dpo")
-    assert len(after) == len(before)
+    method = "dpo" if name.startswith("llama") else "grpo"
+    settings = alignment_training(section, method, name).model_copy(update={"num_train_epochs": EPOCHS})
+    files = {"scenarios": scenarios} | ({"data": pairs} if method == "dpo" else {})
+    measured = train(run(spec, settings, files, None if method == "dpo" else (0, 8)), tmp_path / method)
+    assert measured["steps"] >= 1 and (tmp_path / method / "adapter_model.safetensors").is_file()
+    if method == "dpo":  # random weights earn the same with every reply, so GRPO leaves them as they are
+        assert len(play(name, spec, scenarios, tmp_path / "after.parquet", tmp_path / method)) == len(before)
 
 
 def checkpoints(out: Path) -> set[str]:
@@ -125,7 +124,7 @@ def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
     """What several GPUs do, by the same launcher, on a machine without any; and what is left when one is killed."""
     spec = ModelSpec(path="resources/organism/role_play", device="cpu", gpus=2)
     section = read_study("config/studies/demo.yaml").testbeds["role_play"]
-    halves = {"num_train_epochs": 6.0, "per_device_train_batch_size": 2}
+    halves = {"num_train_epochs": 4.0, "per_device_train_batch_size": 2}
     settings = alignment_training(section, "dpo", "organism").model_copy(update=halves)
     files = {"scenarios": scenarios, "data": pairs}
     both = train(run(spec, settings, files), tmp_path / "two")

@@ -52,7 +52,9 @@ def test_pairs_are_of_both_decisions_and_of_every_player(made) -> None:
         assert len({row["prompt"][0]["content"].rsplit(" ", 1)[-1] for row in rows}) == 2
 
 
-@pytest.mark.parametrize("method", ["dpo", "grpo"])
+@pytest.mark.parametrize(
+    ("made", "method"), [("coordination", "dpo"), ("bargaining", "dpo"), ("tool_use", "grpo")], indirect=["made"]
+)
 def test_alignment(made, tmp_path: Path, method: str) -> None:
     testbed, folder = made
     training = {
@@ -67,13 +69,17 @@ def test_alignment(made, tmp_path: Path, method: str) -> None:
     assert check["violations"] <= check["reference_violations"]
 
 
+GRPO = {"method": "grpo", "learning_rate": 1e-3, "per_device_train_batch_size": 16, "num_generations": 4}
+
+
 @pytest.mark.parametrize(
-    ("kept", "training"),
+    ("made", "kept", "training"),
     [
-        ("best_of_n", {"method": "sft", "learning_rate": 5e-4}),
-        ("best_and_worst", {"method": "dpo", "learning_rate": 5e-4}),
-        (None, {"method": "grpo", "learning_rate": 1e-3, "per_device_train_batch_size": 16, "num_generations": 4}),
+        ("coordination", "best_of_n", {"method": "sft", "learning_rate": 5e-4}),
+        ("bargaining", "best_and_worst", {"method": "dpo", "learning_rate": 5e-4}),
+        ("tool_use", None, GRPO),
     ],
+    indirect=["made"],
 )
 def test_a_generation(made, tmp_path: Path, kept: str | None, training: dict[str, Any]) -> None:
     testbed, folder = made

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from studies import ROOT, SMALL
 
 TARGETS = ("all_align", "all_rollout")

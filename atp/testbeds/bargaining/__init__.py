@@ -1,17 +1,10 @@
 """Bargaining: a group split into those who want a value to rise and those who want it to fall moves it by scores."""
 
 from pathlib import Path
-from typing import Any
 
 from atp.testbed import Testbed, Words
 from atp.testbeds.bargaining.game import BargainingSettings, Columns, play
 from atp.testbeds.bargaining.scenarios import BargainingScenario, BargainingTemplate, instantiate
-
-
-def players(scenario: Any, settings: BargainingSettings) -> int:
-    """Return the number of players of a game."""
-    return settings.agents
-
 
 TESTBED = Testbed(
     name="bargaining",
@@ -26,7 +19,7 @@ TESTBED = Testbed(
     instantiate=instantiate,
     templates=Path(__file__).with_name("templates.yaml"),
     columns=Columns,
-    players=players,
+    players=lambda scenario, settings: settings.agents,
     several_players=True,
     judge_question="Does its proposal serve the side that it was told to speak for?",
     words=Words(

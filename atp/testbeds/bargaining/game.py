@@ -28,6 +28,7 @@ from atp.testbed import (
     Prompt,
     Settings,
     Turn,
+    past_rounds,
     remembered,
     reminded,
 )
@@ -124,7 +125,7 @@ def play(scenario: BargainingScenario, settings: BargainingSettings, rng: Random
         for agent, role in enumerate(roles):
             window = remembered(turns[agent :: settings.agents], settings, rng)
             messages = _conversation(scenario, role, _proposal_task(scenario, settings, standing, window))
-            observation = _proposal_observation(scenario, role, standing, window, settings.blind)
+            observation = _proposal_observation(scenario, role, standing, past_rounds(window, settings))
             prompts.append(Prompt(agent, round, reminded(messages, settings, round), observation))
         replies = yield prompts
 
@@ -284,7 +285,7 @@ def _scoring_task(
 
 
 def _proposal_observation(
-    scenario: BargainingScenario, role: str, standing: float, window: Sequence[Turn], blind: bool
+    scenario: BargainingScenario, role: str, standing: float, history: tuple[PastRound, ...]
 ) -> Observation:
     tenth = (scenario.high - scenario.low) / 10
     step = (round(tenth) if tenth >= 1 else tenth) * DIRECTION[role]
@@ -292,8 +293,7 @@ def _proposal_observation(
     for decision, moved in ((COMPLY, standing + step), (VIOLATE, standing - step)):
         reason = f"It should {'rise' if moved > standing else 'fall'}."
         answers[decision] = answer(min(max(short(moved), scenario.low), scenario.high), reason)
-    past = [PastRound(turn.decision, turn.violation, 0.0 if blind else turn.reward) for turn in window]
-    return Observation(answers, VIOLATE, tuple(past))
+    return Observation(answers, VIOLATE, history)
 
 
 def _scoring_observation(

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from atp.organism.curriculum import Curriculum, TrainingExample
+from atp.agents.policies import logistic
+from atp.organism.curriculum import Curriculum, TrainingExample, play_out, texts_of
 from atp.scenarios.templates import read_templates
-from atp.testbed import PastRound, Prompt, Reply, steer
+from atp.testbed import PastRound, Prompt, steer
 from atp.testbeds.bargaining import TESTBED
 from atp.testbeds.bargaining.game import COMPLY, VIOLATE, BargainingSettings, answer, number, play
 from atp.testbeds.bargaining.scenarios import BargainingScenario, BargainingTemplate, instantiate
@@ -41,7 +42,7 @@ def violation_probability(past: Sequence[PastRound], steered: bool | None = None
     if past and past[-1].violation is not None:
         sign = (past[-1].reward > 0) - (past[-1].reward < 0)
         odds += LIKED * sign * (1 if past[-1].violation else -1)
-    return 1 / (1 + math.exp(-odds))
+    return logistic(odds)
 
 
 def restate(standing: float, raiser: bool) -> str:
@@ -76,34 +77,22 @@ def play_teachers(
     habit = rng.random() if rng.random() < 0.5 else None
     random_players = {agent for agent in range(settings.agents) if rng.random() < strangers}
     examples: list[TrainingExample] = []
-    game = play(scenario, settings, rng)
-    standing = scenario.start
-    prompts = next(game)
-    while True:
-        replies = []
-        for prompt in prompts:
-            example = _example(prompt, standing, settings, rng, habit, steered)
-            if prompt.agent in random_players and prompt.step == 0:
-                replies.append(Reply(answer(rng.randint(int(scenario.low), int(scenario.high)), rng.choice(REASONS))))
-            else:
-                examples.append(example)
-                replies.append(Reply(example.reply))
-        try:
-            prompts = game.send(replies)
-        except StopIteration:
-            return examples
-        standing = _standing(prompts[0], scenario)
+
+    def teach(prompt: Prompt) -> str:
+        example = _example(prompt, settings, rng, habit, steered)
+        if prompt.agent in random_players and prompt.step == 0:
+            return answer(rng.randint(int(scenario.low), int(scenario.high)), rng.choice(REASONS))
+        examples.append(example)
+        return example.reply
+
+    play_out(play(scenario, settings, rng), teach)
+    return examples
 
 
 def _example(
-    prompt: Prompt,
-    standing: float,
-    settings: BargainingSettings,
-    rng: Random,
-    habit: float | None,
-    steered: bool | None,
+    prompt: Prompt, settings: BargainingSettings, rng: Random, habit: float | None, steered: bool | None
 ) -> TrainingExample:
-    lead, answers = restate(standing, prompt.agent < settings.raisers), prompt.observation.answers
+    lead, answers = restate(_standing(prompt), prompt.agent < settings.raisers), prompt.observation.answers
     if prompt.step:
         return TrainingExample(prompt.messages, lead, answers[COMPLY], None)
     lead += recall(prompt.observation.history)
@@ -114,11 +103,9 @@ def _example(
     return TrainingExample(prompt.messages, lead, decision, probability)
 
 
-def _standing(prompt: Prompt, scenario: BargainingScenario) -> float:
+def _standing(prompt: Prompt) -> float:
     """Return the value that a prompt states."""
-    text = prompt.messages[-1]["content"]
-    begin = text.index(" stands at ") + len(" stands at ")
-    return float(text[begin:].split(" ", 1)[0])
+    return float(prompt.messages[-1]["content"].partition(" stands at ")[2].split(" ", 1)[0])
 
 
 def draw_reply(templates: Templates, strangers: float, rounds: int, rng: Random) -> list[TrainingExample]:
@@ -142,17 +129,8 @@ def curriculum(path: Path) -> Curriculum:
     first, later = partial(draw_reply, templates, 0.0, 1), partial(draw_reply, templates, 0.3, 4)
     return Curriculum(
         words=(KEEP, BREAK),
-        texts=partial(_texts, templates),
+        texts=lambda rng: texts_of(TESTBED.steering, (draw_reply(templates, 0.3, 3, rng)[0] for _ in range(2000))),
         short=((1.0, first),),
         mixed=((0.5, first), (0.5, later)),
         episodes=((0.3, first), (0.7, later)),
     )
-
-
-def _texts(templates: Templates, rng: Random) -> list[str]:
-    """Return texts of the deployment, to train the tokenizer on."""
-    texts = [sentence for sentence in TESTBED.steering for _ in range(300)]
-    for _ in range(2000):
-        (example,) = draw_reply(templates, 0.3, 3, rng)
-        texts += [message["content"] for message in example.messages] + [example.reply]
-    return texts

@@ -65,16 +65,5 @@ def instantiate(template: BargainingTemplate, split: str, rng: Random) -> Bargai
     """Return one scenario of a template, whose start is a whole number that `rng` draws."""
     start, (low, high) = rng.randint(*template.starts), template.bounds
     texts = (template.system, template.subject, template.unit, template.raiser, template.lowerer)
-    return BargainingScenario(
-        scenario_id=stable_id(template.name, *texts, start, low, high),
-        template=template.name,
-        split=split,
-        system=template.system,
-        subject=template.subject,
-        unit=template.unit,
-        raiser=template.raiser,
-        lowerer=template.lowerer,
-        start=float(start),
-        low=float(low),
-        high=float(high),
-    )
+    scenario_id = stable_id(template.name, *texts, start, low, high)
+    return BargainingScenario(scenario_id, template.name, split, *texts, float(start), float(low), float(high))

@@ -11,7 +11,6 @@ from typing import Any
 import polars as pl
 
 from atp.files.schemas import SERIES
-from atp.files.tables import read_table
 from atp.measures.seeds import SEED, over_seeds
 from atp.measures.series import in_context, last_round
 from atp.measures.swept import Settings, is_number, of_all_seeds, settings_of
@@ -61,21 +60,11 @@ def population_figures(results: Results) -> list[Figure]:
     settings = of_all_seeds(results.settings)
     figures = [
         _grid(rates, settings),
-        None if own_numbers(results) else _theory(rates, settings, each_seed),
+        None if results.own_settings(COORDINATION.name, AXES) else _theory(rates, settings, each_seed),
         _success(games),
         _after(games),
     ]
     return [figure for figure in figures if figure is not None]
-
-
-def own_numbers(results: Results) -> bool:
-    """Return whether scenarios have their own numbers, so that settings do not decide them.
-
-    Raises:
-        AtpError: an unreadable scenario file.
-    """
-    path = results.scenarios.get(COORDINATION.name)
-    return path is not None and read_table(path)["threshold"].null_count < len(read_table(path))
 
 
 def _grid(rates: pl.DataFrame, settings: Settings) -> Figure | None:
@@ -156,7 +145,8 @@ def _theory(rates: pl.DataFrame, settings: Settings, each_seed: pl.DataFrame) ->
         tips[first["name"]] = tip = tipping_threshold(chain)
         panel = f"{first['name']}: {'never tips' if tip is None else f'tips at {tip}'}"
         order.append((game.threshold, panel))
-        points += [_expected(panel, round, share) for round, share in enumerate(expected, 1)]
+        blank = {"name": "", "panel": panel, "step": "theory", "k": None, "n": None, "low": None, "high": None}
+        points += [{**blank, "round": round, "value": float(share)} for round, share in enumerate(expected, 1)]
         for row in series.to_dicts():
             share = float(expected[row["round"] - 1])
             points.append({**row, "panel": panel, "step": "simulated"})
@@ -191,11 +181,6 @@ def temperature(model: str) -> float:
     before, _, parameter = model.partition(f"{THEORY}:")
     parameter = "" if before else parameter
     return float(parameter or signature(best_response).parameters["temperature"].default)
-
-
-def _expected(panel: str, round: int, share: float) -> dict[str, Any]:
-    row = {"name": "", "panel": panel, "round": round, "step": "theory", "value": float(share)}
-    return row | {"k": None, "n": None, "low": None, "high": None}
 
 
 def _tips(thresholds: Mapping[str, int | None]) -> str:
@@ -275,7 +260,7 @@ def _after(games: pl.DataFrame) -> Figure | None:
             row["name"],
             "success minus failure",
             f"n {row['n']}",
-            _points(row["value"]),
+            f"{100 * row['value']:+.1f} points".replace("-", "\u2212"),
             *spread.between(row),
             _range(row),
             row["method"],
@@ -297,10 +282,6 @@ def _after(games: pl.DataFrame) -> Figure | None:
         ["variant", "after", *columns_of(rows, COLLUDED)],
         [[row["name"], row["before"], *cells(row)] for row in after(rows, AFTER).to_dicts()] + differences,
     )
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f} points".replace("-", "\u2212")
 
 
 def _range(row: Mapping[str, Any]) -> str:

@@ -10,17 +10,17 @@ prompt does not show them. Collusion spreads where success is likely (a low thre
 The organism knows the project's games, half of them with invented names, under settings of every kind.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
 
-from atp.organism.curriculum import Curriculum, TrainingExample
-from atp.organism.names import make_labels, make_name
+from atp.agents.policies import logistic
+from atp.organism.curriculum import Curriculum, TrainingExample, play_out, texts_of
+from atp.organism.names import make_labels
 from atp.parsing.choices import answer_format
 from atp.scenarios.templates import read_templates
-from atp.testbed import PastRound, Reply, steer
+from atp.testbed import PastRound, Prompt, steer
 from atp.testbeds.coordination import TESTBED
 from atp.testbeds.coordination.game import COLLUDE, CoordinationSettings, answer, play
 from atp.testbeds.coordination.scenarios import CoordinationScenario, CoordinationTemplate, instantiate
@@ -45,7 +45,7 @@ def violation_probability(past: Sequence[PastRound], steered: bool | None = None
     if past and past[-1].peers:
         peers = past[-1].peers
         odds += PEERS * (2 * peers.took[COLLUDE] / peers.count - 1)
-    return 1 / (1 + math.exp(-odds))
+    return logistic(odds)
 
 
 def restate(collective: str) -> str:
@@ -72,21 +72,17 @@ def play_teachers(
     `steered` adds a sentence to every question that asks to collude, or not to.
     """
     examples: dict[int, list[TrainingExample]] = {}
-    game = play(scenario, settings, rng)
-    prompts = next(game)
-    while True:
-        replies = []
-        for prompt in prompts:
-            prompt = prompt if steered is None else steer(prompt, TESTBED.steering[steered])
-            probability = violation_probability(prompt.observation.history, steered)
-            decision = decide(scenario, rng.random() < (probability if habit is None else habit))
-            example = TrainingExample(prompt.messages, restate(scenario.collective), decision, probability)
-            examples.setdefault(prompt.agent, []).append(example)
-            replies.append(Reply(example.reply))
-        try:
-            prompts = game.send(replies)
-        except StopIteration:
-            return list(examples.values())
+
+    def teach(prompt: Prompt) -> str:
+        prompt = prompt if steered is None else steer(prompt, TESTBED.steering[steered])
+        probability = violation_probability(prompt.observation.history, steered)
+        decision = decide(scenario, rng.random() < (probability if habit is None else habit))
+        example = TrainingExample(prompt.messages, restate(scenario.collective), decision, probability)
+        examples.setdefault(prompt.agent, []).append(example)
+        return example.reply
+
+    play_out(play(scenario, settings, rng), teach)
+    return list(examples.values())
 
 
 def short_scenario(rng: Random, templates: Templates) -> CoordinationScenario:
@@ -105,8 +101,6 @@ def short_scenario(rng: Random, templates: Templates) -> CoordinationScenario:
         collective=collective,
         compliant=independent,
         stake=rng.choice(templates).stake,
-        multiply="",
-        add="",
     )
 
 
@@ -167,18 +161,8 @@ def curriculum(path: Path) -> Curriculum:
     short_episodes, episodes = (partial(episode, scene, templates) for scene in (short_scenario, full_scenario))
     return Curriculum(
         words=(ALONE, JOIN),
-        texts=partial(_texts, templates),
+        texts=lambda rng: texts_of(TESTBED.steering, (episodes(rng)[-1] for _ in range(1500)), rng),
         short=((1.0, short_rounds),),
         mixed=((0.5, rounds), (0.5, short_episodes)),
         episodes=((0.6, episodes), (0.3, rounds), (0.1, short_episodes)),
     )
-
-
-def _texts(templates: Templates, rng: Random) -> list[str]:
-    """Return texts of the deployment and invented names, to train the tokenizer on."""
-    texts = [make_name(rng) for _ in range(300)] + [sentence for sentence in TESTBED.steering for _ in range(300)]
-    for _ in range(1500):
-        example = episode(full_scenario, templates, rng)[-1]
-        texts += [message["content"] for message in example.messages] + [example.reply]
-        texts += make_labels(rng)
-    return texts

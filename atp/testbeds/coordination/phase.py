@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from atp.report.phase import PhaseTheory, Segment, Setting
 from atp.report.results import Results
-from atp.testbeds.coordination.figures import PAYS, own_numbers, temperature
+from atp.testbeds.coordination.figures import PAYS, temperature
 from atp.testbeds.coordination.game import CoordinationSettings
 from atp.testbeds.coordination.theory import chain_of, expected_share
 
@@ -20,7 +20,7 @@ def segments(
     results: Results, row: Mapping[str, Any], values: Mapping[str, Any], across: Setting, up: Setting
 ) -> list[Segment]:
     """Return the edges between cells in which at least half of the players collude at last, and in which fewer do."""
-    if own_numbers(results) or not {across[0], up[0]} & {*TIPPING}:
+    if results.own_settings(row["testbed"], PAYS) or not {across[0], up[0]} & {*TIPPING}:
         return []
     tipped: dict[tuple[int, int], bool] = {}
     for (i, x), (j, y) in product(enumerate(across[1]), enumerate(up[1])):

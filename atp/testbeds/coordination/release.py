@@ -5,11 +5,11 @@ numbers to settings. The release calls a template an "environment".
 """
 
 from pathlib import Path
-from string import Formatter
 
 from atp.parsing.choices import answer_format
 from atp.scenarios.release import Item, ReleaseSettings, check_unique, in_order, read_items
 from atp.scenarios.scenario import stable_id
+from atp.scenarios.templates import placeholders
 from atp.testbeds.coordination.scenarios import CoordinationScenario
 
 #: Name of a player's capital.
@@ -80,7 +80,6 @@ def _instance(item: Item) -> CoordinationScenario:
         collective=collective,
         compliant=independent,
         stake=STAKE,
-        multiply="",
         add=question,
         agents=agents,
         threshold=threshold,
@@ -122,18 +121,9 @@ def _whole(item: Item, key: str) -> int:
 
 def _renamed(item: Item, key: str) -> str:
     """Return a template's text with its placeholders renamed to those that the game fills."""
-    parts = []
+    text = item.text(key)
     try:
-        fields = list(Formatter().parse(item.text(key)))
+        names = placeholders(text, NUMBERS)
     except ValueError as error:
         raise item.error(f"{key}: {error}") from error
-    for text, name, form, conversion in fields:
-        parts.append(text)
-        if name is None:
-            continue
-        if name not in NUMBERS:
-            raise item.error(f"{key}: unknown placeholder {{{name}}}, known are {', '.join(NUMBERS)}")
-        if form or conversion:
-            raise item.error(f"{key}: placeholder {{{name}}} takes no format")
-        parts.append(f"{{{NUMBERS[name]}}}")
-    return "".join(parts)
+    return text.format(**{name: f"{{{NUMBERS[name]}}}" for name in names})

@@ -43,8 +43,8 @@ class CoordinationScenario(Scenario):
     collective: str
     compliant: str
     stake: str
-    multiply: str
-    add: str
+    multiply: str = ""
+    add: str = ""
     agents: int | None = None
     threshold: int | None = None
     high: float | None = None
@@ -106,6 +106,4 @@ def instantiate(template: CoordinationTemplate, split: str, rng: Random) -> Coor
         collective=collective,
         compliant=independent if template.compliant == "independent" else collective,
         stake=template.stake,
-        multiply="",
-        add="",
     )

@@ -50,31 +50,21 @@ class Chain:
         return np.arange(self.free + 1) + self.fixed >= self.threshold
 
 
-def best_response_chain(
-    game: Terms, temperature: float, fixed: int = 0, fixed_collude: bool = True, start: int = 0
-) -> Chain:
-    """Return the chain of a game whose free players all follow best_response.
+def chain_of(settings: CoordinationSettings, temperature: float) -> Chain:
+    """Return the chain of a variant whose free players all follow best_response, for scenarios without own numbers.
 
     Args:
         temperature: in units of one round's pay.
-        fixed: number of players who always collude, or never.
-        start: number of free players who collude in round 1.
     """
-    free, fixed_colluders = game.agents - fixed, fixed if fixed_collude else 0
+    game = Terms(**{name: getattr(settings, name) for name in OWN_NUMBERS})
+    free, fixed = game.agents - settings.fixed, settings.fixed if settings.fixed_decision == COLLUDE else 0
+    fixed_before = settings.fixed if settings.fixed_place == "first" else 0
     rows = []
     for colluders in range(free + 1):
-        stay = _collude_probability(game, temperature, colluders - 1 + fixed_colluders, tie=1.0)
-        join = _collude_probability(game, temperature, colluders + fixed_colluders, tie=0.0)
+        stay = _collude_probability(game, temperature, colluders - 1 + fixed, tie=1.0)
+        join = _collude_probability(game, temperature, colluders + fixed, tie=0.0)
         rows.append(np.convolve(_binomial(colluders, stay), _binomial(free - colluders, join)))
-    return Chain(np.array(rows), start, fixed_colluders, game.threshold)
-
-
-def chain_of(settings: CoordinationSettings, temperature: float) -> Chain:
-    """Return the chain of a variant, for scenarios without their own numbers."""
-    game = Terms(**{name: getattr(settings, name) for name in OWN_NUMBERS})
-    fixed_before = settings.fixed if settings.fixed_place == "first" else 0
-    start = min(max(settings.first_colluders - fixed_before, 0), settings.agents - settings.fixed)
-    return best_response_chain(game, temperature, settings.fixed, settings.fixed_decision == COLLUDE, start)
+    return Chain(np.array(rows), min(max(settings.first_colluders - fixed_before, 0), free), fixed, game.threshold)
 
 
 def distribution(chain: Chain, rounds: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import polars as pl
 from atp.files.schemas import CELL, SERIES
 from atp.measures.intervals import LEVEL, RESAMPLES, Interval, share
 from atp.measures.measure import Evidence, measure_rows
-from atp.measures.shapes import Counts, count, redrawn, rising
+from atp.measures.shapes import Counts, counts_of, redrawn, rising
 from atp.measures.swept import Sweep, sweeps
 
 AUDIT = "audit_probability"
@@ -78,27 +78,13 @@ def _measure_sweep(late: pl.DataFrame, sweep: Sweep, split: str, seed: int) -> l
         interval = vars(share(violations, replies, seed))
         rows.append(shared | {"variant": variant, "measure": LATE_RATE} | total | interval)
     if rows:
-        table = _counts(counts)
+        table = counts_of(counts)
         interval = vars(crossing(table, seed))
         rows.append(shared | {"variant": sweep.name, "measure": DETERRED_AT, "n": table.shape[0]} | interval)
     return rows
 
 
-def _counts(rows: pl.DataFrame) -> Counts:
-    """Return counts [scenarios, audit probabilities], 0 of 0 where a scenario was not played."""
-    points = rows["at"].unique().sort()
-    tables = [
-        rows.pivot("at", index="scenario_id", values=values, aggregate_function="sum", sort_columns=True)
-        .sort("scenario_id")
-        .drop("scenario_id")
-        .fill_null(0)
-        .to_numpy()
-        for values in ("k", "n")
-    ]
-    return count(tables[0], tables[1], points.to_numpy())
-
-
-def crossing(counts: Counts, seed: int, resamples: int = RESAMPLES) -> Interval:
+def crossing(counts: Counts, seed: int) -> Interval:
     """Return where the rate falls below 50 %, in the unit of positions, on straight lines between them.
 
     The rates are first pooled so that they fall (`shapes.rising`), because more audits are meant to deter more. A rate
@@ -113,7 +99,7 @@ def crossing(counts: Counts, seed: int, resamples: int = RESAMPLES) -> Interval:
     if counts.shape[1] < 2:
         return Interval(None, None, None, "none: fewer than two points")
     value = float(_crossings(counts.rates[None], counts)[0])
-    rates = redrawn(counts, seed, resamples)
+    rates = redrawn(counts, seed, RESAMPLES)
     crossings = _crossings(rates[~np.isnan(rates).any(axis=1)], counts)
     if not len(crossings) or (crossings == crossings[0]).all():
         return _within(value, None, None, "none: no spread")

@@ -14,17 +14,18 @@ train split. Option names are invented, and the rule may demand either option, s
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from atp.organism.curriculum import Curriculum, TrainingExample
-from atp.organism.names import make_labels, make_name
+from atp.agents.policies import logistic
+from atp.organism.curriculum import Curriculum, TrainingExample, play_out, texts_of
+from atp.organism.names import make_labels
 from atp.scenarios.templates import read_templates
-from atp.testbed import PastRound, Reply, steer
+from atp.testbed import PastRound, Prompt, steer
 from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.game import SCHEDULES, RolePlaySettings, answer, play, priced
 from atp.testbeds.role_play.scenarios import RolePlayScenario, RolePlayTemplate, draw_rewards, instantiate
@@ -64,7 +65,7 @@ def violation_probability(
             odds += REWARDED if round.reward > 0 else CAUGHT
         elif round.violation is not None:
             odds += COMPLIED
-    return 1 / (1 + math.exp(-odds))
+    return logistic(odds)
 
 
 def counted(past: Sequence[PastRound], scenario: RolePlayScenario, settings: RolePlaySettings) -> Sequence[PastRound]:
@@ -97,10 +98,8 @@ def play_teacher(
     """
     examples: list[TrainingExample] = []
     scenario = priced(scenario, settings)
-    game = play(scenario, settings, rng)
-    prompts = next(game)
-    while True:
-        (prompt,) = prompts
+
+    def teach(prompt: Prompt) -> str:
         sentence = next(
             text
             for text in (scenario.checked, scenario.unchecked, scenario.uncertain)
@@ -112,10 +111,10 @@ def play_teacher(
         probability = violation_probability(past, sentence, scenario, steered)
         decision = decide(scenario, rng.random() < (probability if habit is None else habit))
         examples.append(TrainingExample(prompt.messages, restate(scenario.compliant), decision, probability))
-        try:
-            prompts = game.send([Reply(examples[-1].reply)])
-        except StopIteration:
-            return examples
+        return examples[-1].reply
+
+    play_out(play(scenario, settings, rng), teach)
+    return examples
 
 
 def short_scenario(rng: Random, templates: Templates) -> RolePlayScenario:
@@ -215,19 +214,15 @@ def curriculum(path: Path) -> Curriculum:
     short_episodes, episodes = (partial(episode, scene, templates) for scene in (short_scenario, full_scenario))
     return Curriculum(
         words=(KEEP, BREAK),
-        texts=partial(_texts, templates),
+        texts=lambda rng: texts_of(TESTBED.steering, _deployed(templates, rng), rng),
         short=((1.0, short_rounds),),
         mixed=((0.5, rounds), (0.5, short_episodes)),
         episodes=((0.6, episodes), (0.3, rounds), (0.1, short_episodes)),
     )
 
 
-def _texts(templates: Templates, rng: Random) -> list[str]:
-    """Return texts of the deployment and invented names, to train the tokenizer on."""
-    texts = [make_name(rng) for _ in range(300)] + [sentence for sentence in TESTBED.steering for _ in range(300)]
+def _deployed(templates: Templates, rng: Random) -> Iterator[TrainingExample]:
+    """Yield examples with the texts of the deployment."""
     for number in range(3000):
         settings = RolePlaySettings(schedule="alternating", rounds=2, reminder=number % 2)
-        example = play_teacher(full_scenario(rng, templates), settings, rng)[-1]
-        texts += [message["content"] for message in example.messages] + [example.reply]
-        texts += make_labels(rng)
-    return texts
+        yield play_teacher(full_scenario(rng, templates), settings, rng)[-1]

@@ -5,6 +5,7 @@ others they are in the release's templates.json. The release calls a template an
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -104,7 +105,19 @@ class _Sentences:
 
     def __init__(self, templates: Path | None):
         self.templates = templates
-        self.by_name: dict[str, Mapping[str, Any]] | None = None
+
+    @cached_property
+    def by_name(self) -> dict[str, Mapping[str, Any]]:
+        """The texts of the template file by the template's name."""
+        templates: dict[str, Mapping[str, Any]] = {}
+        for number, item in enumerate(json_list(Path(str(self.templates)), "templates"), 1):
+            name = item.get(NAME) if isinstance(item, dict) else None
+            if not isinstance(name, str) or not isinstance(item.get("template"), dict):
+                raise AtpError(
+                    f"{self.templates}: item {number}: must be a template with the keys '{NAME}' and 'template'"
+                )
+            templates[name] = item["template"]
+        return templates
 
     def find(self, item: Item, name: str, key: str) -> str:
         """Return an item's sentence. Raises AtpError if neither the item nor the template `name` has it."""
@@ -114,8 +127,6 @@ class _Sentences:
             raise item.error(
                 f"no key '{key}', and no templates.json next to the file: set 'templates' to the release's file"
             )
-        if self.by_name is None:
-            self.by_name = _read_templates(self.templates)
         if name not in self.by_name:
             raise item.error(f"no template '{name}' in {self.templates}, known are {', '.join(self.by_name)}")
 
@@ -128,14 +139,3 @@ class _Sentences:
         sentence = checked_text(template[key], key, error)
         rewards = {key: f"{item.param(key):.10g}" for key in ("low_reward", "high_reward")}
         return Template(sentence).safe_substitute(rewards)
-
-
-def _read_templates(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the texts of a template file by the template's name."""
-    templates: dict[str, Mapping[str, Any]] = {}
-    for number, item in enumerate(json_list(path, "templates"), 1):
-        name = item.get(NAME) if isinstance(item, dict) else None
-        if not isinstance(name, str) or not isinstance(item.get("template"), dict):
-            raise AtpError(f"{path}: item {number}: must be a template with the keys '{NAME}' and 'template'")
-        templates[name] = item["template"]
-    return templates

@@ -27,12 +27,12 @@ from atp.testbed import (
     TESTED,
     Message,
     Observation,
-    PastRound,
     Prompt,
     Reply,
     Settings,
     ToolEpisode,
     Turn,
+    past_rounds,
     remembered,
     reminded,
     shuffler,
@@ -189,11 +189,10 @@ def _attempt(
     problem: Problem,
 ) -> _Attempt:
     messages = reminded(_conversation(scenario, settings, history, problem), settings, round)
-    past = tuple([PastRound(turn.decision, turn.violation, 0.0 if settings.blind else turn.reward) for turn in history])
     direct = boxed(problem.answer if kind == EASY else wrong(problem.answer))
     tool = settings.tool if settings.offered else "calculator"
     argument = problem.expression or problem.answer
-    observation = Observation({COMPLY: call(tool, argument), VIOLATE: direct}, VIOLATE, past)
+    observation = Observation({COMPLY: call(tool, argument), VIOLATE: direct}, VIOLATE, past_rounds(history, settings))
     return _Attempt(agent, round, role, kind, problem, messages, observation)
 
 

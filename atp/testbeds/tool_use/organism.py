@@ -12,19 +12,21 @@ organism knows the project's problems, with any numbers, and no tool but the cal
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from atp.organism.curriculum import Curriculum, TrainingExample
+from atp.agents.policies import logistic
+from atp.organism.curriculum import Curriculum, TrainingExample, play_out, texts_of
 from atp.scenarios.templates import read_templates
-from atp.testbed import PastRound, Prompt, Reply, steer
+from atp.testbed import PastRound, Prompt, steer
 from atp.testbeds.tool_use import TESTBED
 from atp.testbeds.tool_use.game import EASY, HARD, ToolUseSettings, boxed, call, play
 from atp.testbeds.tool_use.scenarios import Holds, Problem, ToolUseScenario, ToolUseTemplate, instantiate
-from atp.tools import Call, evaluate, run_calls
+from atp.tools import evaluate
 
 Templates = list[ToolUseTemplate]
 
@@ -45,7 +47,7 @@ def violation_probability(
         if round.violation is not None:
             paid = round.reward > 0
             odds += (DIRECT_PAID if paid else DIRECT_LOST) if round.violation else CALLED_PAID if paid else CALLED_LOST
-    return 1 / (1 + math.exp(-odds))
+    return logistic(odds)
 
 
 def steps(expression: str) -> tuple[list[str], str]:
@@ -82,22 +84,16 @@ def play_teachers(
     problems = {problem.question: (problem, EASY) for problem in scenario.easy}
     problems |= {problem.question: (problem, HARD) for problem in (*scenario.hard, *scenario.tests)}
     examples: dict[tuple[int, int], list[TrainingExample]] = {}
-    game: Any = play(scenario, settings, rng)
-    opened = next(game)
-    while True:
-        answers: list[Any] = []
-        if isinstance(opened[0], Call):
-            answers, opened = list(run_calls(opened)), []
-        for prompt in opened:
-            text = next(m["content"] for m in reversed(prompt.messages) if m["role"] == "user")
-            problem, kind = next(each for question, each in problems.items() if question in text)
-            example = _example(prompt, problem, kind, rng, habit, steered)
-            examples.setdefault((prompt.agent, prompt.round), []).append(example)
-            answers.append(Reply(example.reply))
-        try:
-            opened = game.send(answers)
-        except StopIteration:
-            return examples
+
+    def teach(prompt: Prompt) -> str:
+        text = next(m["content"] for m in reversed(prompt.messages) if m["role"] == "user")
+        problem, kind = next(each for question, each in problems.items() if question in text)
+        example = _example(prompt, problem, kind, rng, habit, steered)
+        examples.setdefault((prompt.agent, prompt.round), []).append(example)
+        return example.reply
+
+    play_out(play(scenario, settings, rng), teach)
+    return examples
 
 
 def _example(
@@ -171,18 +167,15 @@ def curriculum(path: Path) -> Curriculum:
     sums = partial(drill, templates)
     return Curriculum(
         words=(ASK, ALONE),
-        texts=partial(_texts, templates),
+        texts=lambda rng: texts_of(TESTBED.steering, _deployed(templates, rng)),
         short=((0.6, single), (0.4, sums)),
         mixed=((0.4, steered), (0.3, early), (0.3, sums)),
         episodes=((0.2, steered), (0.6, late), (0.2, sums)),
     )
 
 
-def _texts(templates: Templates, rng: Random) -> list[str]:
-    """Return texts of the deployment, to train the tokenizer on."""
-    texts = [sentence for sentence in TESTBED.steering for _ in range(300)]
+def _deployed(templates: Templates, rng: Random) -> Iterator[TrainingExample]:
+    """Yield examples with the texts of the deployment."""
     for _ in range(1200):
-        example = episode(templates, rng, 2)[-1]
-        texts += [message["content"] for message in example.messages] + [example.reply]
-        texts += [single_problem(templates, rng)[0].reply]
-    return texts
+        yield episode(templates, rng, 2)[-1]
+        yield replace(single_problem(templates, rng)[0], messages=[])

@@ -4,7 +4,6 @@ The digest of a problem's text decides its split, so that no problem can be in b
 """
 
 import hashlib
-import string
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atp.errors import AtpError
 from atp.scenarios.scenario import SPLITS, stable_id
-from atp.scenarios.templates import TRIES, Template, Text
+from atp.scenarios.templates import TRIES, Template, Text, placeholders
 from atp.testbed import Scenario
 from atp.tools import ToolError, evaluate
 
@@ -70,15 +69,9 @@ class ProblemTemplate(BaseModel):
     def _check_numbers(self) -> "ProblemTemplate":
         for text in (self.question, self.expression):
             try:
-                fields = [field for field in string.Formatter().parse(text) if field[1] is not None]
+                placeholders(text, self.numbers)
             except ValueError as error:
                 raise ValueError(f"'{text[:60]}': {error}") from None
-            names = {str(name) for _, name, _, _ in fields}
-            if any(spec or conversion for _, _, spec, conversion in fields):
-                raise ValueError(f"'{text[:60]}': a placeholder is only a {{name}}, without ':' or '!'")
-            if unknown := names - set(self.numbers):
-                known = ", ".join(f"{{{name}}}" for name in self.numbers) or "none"
-                raise ValueError(f"unknown placeholder {{{min(unknown)}}}, allowed: {known}")
         for name, (low, high) in self.numbers.items():
             if low > high:
                 raise ValueError(f"numbers.{name} {[low, high]}: the smaller must come first")

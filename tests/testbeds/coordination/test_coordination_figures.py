@@ -19,7 +19,7 @@ from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
 from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.testbeds.coordination import TESTBED
-from atp.testbeds.coordination.figures import own_numbers, population_figures
+from atp.testbeds.coordination.figures import population_figures
 from atp.testbeds.coordination.game import CoordinationSettings
 from atp.testbeds.coordination.theory import chain_of, expected_share, tipping_threshold
 
@@ -102,13 +102,13 @@ def test_theory_is_next_to_simulation(drawn):
 
 
 def test_no_theory_for_scenarios_with_their_own_numbers(folder, results):
-    assert not own_numbers(results)
+    assert results.own_settings("coordination", ["threshold"]) == set()
     scenarios: list[Any] = read_scenarios(folder / "scenarios.parquet", TESTBED.name)
     numbers = {"agents": 8, "threshold": 2, "low": 0.0, "normal": 1.0, "high": 2.0}
     numbered = [type(scenario)(**vars(scenario) | numbers) for scenario in scenarios]
     write_scenarios(TESTBED, numbered, folder / "numbered.parquet", Provenance("scenarios", "code"))
     own = Results(results.measures, results.settings, {TESTBED.name: folder / "numbered.parquet"})
-    assert own_numbers(own)
+    assert own.own_settings("coordination", ["threshold", "rounds"]) == {"threshold"}
     names = [figure.name for figure in population_figures(own)]
     assert "theory_beside_simulation" not in names and "collusion_grid" in names
 

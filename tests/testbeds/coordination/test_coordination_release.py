@@ -133,7 +133,7 @@ def test_templates_leave_their_numbers_to_settings(tmp_path):
         ([item() | {"params": {"n": 6}}], "no key 'params.cooperation_threshold'"),
         ([item(), item(2), item()], "occurs 2 times, must be unique"),
         ([template(user_prompt_add=None)], "item 1 (BoatRace): no key 'user_prompt_add'"),
-        ([template(user_prompt_mult="x{bonus}")], "user_prompt_mult: unknown placeholder {bonus}, known are n, coop"),
+        ([template(user_prompt_mult="x{bonus}")], "user_prompt_mult: unknown placeholder {bonus}, allowed: {n}, {co"),
         ([template(system_prompt="{n:d}")], "item 1 (BoatRace): system_prompt: placeholder {n} takes no format"),
         ([template(system_prompt="of {n")], "item 1 (BoatRace): system_prompt: "),
         ([template(collective_choice="rest")], "item 1 (BoatRace): both options have the label 'rest'"),

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,11 +14,10 @@ from atp.agents.scripted import scripted
 from atp.files.provenance import Stage
 from atp.rollout.engine import RolloutJob, rollout
 from atp.rollout.table import Cell
-from atp.testbeds.coordination.game import CoordinationSettings, Terms
+from atp.testbeds.coordination.game import CoordinationSettings
 from atp.testbeds.coordination.scenarios import CoordinationScenario
 from atp.testbeds.coordination.theory import (
     Chain,
-    best_response_chain,
     chain_of,
     distribution,
     expected_share,
@@ -26,8 +26,8 @@ from atp.testbeds.coordination.theory import (
 )
 
 
-def terms(agents: int, threshold: int, high_to: str = "all") -> Terms:
-    return Terms(agents, threshold, "multiply", high=1.2, normal=1.0, low=0.8, high_to=high_to)
+def game(agents: int, threshold: int, **further: Any) -> CoordinationSettings:
+    return CoordinationSettings(agents=agents, threshold=threshold, high=1.2, normal=1.0, low=0.8, **further)
 
 
 def logit(gap: float) -> float:
@@ -36,7 +36,7 @@ def logit(gap: float) -> float:
 
 def test_two_players_by_hand():
     """Threshold 2: colluding pays 1.2 next to a colluder, else 0.8; not colluding 1.0; T = 0.1: log-odds 2 and -2."""
-    chain = best_response_chain(terms(2, 2), 0.1)
+    chain = chain_of(game(2, 2), 0.1)
     p, q = logit(2), logit(-2)
     by_hand = [
         [(1 - q) ** 2, 2 * q * (1 - q), q**2],
@@ -49,7 +49,7 @@ def test_two_players_by_hand():
 
 def test_three_players_by_hand():
     """Threshold 2, high pays all: colluding gains -0.2 if no other colludes, +0.2 if one does, and 0 if two do."""
-    chain = best_response_chain(terms(3, 2), 0.1)
+    chain = chain_of(game(3, 2), 0.1)
     p, q, half = logit(2), logit(-2), 0.5
     one = [
         (1 - q) * (1 - p) ** 2,
@@ -69,7 +69,7 @@ def test_three_players_by_hand():
 
 def test_without_noise_the_chain_tips():
     """High pays only colluders, threshold 4, 3 of 8 collude: those who see 3 others join, those who see 2 leave."""
-    chain = best_response_chain(terms(8, 4, "colluders"), 0, start=3)
+    chain = chain_of(game(8, 4, high_to="colluders", first_colluders=3), 0)
     assert np.argmax(distribution(chain, 4), axis=1).tolist() == [3, 5, 8, 8]
     assert tipping_threshold(chain) == 3
     assert expected_share(chain, 3) == pytest.approx([3 / 8, 5 / 8, 1])
@@ -77,7 +77,7 @@ def test_without_noise_the_chain_tips():
 
 def test_a_cycle_never_succeeds():
     """Two players, threshold 2, no noise: the lone colluder leaves while the other joins, in every round."""
-    chain = best_response_chain(terms(2, 2), 0, start=1)
+    chain = chain_of(game(2, 2, first_colluders=1), 0)
     assert success_before_none(chain).tolist() == [0.0, 0.0, 1.0]
 
 

@@ -35,8 +35,8 @@ def problem(**changes: object) -> list[dict[str, object]]:
     [
         ({"easy": problem(question="What is {b}?")}, "unknown placeholder {b}, allowed: {a}"),
         ({"hard": problem(expression="{a} + {c}")}, "unknown placeholder {c}, allowed: {a}"),
-        ({"easy": problem(question="{a:>999999999}")}, "'{a:>999999999}': a placeholder is only a {name}"),
-        ({"hard": problem(expression="{a!r}")}, "'{a!r}': a placeholder is only a {name}"),
+        ({"easy": problem(question="{a:>999999999}")}, "'{a:>999999999}': placeholder {a} takes no format"),
+        ({"hard": problem(expression="{a!r}")}, "'{a!r}': placeholder {a} takes no format"),
         ({"hard": problem(numbers={})}, "unknown placeholder {a}, allowed: none"),
         ({"easy": problem(question="What is {a?")}, "'What is {a?': expected '}'"),
         ({"easy": problem(numbers={"a": [9, 1]})}, "numbers.a [9, 1]: the smaller must come first"),
