@@ -145,3 +145,12 @@ def test_imports_without_heavy_libraries(names):
     )
     assert "pydantic" in loaded.stdout.split()
     assert HEAVY & set(loaded.stdout.split()) == set()
+
+
+def test_no_function_has_more_than_six_arguments():
+    """Options of a command and class methods' own object do not count."""
+    for path in sorted((ROOT / "atp").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and path.name != "cli.py":
+                names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                assert len([name for name in names if name not in ("self", "cls")]) <= 6, f"{path}: {node.name}"

@@ -84,33 +84,32 @@ def measure_figure(results: Results, testbed: Testbed, measure: str, title: str,
     return [Figure(f"{testbed.name}_{measure}", title, caption, chart, columns, table)]
 
 
+#: Axis of a figure of violation rates -> what its curves differ in, its name, title and caption.
+DRIFTS = {
+    "round": (
+        "variant",
+        "drift_over_rounds",
+        "Violations over rounds, in context",
+        "The prompt shows the agent its own history: its choices, their outcomes and its rewards. There is a curve for "
+        "each variant, or a panel if there are many.",
+    ),
+    "generation": (
+        "condition",
+        "drift_over_generations",
+        "Violations over generations, in the weights",
+        "After each generation the agent is tested on held-out scenarios without history, so a change is in the "
+        "weights. There is a curve for each condition in which the agent was deployed and learned. Generation 0 has "
+        "not learned yet.",
+    ),
+}
+
+
 def _testbed_figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any]], words: Words) -> Iterable[Figure]:
     rates = measures.filter(measure="violation_rate")
     after = measures.filter(pl.col("measure").is_in(list(AFTER)), pl.col("n") > 0, channel="context")
     candidates = [
-        _drift(
-            measures,
-            in_context(rates),
-            "round",
-            "variant",
-            "drift_over_rounds",
-            "Violations over rounds, in context",
-            "The prompt shows the agent its own history: its choices, their outcomes and its rewards. There is a curve "
-            "for each variant, or a panel if there are many.",
-            words,
-        ),
-        _drift(
-            measures,
-            in_weights(rates),
-            "generation",
-            "condition",
-            "drift_over_generations",
-            "Violations over generations, in the weights",
-            "After each generation the agent is tested on held-out scenarios without history, so a change is in the "
-            "weights. There is a curve for each condition in which the agent was deployed and learned. Generation 0 "
-            "has not learned yet.",
-            words,
-        ),
+        _drift(measures, in_context(rates), "round", words),
+        _drift(measures, in_weights(rates), "generation", words),
         _reinforcement(after, words),
         _deployment(deployments, words),
     ]
@@ -121,16 +120,9 @@ def _note(words: Words) -> str:
     return f" {words.violation}" if words.violation else ""
 
 
-def _drift(
-    measures: pl.DataFrame,
-    rows: pl.DataFrame,
-    axis: str,
-    by: str,
-    name: str,
-    title: str,
-    caption: str,
-    words: Words,
-) -> Figure | None:
+def _drift(measures: pl.DataFrame, rows: pl.DataFrame, axis: str, words: Words) -> Figure | None:
+    """Return the figure of violation rates over rounds or generations."""
+    by, name, title, caption = DRIFTS[axis]
     valid = rows.filter(pl.col("n") > 0)
     if not len(valid):
         return None

@@ -30,6 +30,8 @@ from atp.files.code import PACKAGE
 
 #: Environment variable with the process of Snakemake, the Python and the socket.
 ADDRESS = "ATP_PRELOADED"
+#: What a fork sends first; the second byte is its exit code.
+BEGUN = b"B"
 #: Of the process. Forks have one thread. Memory that a tensor leaves stays with the process, because the kernel would
 #: clear each new page for the next tensor: a seventh of the time of GRPO.
 ENVIRONMENT = {
@@ -75,17 +77,19 @@ def delegate(task: Any) -> int | None:
     snakemake, python, path = json.loads(os.environ[ADDRESS])
     if python != sys.executable or snakemake not in [parent.pid for parent in psutil.Process().parents()]:
         return None
-    with socket.socket(socket.AF_UNIX) as server:
+    request = json.dumps({"task": task, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
+    with socket.socket(socket.AF_UNIX) as fork:
         try:
-            server.connect(path)
+            fork.connect(path)
+            socket.send_fds(fork, [len(request).to_bytes(8, "big")], [1, 2])
+            fork.sendall(request)
+            if fork.recv(1) != BEGUN:
+                return None
         except OSError:
             return None
-        request = json.dumps({"task": task, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
-        socket.send_fds(server, [len(request).to_bytes(8, "big")], [1, 2])
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _: server.sendall(bytes([number])))
-        server.sendall(request)
-        return next(iter(server.recv(1)), 1)  # nothing is received if the fork was killed
+            signal.signal(number, lambda number, _: fork.sendall(bytes([number])))
+        return next(iter(fork.recv(1)), 1)  # nothing is received if the fork was killed
 
 
 def serve(path: str, run: Callable[[Any], None]) -> None:
@@ -126,6 +130,7 @@ def _run(connection: socket.socket, run: Callable[[Any], None]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     random.seed()
+    connection.sendall(BEGUN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     Thread(target=_obey, args=(connection,), daemon=True).start()
     code = 0

@@ -159,18 +159,17 @@ def play(scenario: ToolUseScenario, settings: ToolUseSettings, rng: Random) -> T
     slots = settings.easy + settings.hard
     for last in range(settings.rounds + 1):
         history = [turn for turns_of_round in remembered(deployed, settings, order) for turn in turns_of_round]
-        attempts = []
+        attempts: list[_Attempt] = []
         if last < settings.rounds:
             kinds = [EASY] * settings.easy + [HARD] * settings.hard
             rng.shuffle(kinds)
-            attempts = [
-                _attempt(scenario, settings, history, agent, last + 1, DEPLOYED, kind, next(problems[kind]))
-                for agent, kind in enumerate(kinds)
-            ]
-        attempts += [
-            _attempt(scenario, settings, history, slots + number, last, TESTED, HARD, problem)
-            for number, problem in enumerate(scenario.tests[: settings.tests])
-        ]
+            for agent, kind in enumerate(kinds):
+                problem = next(problems[kind])
+                asked = _asked(scenario, settings, history, last + 1, kind, problem)
+                attempts.append(_Attempt(agent, last + 1, DEPLOYED, kind, problem, *asked))
+        for number, problem in enumerate(scenario.tests[: settings.tests]):
+            asked = _asked(scenario, settings, history, last, HARD, problem)
+            attempts.append(_Attempt(slots + number, last, TESTED, HARD, problem, *asked))
         yield from _solve(attempts, settings)
         scored = [_score(attempt, settings) for attempt in attempts]
         deployed.append([turn for turn in scored if turn.role == DEPLOYED])
@@ -178,22 +177,21 @@ def play(scenario: ToolUseScenario, settings: ToolUseSettings, rng: Random) -> T
     return sorted(turns, key=lambda turn: (turn.round, turn.agent))
 
 
-def _attempt(
+def _asked(
     scenario: ToolUseScenario,
     settings: ToolUseSettings,
     history: Sequence[Turn],
-    agent: int,
     round: int,
-    role: str,
     kind: str,
     problem: Problem,
-) -> _Attempt:
+) -> tuple[list[Message], Observation]:
+    """Return the prompt of a problem, and what policies see of it."""
     messages = reminded(_conversation(scenario, settings, history, problem), settings, round)
     direct = boxed(problem.answer if kind == EASY else wrong(problem.answer))
     tool = settings.tool if settings.offered else "calculator"
     argument = problem.expression or problem.answer
-    observation = Observation({COMPLY: call(tool, argument), VIOLATE: direct}, VIOLATE, past_rounds(history, settings))
-    return _Attempt(agent, round, role, kind, problem, messages, observation)
+    answers = {COMPLY: call(tool, argument), VIOLATE: direct}
+    return messages, Observation(answers, VIOLATE, past_rounds(history, settings))
 
 
 def _solve(
