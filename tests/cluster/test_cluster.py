@@ -23,8 +23,7 @@ PARTS = ("Snakefile", "atp", "config", "workflow", "resources", "envs")
 RESULTS = "results/small/organism_with_gpu/role_play/none/seed0/baseline"
 UNLOCK = (sys.executable, "workflow/scripts/unlock.py")
 #: Jobs with a model, by their failure.
-SIGNALLED, OVER, CANCELLED = "rollout_context", "rollout_weights_0", "evaluate_0"
-TOO_BIG, LEFT = "train_1", "evaluate_1"
+SIGNALLED, INTERRUPTED, TOO_BIG, LEFT = "rollout", "deploy_0", "finetune_1", "evaluate_1"
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +39,10 @@ def project(slurm, tmp_path_factory) -> Path:
     """Run the study with SLURM from start to report, with a failure of each job that loads a model."""
     folder = copy(tmp_path_factory.mktemp("cluster"))
     with through_slurm(folder) as process:
-        failures = {SIGNALLED: near_its_limit, OVER: over_its_limit, CANCELLED: cancelled}
-        while failures:
-            job = wait(lambda: [job for job in jobs() if job.name in failures and job.state == "RUNNING"], "a job")[0]
-            failures.pop(job.name)(job, folder)
+        failures = {SIGNALLED: [near_its_limit], INTERRUPTED: [over_its_limit, cancelled]}
+        while any(failures.values()):
+            job = wait(lambda: [job for job in jobs() if failures.get(job.name) and job.state == "RUNNING"], "a job")[0]
+            failures[job.name].pop(0)(job, folder)
             assert process.poll() is None
         # The job that exceeded its memory is retried; then its node accepts no further jobs.
         wait(lambda: states(TOO_BIG)[1:] == ["RUNNING"], "a retry of training", 180)
@@ -66,13 +65,13 @@ def near_its_limit(job: Job, folder: Path) -> None:
     wait(lambda: list(folder.glob(f"{RESULTS}/context/.turns.parquet.unfinished/*/*.parquet")), "a finished batch")
     playing(folder).suspend()
     run("scontrol", "update", f"JobId={job.number}", "TimeLimit=1")
-    wait(lambda: states(job.name) != ["RUNNING"], "the signal")
+    wait(lambda: "RUNNING" not in states(job.name), "the signal")
 
 
 def over_its_limit(job: Job, folder: Path) -> None:
     playing(folder).suspend()
     run("scontrol", "update", f"JobId={job.number}", "EndTime=now")
-    wait(lambda: states(job.name) != ["RUNNING"], "the time limit")
+    wait(lambda: "RUNNING" not in states(job.name), "the time limit")
 
 
 def cancelled(job: Job, folder: Path) -> None:
@@ -85,7 +84,7 @@ def playing(folder: Path) -> psutil.Process:
 
     def found() -> list[psutil.Process]:
         here = [each for each in psutil.process_iter(["cmdline", "cwd"]) if each.info["cwd"] == str(folder)]
-        return [each for each in here if any(word.endswith(".rollout.py") for word in each.info["cmdline"][:2])]
+        return [each for each in here if any(word.endswith(".stage.py") for word in each.info["cmdline"][:2])]
 
     return wait(found, "a rollout")[0]
 
@@ -145,11 +144,14 @@ def test_jobs_request_the_resources_of_their_stage_and_more_for_a_retry(project)
         requested.setdefault(job.name, []).append((job.state, job.partition, job.gpus, job.memory, job.limit))
     again = ("COMPLETED", "gpu", 1, "2000M", "00:20:00")
     assert requested == {
-        "generate_scenarios": [("COMPLETED", "cpu", 0, "1000M", "00:30:00")],
+        "scenarios": [("COMPLETED", "cpu", 0, "1000M", "00:30:00")],
         SIGNALLED: [("FAILED", "gpu", 1, "1000M", "00:01:00"), again],
-        OVER: [("TIMEOUT", "gpu", 1, "1000M", "00:01:00"), again],
-        CANCELLED: [("CANCELLED", "gpu", 1, "1000M", "00:10:00"), again],
-        "select_0": [("COMPLETED", "cpu", 0, "1000M", "00:30:00")],
+        INTERRUPTED: [
+            ("TIMEOUT", "gpu", 1, "1000M", "00:01:00"),
+            ("CANCELLED", "gpu", 1, "2000M", "00:20:00"),
+            ("COMPLETED", "gpu", 1, "3000M", "00:30:00"),
+        ],
+        "filter_0": [("COMPLETED", "cpu", 0, "1000M", "00:30:00")],
         TOO_BIG: [("FAILED", "gpu", 1, "1000M", "00:10:00"), again],
         LEFT: [("CANCELLED", "gpu", 1, "1000M", "00:10:00"), ("COMPLETED", "gpu", 1, "1000M", "00:10:00")],
         "measure": [("COMPLETED", "cpu", 0, "2000M", "00:30:00")],
@@ -178,7 +180,7 @@ def test_a_run_does_not_start_while_jobs_of_a_killed_run_are_queued(project):
 
 def test_the_turns_are_those_of_an_undisturbed_run(project, tmp_path):
     folder = copy(tmp_path)
-    with snakemake(folder, "--cores", "2", "--profile", "workflow/profiles/default", "evaluate", "rollout") as process:
+    with snakemake(folder, "--cores", "2", "--profile", "workflow/profiles/default", "all_rollout") as process:
         finish(process, folder)
     assert turns(project) == turns(folder)
     assert len(turns(folder)) == 5
