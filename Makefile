@@ -5,7 +5,7 @@ SNAKEMAKE := $(BIN)/snakemake
 # Folders of wheels that this machine's pip takes; uv does not read pip's settings.
 FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: help quick run test test-slow test-cluster lint format bench gpu-check clean
+.PHONY: help install quick run test test-slow test-cluster lint format bench gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -17,6 +17,8 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 		-c requirements.lock -e ".[dev]"
 	$(BIN)/python -m compileall -q atp
 	@touch $@
+
+install: $(BIN)/.installed ## make the environment, .venv
 
 quick: $(BIN)/.installed ## a first look: a small study on role-play, in a minute or two
 	@$(BIN)/python workflow/scripts/unlock.py

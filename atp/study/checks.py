@@ -32,6 +32,7 @@ from atp.training.post_training_check import PROMPTS
 
 #: Names next to the folders of conditions that alignment uses.
 ALIGNED = ("adapter", "pairs")
+MAX_NAME_CHARS = 100
 #: Settings that a training shares with the one whose weights it continues.
 CONTINUED = ("use_peft", "lora_r", "lora_alpha")
 
@@ -92,6 +93,10 @@ def _check_condition(
     key = f"{where}.conditions"
     if not condition.strip(".") or not all(char.isalnum() or char in "_-." for char in condition):
         raise ValueError(f"{key}: '{condition}' names a folder, allowed are letters, digits, '_', '-' and '.'")
+    if len(condition) > MAX_NAME_CHARS:
+        raise ValueError(
+            f"{key}: '{condition:.40}…' names a folder, it must not have more than {MAX_NAME_CHARS} characters"
+        )
     if condition.startswith("."):
         raise ValueError(f"{key}: '{condition}' names a folder, it must not begin with '.'")
     if condition.partition(".")[0] in ALIGNED:

@@ -86,6 +86,7 @@ class Display(logging.Handler):
         self.started = 0.0
         self.done = self.total = 0
         self.is_complete = self.is_interrupted = False
+        self.is_reported = True  # unless the run makes something else
         self.jobs: dict[int, Job] = {}
         self.failed: dict[int, Job] = {}
 
@@ -103,6 +104,7 @@ class Display(logging.Handler):
         match get_event(record):
             case LogEvent.RUN_INFO:
                 self.total = values["stats"]["total"]
+                self.is_reported = "report" in values["stats"] or not self.total
             case LogEvent.JOB_INFO if values["log"]:  # the rule `all` has none
                 output = os.path.relpath(values["output"][0], self.report.parent)
                 self.jobs[values["jobid"]] = Job(values["rule_name"], output, values["log"][0], time.time())
@@ -198,7 +200,7 @@ class Display(logging.Handler):
         for job in self.failed.values():
             self.say(f"failed  {job}", "red")
             self.say(f"  {job.error()}\n  log: {Path(job.log).absolute()}")
-        if self.is_complete and self.report.is_file():
+        if self.is_complete and self.is_reported and self.report.is_file():
             self.say(f"The report is {self.report.absolute()}")
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -132,6 +133,7 @@ def _run(connection: socket.socket, run: Callable[[Any], None]) -> None:
     random.seed()
     connection.sendall(BEGUN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     Thread(target=_obey, args=(connection,), daemon=True).start()
     code = 0
     try:
@@ -159,4 +161,8 @@ if __name__ == "__main__":
 
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    serve(sys.argv[1], run_task)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        serve(sys.argv[1], run_task)
+    finally:
+        shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)

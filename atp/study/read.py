@@ -1,5 +1,7 @@
 """Read and check studies and model files, and write their JSON schemas."""
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -12,16 +14,19 @@ from pydantic.json_schema import models_json_schema
 from atp.agents.load import model_name
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.files.tables import read_provenance
 from atp.models.spec import ModelSpec
 from atp.registry import entries, load_plugins, resolve
 from atp.scenarios.sources import TemplateSource
-from atp.study.checks import check_files, check_models, check_study
+from atp.study import paths
+from atp.study.checks import MAX_NAME_CHARS, check_files, check_models, check_study
 from atp.study.jobs import Project
 from atp.study.stages import MODELS_FOLDER, project_root
 from atp.study.study import Study, agents
 
 Model = TypeVar("Model", bound=BaseModel)
 STUDIES = Path("config/studies")
+NAME = r"\w[\w.-]*"
 
 
 def read_project(
@@ -60,19 +65,46 @@ def read_project(
             raise AtpError(f"{file or 'config'}: has `study: {named}` and testbeds, allowed is one of them")
         named = str(named)
         path = Path(named) if named.endswith((".yaml", ".yml")) else root / STUDIES / f"{named}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in (root / STUDIES).glob("*.yaml")))
+            raise AtpError(f"{path}: no such file; studies of {root / STUDIES}: {known or 'none'}")
         place, default = str(path), path.stem
         overrides, values = values, _read_yaml(path)
         _merge(values, overrides)
+    if "name" in given:
+        values["name"] = given["name"]
+    if overridden := [key for key in given if key not in ("study", "organism")]:
+        place += f" (with --config {', '.join(overridden)})"
     study = check_values(values, place, root)
     name = study.name or default
     if name is None:
         raise AtpError(f"{place}: name: missing; a study that is not read from a file needs one")
+    if not re.fullmatch(NAME, name) or len(name) > MAX_NAME_CHARS:
+        raise AtpError(
+            f"{place}: name: found '{name:.100}', allowed are up to {MAX_NAME_CHARS} letters, digits, '_', '-', '.', "
+            "not '.' first; without `name` it is the name of the study's file"
+        )
     check_files(place, study, root)
     specs = read_models(agents(study), models or root / MODELS_FOLDER)
     check_models(place, study, specs, root)
     organisms = Path("results/organism") if organism == "rebuild" else workflow / "resources/organism"
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return Project(name, study, specs, text, root, organisms, organism == "rebuild")
+
+
+def check_results(project: Project) -> None:
+    """Raise AtpError if the results of a study cannot be written here, or are of another version of atp."""
+    folder = Path("results", project.name)
+    for path in (Path(), folder.parent, folder):
+        if path.exists() and not (path.is_dir() and os.access(path, os.W_OK)):
+            raise AtpError(f"{path}: is not a folder that can be written; run in another one with --directory")
+    for testbed in project.study.testbeds:
+        scenarios = folder / paths.SCENARIOS.format(testbed=testbed)
+        if scenarios.is_file():
+            try:
+                read_provenance(scenarios)
+            except AtpError as error:
+                raise AtpError(f"{error}; delete {folder}, or run in another folder with --directory") from error
 
 
 def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:

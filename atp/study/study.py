@@ -7,7 +7,16 @@ import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from atp.errors import AtpError
 from atp.explain import explain
@@ -85,9 +94,7 @@ class TestbedSection(_Section):
 class Study(_Section):
     """A study: the cells to run, the channels, the sizes."""
 
-    name: str | None = Field(
-        None, pattern=r"^\w[\w.-]*$", description="folder of its results; left out: the name of the study's file"
-    )
+    name: str | None = Field(None, description="folder of its results; left out: the name of the study's file")
     plugins: tuple[str, ...] = Field((), description="Python files that define testbeds, agents, filters or measures")
     models: tuple[str, ...] = Field(
         min_length=1, description="names of config/models, scripted:POLICY, or agent:NAME[:MODEL] of a plug-in"
@@ -127,12 +134,19 @@ class Study(_Section):
             typed[name] = section
         return {**values, "testbeds": typed}
 
+    @field_validator("name", mode="before")
+    @classmethod
+    def _check_name(cls, name: Any) -> Any:
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"must be text, found {name!r}; put it in quotes")
+        return name
+
     @model_validator(mode="after")
     def _check_names(self) -> "Study":
         for key in ("models", "alignments", "seeds"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
-                raise ValueError(f"{key}: {list(values)} has a name twice")
+                raise ValueError(f"{key}: {list(values)} has a value twice")
         return self
 
     @property

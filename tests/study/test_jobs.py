@@ -126,12 +126,14 @@ def test_the_comment_of_the_snakefile_has_every_path():
 @pytest.mark.parametrize(
     ("config", "arguments", "message"),
     [
-        ([("seeds", [0, 0])], (), r"seeds: \[0, 0\] has a name twice"),
+        ([("seeds", [0, 0])], (), r"seeds: \[0, 0\] has a value twice"),
         ([("seed", 1)], (), "seed: unknown key, allowed are alignments, "),
         ([("study", "demo")], (), "has `study: demo` and testbeds, allowed is one of them"),
         ([("organism", "new")], (), "organism: found 'new', allowed are shipped, rebuild"),
         ([("name", None)], (), "name: missing; a study that is not read from a file needs one"),
-        ([("name", "../x")], (), "name: "),
+        ([("name", "../x")], (), r"name: found '../x', allowed are up to 100 letters"),
+        ([("name", "n" * 101)], (), "allowed are up to 100 letters"),
+        ([("name", 202401)], (), "name: must be text, found 202401; put it in quotes"),
         ([], ("seeds=[0",), "--config seeds: no readable YAML: "),
         ([("testbeds", ...)], ("study=nope",), "nope.yaml: no such file"),
     ],
@@ -156,3 +158,4 @@ def test_keys_on_the_command_line_override_the_file():
     assert section.context.samples == 2 and section.context.sweep and "coordination" in project.study.testbeds
     study = yaml.safe_load(SMALL)
     assert read_project(study, ROOT, Path("some/2024_01.yaml")).name == "2024_01"
+    assert read_project(study | {"name": 202401}, ROOT, arguments=["name=2024_01"]).name == "2024_01"

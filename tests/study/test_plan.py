@@ -288,7 +288,9 @@ def test_on_the_command_line(measured, monkeypatch):
     help_text = " ".join(CliRunner().invoke(app, ["plan", "--help"]).stdout.split())
     assert "Print what a study will take" in help_text and "--results" in help_text
     missing = CliRunner().invoke(app, ["plan", "no_such_study"])
-    assert str(missing.exception) == "config/studies/no_such_study.yaml: no such file"
+    assert str(missing.exception).startswith(
+        "config/studies/no_such_study.yaml: no such file; studies of config/studies: "
+    )
     heavy = "import sys, atp.study.plan; print({'torch', 'polars', 'snakemake'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "torch" not in loaded.stdout and "snakemake" not in loaded.stdout

@@ -116,7 +116,7 @@ DEFENDED = (*ROLE_PLAY, "conditions", "supervised")
             r"conditions.baseline: overrides .*, must be empty",
         ),
         (("testbeds",), {}, "testbeds: .*at least 1 item"),
-        (("seeds",), [1, 1], "seeds: .*has a name twice"),
+        (("seeds",), [1, 1], "seeds: .*has a value twice"),
         (("seeds",), [-1], "seeds.0: .*greater than or equal to 0"),
         (("seeds",), [2**32], "seeds.0: .*less than 4294967296"),
         ((*ROLE_PLAY, "context", "sweep"), {"schedule": []}, "context.sweep.schedule: .*at least 1 item"),

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from studies import ROOT, SMALL
+
+from atp.files.provenance import Provenance
+from atp.files.tables import write_table
 
 #: A study of scripted policies, which runs in seconds.
 QUICK = """\
@@ -149,6 +153,17 @@ def test_results_that_cannot_be_written(folder):
     (folder / "results").write_text("")
     run = snakemake(folder, "-s", ROOT / "Snakefile")
     assert run.returncode == 1 and "atp: results: is not a folder that can be written" in run.stdout
+
+
+def test_results_of_another_version(folder):
+    """They are refused before any job, with what to do."""
+    (folder / "quick.yaml").write_text(QUICK)
+    scenarios = folder / "results/quick/role_play/scenarios.parquet"
+    write_table(pa.table({"x": [1]}), scenarios, Provenance("scenarios", "code", schema=1))
+    run = snakemake(folder, "-s", ROOT / "Snakefile", "--configfile", "quick.yaml")
+    assert run.returncode == 1 and "was written with schema version 1, this version of atp reads" in run.stdout
+    assert "delete results/quick, or run in another folder" in run.stdout
+    assert [path for path in (folder / "results").rglob("*") if path.is_file()] == [scenarios]
 
 
 def test_two_runs_in_one_folder(folder):

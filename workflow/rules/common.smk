@@ -12,15 +12,9 @@ def read_config():
         raise WorkflowError(
             "atp: the module has no config; give it one with `config:`, a study or {'study': NAME}"
         )
-    if Path("results").exists() and not (
-        Path("results").is_dir() and os.access("results", os.W_OK)
-    ):
-        raise WorkflowError(
-            "atp: results: is not a folder that can be written; run in another one with --directory"
-        )
     files = [Path(file) for file in workflow.configfiles]
     try:
-        return read_project(
+        project = read_project(
             (
                 config
                 if IS_MODULE or {"study", "testbeds"} & config.keys()
@@ -30,6 +24,8 @@ def read_config():
             files[-1] if files else None,
             workflow.config_settings.config_args or (),
         )
+        check_results(project)
+        return project
     except Exception as error:
         line = str(error) if isinstance(error, AtpError) else plugin_error(error)
         if line is None:
