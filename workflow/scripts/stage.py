@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from atp.study.preload import delegate
-from atp.study.script import run_task
 
 snakemake: Any = globals()["snakemake"]
 
@@ -30,8 +29,9 @@ task = {
     "machine": {"gpus": resources.get("gpu", 0), **server},
     "workflow": str(Path(snakemake.scriptdir).parents[1]),
 }
-needs_torch = any((job.get("model") or {}).get("kind") == "local" for job in task["jobs"])
-code = delegate(task) if needs_torch and task["threads"] == 1 and not task["machine"]["gpus"] else None
+code = delegate(task) if task["threads"] == 1 and not task["machine"]["gpus"] else None
 if code is None:
+    from atp.study.script import run_task  # a delegated task does not need the imports
+
     run_task(task)
 sys.exit(code)
