@@ -5,7 +5,7 @@ for a run of the workflow on this machine; the script of a job hands its task ov
 ends when its script is killed, and the process when Snakemake ends. Where there is no such process (clusters, other
 environments, GPUs, which do not survive a fork), a job imports what it needs.
 
-python -m atp.study.preload SOCKET
+python -m atp.study.preload DESCRIPTOR     of the socket that it listens on
 """
 
 import gc
@@ -55,13 +55,25 @@ MODULES = (
 
 
 def start() -> subprocess.Popen[bytes]:
-    """Begin the process for jobs of this one. The caller ends it."""
+    """Begin the process for jobs of this one, which `stop` ends."""
     path = Path(tempfile.mkdtemp(prefix="atp-")) / "socket"
     os.environ[ADDRESS] = json.dumps([os.getpid(), sys.executable, str(path)])
     paths = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": paths} | ENVIRONMENT
-    command = [sys.executable, "-m", __name__, str(path)]
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    with socket.socket(socket.AF_UNIX) as listener:  # before the process begins, so that no job comes too early
+        listener.bind(str(path))
+        listener.listen(64)
+        number = listener.fileno()
+        command = [sys.executable, "-m", __name__, str(number)]
+        nowhere, numbers = subprocess.DEVNULL, [number]
+        return subprocess.Popen(command, env=environment, stdin=nowhere, start_new_session=True, pass_fds=numbers)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End the process, so that its time counts as this one's."""
+    process.terminate()
+    process.wait()
+    shutil.rmtree(Path(json.loads(os.environ.pop(ADDRESS))[2]).parent, ignore_errors=True)
 
 
 def delegate(task: Any) -> int | None:
@@ -93,12 +105,10 @@ def delegate(task: Any) -> int | None:
         return next(iter(fork.recv(1)), 1)  # nothing is received if the fork was killed
 
 
-def serve(path: str, run: Callable[[Any], None]) -> None:
+def serve(listener: socket.socket, run: Callable[[Any], None]) -> None:
     """Import MODULES, then fork for each request, until the process that began this one has ended."""
     parent = json.loads(os.environ[ADDRESS])[0]
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen(64)
+    with listener:
         for name in MODULES:
             import_module(name)
         gc.collect()
@@ -162,7 +172,9 @@ if __name__ == "__main__":
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    own = socket.socket(fileno=int(sys.argv[1]))
+    folder = Path(own.getsockname()).parent
     try:
-        serve(sys.argv[1], run_task)
+        serve(own, run_task)
     finally:
-        shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)

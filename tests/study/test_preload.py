@@ -27,9 +27,7 @@ def server() -> Iterator[psutil.Process]:
     """Return a preloaded process for this one."""
     process = preload.start()
     yield psutil.Process(process.pid)
-    process.terminate()
-    process.wait()
-    os.environ.pop(preload.ADDRESS)
+    preload.stop(process)
 
 
 def task(folder: Path, out: str, rounds: int = 1, **changes: object) -> str:

@@ -137,7 +137,6 @@ def start_preloaded():
 
 
 def stop_preloaded():
-    """End it, so that its time counts as this run's."""
+    """End it."""
     for process in PRELOADED:
-        process.terminate()
-        process.wait()
+        stop(process)
