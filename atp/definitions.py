@@ -118,7 +118,7 @@ def _check_fields(testbed: Testbed) -> None:
             raise AtpError(f"measures: {measure!r:.80} is neither a Measure nor a function")
     if testbed.published is not None and not testbed.published.is_file():
         raise AtpError(f"published: no such file: {testbed.published}")
-    if any(each.name == "testbed" for each in fields(testbed.scenario)):
+    if any(column.name == "testbed" for column in fields(testbed.scenario)):
         raise AtpError("scenario: 'testbed' is a column of every scenario file, choose another name")
     known = (*COMMON_CONTROLS, *REQUIRED_CONTROLS)
     for name, control in testbed.controls.items():

@@ -44,7 +44,7 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
     """
     errors = error.errors()
     # An unknown key may be a missing one with a typing error.
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    first = next((item for item in errors if item["type"] == "extra_forbidden"), errors[0])
     path, places = [], [kind.model_json_schema()]
     schema = places[0]
     for part in first["loc"]:

@@ -1,10 +1,14 @@
 """Fixtures that tests of several packages share."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
+from atp import registry
 from atp.testbeds.role_play.scenarios import RolePlayScenario
+from atp.tools import TOOLS
 
 # Tests run in parallel: threads that compete for the same cores cost twice the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,6 +33,18 @@ def scenario() -> RolePlayScenario:
         unchecked="The manager is away.",
         uncertain="The manager may look.",
     )
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget the plug-ins that a test loads."""
+    tools = dict(TOOLS)
+    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
+    yield
+    for name in [name for name in sys.modules if name.startswith(registry.PLUGIN)]:
+        del sys.modules[name]
+    for name in TOOLS.keys() - tools.keys():
+        del TOOLS[name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

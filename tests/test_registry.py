@@ -2,18 +2,16 @@
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from atp import cli, registry
+from atp import cli
 from atp.errors import AtpError, PluginError
 from atp.files.turns import read_turns
 from atp.registry import entries, load_plugins, resolve
 from atp.study.read import read_study
-from atp.tools import TOOLS
 
 ROOT = Path(__file__).parents[1]
 #: One extension of each kind but testbeds, which tests/extend covers.
@@ -75,16 +73,7 @@ FIGURES = {"rounds": draw}
 '''
 
 
-@pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget the plug-ins that a test loads."""
-    tools = dict(TOOLS)
-    monkeypatch.setattr(registry, "_plugins", {})
-    yield
-    for name in [name for name in sys.modules if name.startswith(registry.PLUGIN)]:
-        del sys.modules[name]
-    for name in TOOLS.keys() - tools.keys():
-        del TOOLS[name]
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 @pytest.fixture

@@ -90,7 +90,9 @@ def _scenarios(job: RolloutJob, scenarios: Path, out: Path) -> list[Scenario]:
             )
         chosen = chosen[slice(*job.limit)]
     testbed = find_testbed(job.cell.testbed)
-    run_calls([Call(tool, "") for each in job.variants.values() for tool in each.offered])  # raises for an absent tool
+    run_calls(
+        [Call(tool, "") for settings in job.variants.values() for tool in settings.offered]
+    )  # raises for an absent tool
     try:
         for scenario, settings in itertools.product(chosen, job.variants.values()):
             testbed.players(scenario, settings)
@@ -116,7 +118,9 @@ def gather_stage(shards: Sequence[Path], out: Path) -> None:
     check_file(out)
     stage = Stage("rollout", __name__, {})
     provenances = [read_provenance(shard) for shard in shards]
-    whole = [{**each, "cost": {}, "params": {**each["params"], "part": [*WHOLE]}} for each in provenances]
+    whole = [
+        {**provenance, "cost": {}, "params": {**provenance["params"], "part": [*WHOLE]}} for provenance in provenances
+    ]
     for number, (shard, provenance) in enumerate(zip(shards, provenances, strict=True), 1):
         if whole[number - 1] != whole[0] or provenance["params"].get("part") != [number, len(shards)]:
             raise AtpError(f"{shard}: is not shard {number} of {len(shards)} of the rollout of {shards[0]}")

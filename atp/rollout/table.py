@@ -29,7 +29,9 @@ Seeds = dict[tuple[int, int, int], int]
 def _given(settings: Settings) -> dict[str, Any]:
     """Return the values that were given, so that reports tell what a study varies; 2.0 as 2, which studies write."""
     values = settings.model_dump(mode="json", exclude_unset=True)
-    return {key: int(each) if isinstance(each, float) and each.is_integer() else each for key, each in values.items()}
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in values.items()
+    }
 
 
 #: A testbed's settings, of its own type. As JSON they are the values that were given.
@@ -117,10 +119,10 @@ def turn_table(
         turns, seeds: of each episode of the batch.
     """
     for played, drawn in zip(turns, seeds, strict=True):
-        asked = sum(step == 0 for _, _, step in drawn)
-        if not isinstance(played, list) or len(played) != asked:
+        decisions = sum(step == 0 for _, _, step in drawn)
+        if not isinstance(played, list) or len(played) != decisions:
             count = len(played) if isinstance(played, list) else type(played).__name__
-            raise ValueError(f"play must return a turn for each of {asked} prompts with step 0, found {count}")
+            raise ValueError(f"play must return a turn for each of {decisions} prompts with step 0, found {count}")
     rows = [(episode, turn) for episode, played in zip(batch, turns, strict=True) for turn in played]
     flat = [turn for _, turn in rows]
     columns: dict[str, Any] = {name: [getattr(turn, name) for turn in flat] for name in TURN_COLUMNS}

@@ -96,7 +96,7 @@ class Display(logging.Handler):
                 self.start()
             elif self.started:
                 self.show(record)
-        except Exception:
+        except Exception:  # as handlers of `logging` do: an error of the display stops no run
             self.handleError(record)
 
     def show(self, record: logging.LogRecord) -> None:
@@ -136,9 +136,9 @@ class Display(logging.Handler):
         for handler in list(logger.handlers):
             if isinstance(handler, ColorizingTextHandler):
                 logger.removeHandler(handler)
-            for each in handler.filters:
-                if isinstance(each, DefaultFilter):
-                    each.quiet = set()
+            for log_filter in handler.filters:
+                if isinstance(log_filter, DefaultFilter):
+                    log_filter.quiet = set()
         self.relay_stderr()
         if self.console.is_interactive:
             self.live = Live(console=self.console, get_renderable=self.frame, transient=True, redirect_stdout=False)

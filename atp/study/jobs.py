@@ -105,14 +105,14 @@ class Step:
     @property
     def plugins(self) -> list[str]:
         """Files of plug-ins whose code the step runs, which are inputs."""
-        return sorted({str(each.file) for each in self.uses if each.file})
+        return sorted({str(entry.file) for entry in self.uses if entry.file})
 
     @property
     def code(self) -> str:
         """Digest of the code that the step runs, apart from plug-ins' files."""
-        names = [each.value.name for each in self.uses if isinstance(each.value, Testbed)]
+        names = [entry.value.name for entry in self.uses if isinstance(entry.value, Testbed)]
         testbeds = [module for name in names for module in sources(name, self.stage)]
-        installed = sorted(each.origin for each in self.uses if not (each.file or each.built_in))
+        installed = sorted(entry.origin for entry in self.uses if not (entry.file or entry.built_in))
         return code_digest(MODULES[self.stage], *dict.fromkeys([*testbeds, *installed]))
 
     @property
@@ -167,7 +167,7 @@ def study_jobs(project: Project) -> dict[str, Step]:
                 "selections": made_by("filter"),
                 "adapters": made_by("align", "finetune"),
             },
-            {"published": [str(each.value.published) for each in testbeds if each.value.published]},
+            {"published": [str(entry.value.published) for entry in testbeds if entry.value.published]},
             uses=(*testbeds, *entries("figures").values()),
             work=decisions,
         )
@@ -202,7 +202,7 @@ class _Testbed:
             uses=(testbed,),
             work=scenarios.train + (scenarios.test or DEFAULT_TEST),
         )
-        rehearsed = any("rehearsal" in each.training.defences for each in self.learning.values())
+        rehearsed = any("rehearsal" in channel.training.defences for channel in self.learning.values())
         for model, seed in product(self.study.models, self.study.seeds):
             if "dpo" in alignments or rehearsed:  # rehearsal uses a model's pairs, even without alignment by DPO
                 yield self._pairs(self._cell(model, "dpo", None, seed, "weights"))
@@ -247,7 +247,7 @@ class _Testbed:
         """Tools that an agent may call in any rollout of the testbed."""
         section, kind = self.section, find_testbed(self.testbed).settings
         conditions = section.context.conditions if section.context else ()
-        played = [each for condition in conditions for each in variants(section, condition).values()]
+        played = [settings for condition in conditions for settings in variants(section, condition).values()]
         if section.weights:
             played += [evaluation(section), *(deployment(section, name) for name in self.learning)]
         return sorted({tool for values in played for tool in kind(**values).offered})

@@ -150,7 +150,7 @@ def _run(connection: socket.socket, run: Callable[[Any], None]) -> None:
         run(request["task"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
+    except BaseException:  # of any kind: a fork must never return to the loop of `serve`
         sys.excepthook(*sys.exc_info())
         code = 1
     sys.stdout.flush()

@@ -52,14 +52,13 @@ def _logged(task: Task) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            line = plugin_error(error) or (str(error) if isinstance(error, AtpError | OSError) else None)
-            if isinstance(error, AtpError) and not isinstance(error, PluginError):
-                logger.error("atp: %s", error)
-            elif line:
-                logger.error("atp: %s", error if isinstance(error, PluginError) else line)
+            known = isinstance(error, AtpError)
+            line = str(error) if known else plugin_error(error) or (str(error) if isinstance(error, OSError) else "")
+            if not line:
+                line = f"{task['rule']} failed, see {task['log']}\n{traceback.format_exc()}"
+            elif not known or isinstance(error, PluginError):  # the log helps the author of a plug-in
                 traceback.print_exc()
-            else:
-                logger.error("atp: %s failed, see %s\n%s", task["rule"], task["log"], traceback.format_exc())
+            logger.error("atp: %s", line)
             sys.exit(1)
 
 

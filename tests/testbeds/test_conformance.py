@@ -1,11 +1,9 @@
 """Every testbed keeps the protocol: the built-in ones, found through the registry, and the tests' plug-in."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from atp import registry
 from atp.extend.check import ABSENT, FAILS, check, load_testbeds
 from atp.registry import TESTBEDS_FOLDER, entries
 
@@ -13,11 +11,7 @@ HARBOUR = Path(__file__).parents[1] / "plugins/harbour.py"
 BUILT_IN = sorted(entries("testbeds"))
 
 
-@pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget the plug-ins that a test loads."""
-    monkeypatch.setattr(registry, "_plugins", dict(registry._plugins))
-    yield
+pytestmark = pytest.mark.usefixtures("own_registry")
 
 
 @pytest.mark.parametrize("file", [*BUILT_IN, str(HARBOUR)], ids=[*BUILT_IN, "harbour"])

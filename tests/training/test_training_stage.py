@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from atp import registry
 from atp.errors import AtpError
 from atp.files.provenance import Provenance
 from atp.files.turns import read_turns
@@ -264,8 +263,7 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_is_loaded(folder, tmp_p
         align_stage(align_job("grpo", model=spec), folder / "scenarios.parquet", tmp_path / "a")
 
 
-def test_a_training_process_loads_the_plugin_of_its_testbed(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_plugins", {})
+def test_a_training_process_loads_the_plugin_of_its_testbed(tmp_path, own_registry):
     load_plugins([HARBOUR])
     scenarios = tmp_path / "scenarios.parquet"
     scenarios_stage(ScenariosJob(testbed="harbour", settings={"train": 2, "test": 2}), scenarios)

@@ -76,7 +76,7 @@ def test_as_a_module_of_another_workflow(folder):
     """Its outputs are below the module's prefix, and its rules have the names that the user gives."""
     (folder / "Snakefile").write_text(f'configfile: "all.yaml"\n{MODULE.format(root=ROOT)}')
     (folder / "all.yaml").write_text("drift:\n  name: small\n" + "".join(f"  {line}\n" for line in QUICK.splitlines()))
-    run = snakemake(folder, "-n")
+    run = snakemake(folder, "-n", "--config", "of_another_workflow=1")
     assert run.returncode == 0, run.stdout
     assert "output: inner/results/small/report.html" in run.stdout and "rule drift_rollout:" in run.stdout
     assert "scripted:random/role_play/none/seed0/baseline/context/turns.parquet" in run.stdout

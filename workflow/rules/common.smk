@@ -13,6 +13,12 @@ def read_config():
             "atp: the module has no config; give it one with `config:`, a study or {'study': NAME}"
         )
     files = [Path(file) for file in workflow.configfiles]
+    # A module's config need not be the whole one, so other keys on the command line are for other workflows.
+    arguments = [
+        argument
+        for argument in workflow.config_settings.config_args or ()
+        if not IS_MODULE or argument.partition("=")[0] in config
+    ]
     try:
         project = read_project(
             (
@@ -22,7 +28,7 @@ def read_config():
             ),
             ROOT,
             files[-1] if files else None,
-            workflow.config_settings.config_args or (),
+            arguments,
         )
         check_results(project)
         return project

@@ -16,13 +16,13 @@ snakemake: Any = globals()["snakemake"]
 gc.set_threshold(100_000, 20, 100)
 atexit.register(gc.freeze)
 
-resources, named = snakemake.resources, {name: snakemake.input[name] for name in snakemake.input.keys()}  # noqa: SIM118
+resources = snakemake.resources
 server = {key: resources[key] for key in ("base_url", "timeout") if resources.get(key)}
 task = {
     "rule": snakemake.rule,
     "stage": snakemake.params.stage,
     "jobs": [json.loads(job) for job in snakemake.params.jobs],
-    "inputs": {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in named.items()},
+    "inputs": {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in snakemake.input.items()},
     "outputs": list(snakemake.output),
     "log": snakemake.log[0],
     "threads": snakemake.threads,
