@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from atp.agents.base import Agent, Request
 from atp.agents.kv import ConversationCache
-from atp.models.chat import rendered
+from atp.models.chat import Chat
 from atp.models.load import adapt, is_whole, load_model, load_tokenizer, on_gpu, weights_of
 from atp.models.spec import ModelSpec, Sampling
 from atp.testbed import Prompt, Reply
@@ -80,10 +80,15 @@ class LocalAgent(Agent):
 
     def __init__(self, model: Any, tokenizer: Any, spec: ModelSpec):
         self.model, self.tokenizer, self.spec, self.batch = model, tokenizer, spec, spec.batch
+        self.chat = Chat(tokenizer, spec)
+        specials = [
+            (token.content, number) for number, token in tokenizer.added_tokens_decoder.items() if token.special
+        ]
+        self.specials = {content: number for content, number in specials if content}
         eos = model.generation_config.eos_token_id
-        self.stop = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        ends = {number for content, number in specials if content and self.chat.turn_end.endswith(content)}
+        self.stop = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos]), *ends} - {None}
         self.warpers = _warpers(spec.sampling)
-        self.specials, self.special_ids = tokenizer.all_special_tokens, set(tokenizer.all_special_ids)
         self.start()
 
     def start(self) -> None:
@@ -98,16 +103,17 @@ class LocalAgent(Agent):
         """Return one reply to each request, in their order."""
         if any(request.conversation not in self.row_numbers for request in requests):
             self.start()
-        prompts = self._tokens(requests)
+        texts = [self.prompt_text(request.prompt) for request in requests]
+        prompts = self._tokens(requests, texts)
         rows, logits = (self._prefill if self.cache is None else self._extend)(requests, prompts)
         self._write(rows, logits)
         for row in rows:
             self.cached_tokens[row.number] = row.prompt + row.written[:-1]  # the last token was sampled, not computed
-        return [self._reply(row) for row in rows]
+        return [self._reply(row, text) for row, text in zip(rows, texts, strict=True)]
 
     def prompt_text(self, prompt: Prompt) -> str:
         """Return the text that the model reads for a prompt."""
-        return rendered(self.tokenizer, self.spec, prompt.messages, prompt.tools)
+        return self.chat.prompt(prompt.messages, prompt.tools)
 
     @torch.inference_mode()
     def hidden(self, prompt: str, reply: str) -> torch.Tensor:
@@ -126,13 +132,12 @@ class LocalAgent(Agent):
         """Return the network without PEFT's wrapper; an adapter remains active."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
-    def _tokens(self, requests: Sequence[Request]) -> list[list[int]]:
+    def _tokens(self, requests: Sequence[Request], texts: Sequence[str]) -> list[list[int]]:
         """Return the prompts' tokens.
 
         Of a conversation that continues, only the text from its last prompt's last special token on is tokenized:
         tokenizers split a text at special tokens first, so the tokens before it cannot change.
         """
-        texts = [self.prompt_text(request.prompt) for request in requests]
         starts = []
         for request, text in zip(requests, texts, strict=True):
             known, tokens = self.tokenized.get(request.conversation, ("", []))
@@ -141,8 +146,9 @@ class LocalAgent(Agent):
         new = self.tokenizer(rests, add_special_tokens=False).input_ids
         prompts = [tokens + rest for (_, tokens), rest in zip(starts, new, strict=True)]
         for request, text, prompt in zip(requests, texts, prompts, strict=True):
-            end = max((text.rfind(special) for special in self.specials), default=-1)
-            place = next((at for at in range(len(prompt) - 1, -1, -1) if prompt[at] in self.special_ids), -1)
+            end, special = max(((text.rfind(special), special) for special in self.specials), default=(-1, ""))
+            number = self.specials.get(special)
+            place = next((at for at in range(len(prompt) - 1, -1, -1) if prompt[at] == number), -1)
             if end > 0 and place > 0:
                 self.tokenized[request.conversation] = (text[:end], prompt[:place])
         return prompts
@@ -276,14 +282,14 @@ class LocalAgent(Agent):
         tokens = torch.searchsorted(total, (uniforms * total[:, -1])[:, None], right=True)
         return tokens[:, 0].clamp(max=total.shape[1] - 1)
 
-    def _reply(self, row: _Row) -> Reply:
-        text = self.tokenizer.decode(row.written, skip_special_tokens=True)
+    def _reply(self, row: _Row, prompt: str) -> Reply:
+        finished = row.finish == "stop"
         return Reply(
-            text=text.strip(),
+            text=self.chat.read(prompt, row.written, finished),
             prompt_tokens=len(row.prompt),
             cached_tokens=row.cached,
             completion_tokens=len(row.written),
-            finish_reason="length" if row.finish == "length" else "stop",
+            finish_reason="stop" if finished else "length",
             tokens=tuple(row.written),
         )
 

@@ -23,13 +23,14 @@ _CHANNEL = re.compile(
     r"(?P<end><\|(?:end|return|call)\|>|(?=<\|(?:start|channel)\|>)|\Z)",
     re.DOTALL,
 )
+_ADDRESS = re.compile(r"\A\s*to=\w+<\|message\|>")
 _RECIPIENT = re.compile(r"to=(?:functions\.)?([\w.-]+)")
 #: The channels' names remain where a server drops special tokens.
 _BARE_CHANNELS = re.compile(r"\s*analysis(?=[A-Z\s])(.*?)assistant(?:final|commentary)(?=[^a-z]|\Z)(.*)", re.DOTALL)
 _NAME = r"(?P<name>[\w.-]+?)"
 _BETWEEN_CALLS = re.compile(r"[\s,\[]*(?=\{)")
 _GLM_ARGUMENT = re.compile(r"<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
-_XML_ARGUMENT = re.compile(r'<parameter(?:=| name=)"?([^>"\n]+)"?>\n?(.*?)\n?</parameter>', re.DOTALL)
+_XML_ARGUMENT = re.compile(r'<(?:\w+:)?parameter(?:=| name=)"?([^>"\n]+)"?>\n?(.*?)\n?</(?:\w+:)?parameter>', re.DOTALL)
 _GEMMA_STRING = re.compile(r'<\|"\|>(.*?)<\|"\|>', re.DOTALL)
 
 
@@ -55,6 +56,7 @@ def unify_calls(text: str) -> str:
 
 def unify_channels(text: str) -> str:
     """Return a reply in the channels of gpt-oss as thought, answer and calls; another text as it is."""
+    text = _ADDRESS.sub("", text)
     if "<|channel|>" not in text:
         bare = _BARE_CHANNELS.fullmatch(text) if text.lstrip().startswith("analysis") else None
         return f"<think>{bare.group(1)}</think>{bare.group(2)}" if bare else text
@@ -110,9 +112,11 @@ def _tagged(match: re.Match[str]) -> Iterator[str]:
 def _python(match: re.Match[str]) -> Iterator[str]:
     """Rewrite calls in Python's syntax, one a line or in a list, alone or printed."""
     code = match["body"].strip()
-    try:
-        statements = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    statements = _statements(code)
+    if statements is None:  # LFM2.5 writes line breaks in strings as they are
+        code = code.replace("\n", "\\n")
+        statements = _statements(code)
+    if statements is None:
         yield f"{CALL_OPEN}\n{code}" + (f"\n{CALL_CLOSE}" if match["end"] else "")
         return
     for statement in statements:
@@ -125,6 +129,13 @@ def _python(match: re.Match[str]) -> Iterator[str]:
                 if node.args:
                     arguments[UNNAMED] = _as_written(node.args[0], code)
                 yield call_block(ast.unparse(node.func), json.dumps(arguments, ensure_ascii=False))
+
+
+def _statements(code: str) -> list[ast.stmt] | None:
+    try:
+        return ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _as_written(node: ast.expr, code: str) -> str:
@@ -182,9 +193,9 @@ _FORMS = [
         # GLM 4.5; MiniMax; Seed
         ("<arg_key>", rf"<tool_call>\s*{_NAME}\s*(?=<arg_key>)", r"</tool_call>", _tagged),
         (
-            "<invoke name=",
-            rf'(?:<[\w:]*tool_call>\s*)?<invoke name="?{_NAME}"?>',
-            r"</invoke>(?:\s*</[\w:]*tool_call>)?",
+            "invoke name=",
+            rf'(?:<[\w:]*(?:tool|function)_calls?>\s*)?<(?:\w+:)?invoke name="?{_NAME}"?>',
+            r"</(?:\w+:)?invoke>(?:\s*</[\w:]*(?:tool|function)_calls?>)?",
             _tagged,
         ),
         ("<seed:tool_call>", rf"<seed:tool_call>\s*<function={_NAME}>", r"</function>\s*</seed:tool_call>", _tagged),
