@@ -1,6 +1,8 @@
 """Chat and response templates of model families: what is rendered, and what comes back from a model's own tokens."""
 
 import json
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -40,9 +42,11 @@ OWN = {
     "vicuna": (
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}\n\n"
         "{% elif m['role'] == 'user' %}USER: {{ m['content'] }}\n{% else %}"
-        "ASSISTANT: {{ m['content'] }}{{ eos_token }}\n{% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+        "ASSISTANT: {{ m['content'] }}{{ eos_token }}\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
     ),
 }
+DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 CONVERSATION = [
     {"role": "system", "content": "You guard the gate."},
     {"role": "user", "content": "Open it?"},
@@ -175,3 +179,39 @@ def test_a_template_that_takes_no_conversation_is_refused():
         broken.chat_template = template
         with pytest.raises(AtpError, match=f"a/b: its chat template .*{reason}"):
             Chat(broken, ModelSpec(path="a/b"))
+
+
+def test_the_documented_table_is_current():
+    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+    start = lines.index(HEADER)
+    assert lines[start : start + len([*table()])] == [*table()]
+
+
+HEADER = "| chat templates | system message | two user messages | thoughts | tool calls and results |"
+
+
+def table() -> Iterator[str]:
+    """Yield the lines of the table of docs/models.md."""
+
+    def behaviour(family: str) -> tuple[str, ...]:
+        one = chat(family)
+        form = one.tool_form
+        opened = one.prompt(CONVERSATION).rstrip().endswith("<think>")
+        thoughts = "response template" if getattr(one.tokenizer, "response_template", None) else "text"
+        calls = "one a message" if form.one_by_one else "arguments as text" if form.as_text else "the template's own"
+        return (
+            "in the user's" if one.folds_system else "yes",
+            "merged" if one.merges_users else "yes",
+            f"{thoughts}, opened by the prompt" if opened else thoughts,
+            calls if form.native else "described in messages",
+        )
+
+    yield HEADER
+    yield "|---|---|---|---|---|"
+    rows = sorted((behaviour(family), family) for family in [*FAMILIES, *OWN])
+    for values, families in groupby(rows, key=lambda row: row[0]):
+        yield f"| {', '.join(family for _, family in families)} | {' | '.join(values)} |"
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))
