@@ -205,6 +205,8 @@ def test_a_wrong_key_or_value_is_one_line(tmp_path, keys, value, message):
         ("- a\n", "must be keys and values, found list"),
         ("", "must be keys and values, found NoneType"),
         ("models: [a]\nmodels: [b]\n", "key 'models' occurs twice"),
+        ("models: [a]\ntestbeds: {x: {yes: 1, true: 2}}\n", "key 'True' occurs twice"),
+        ("seeds: [2024-13-01]\n", "no readable YAML: month must be"),
         ("models: !!python/object/apply:os.system ['true']\n", "no readable YAML"),
     ],
 )
