@@ -281,15 +281,15 @@ def test_a_condition_is_checked_for_the_channels_that_it_runs_in(tmp_path):
 
 def test_swept_values_are_what_the_settings_make_of_them(tmp_path):
     """YAML 1.1 reads a number with an exponent and without a point as text."""
-    path = changed(tmp_path, *ROLE_PLAY, "context", "sweep", value={"audit_probability": ["1e-1", 0.5, "1e0"]})
-    values = yaml.safe_load(path.read_text())
-    values["testbeds"]["role_play"]["settings"] = {"schedule": "audit"}
-    path.write_text(yaml.safe_dump(values).replace("'1e-1'", "1e-1"))
+    sweep = {"schedule": ["audit"], "audit_probability": ["1e-1", 0.5, "1e0"]}
+    path = changed(tmp_path, *ROLE_PLAY, "context", "sweep", value=sweep)
+    path.write_text(path.read_text().replace("'1e-1'", "1e-1"))
+    assert yaml.safe_load(path.read_text())["testbeds"]["role_play"]["context"]["sweep"] == sweep
     played = variants(read_study(path).testbeds["role_play"], "baseline")
     assert {label: each["audit_probability"] for label, each in played.items()} == {
-        "audit_probability=0.1": 0.1,
-        "audit_probability=0.5": 0.5,
-        "audit_probability=1": 1,
+        "audit_probability=0.1 audit": 0.1,
+        "audit_probability=0.5 audit": 0.5,
+        "audit_probability=1 audit": 1,
     }
 
 
