@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,9 @@ def load_served(spec: ModelSpec, adapter: Path | None) -> "ServedAgent":
         raise AtpError(f"{path}: {_one_line(_MARKUP.sub('', str(error)))}") from None
     key = model.api.api_key or ""
     if not (key.isascii() and key.isprintable()):
-        raise AtpError(f"{path}: the key in {_key_names(model)} has a line break or a letter beyond ASCII; set it again")
+        raise AtpError(
+            f"{path}: the key in {_key_names(model)} has a line break or a letter beyond ASCII; set it again"
+        )
     return ServedAgent(model, spec)
 
 
@@ -214,7 +216,7 @@ class ServedAgent(Agent):
     def _read_responses(self) -> None:
         """Make Inspect raise an error for responses without a reply, and keep the calls as the server sent them."""
         api: Any = self.model.api
-        inspect_generates, inspect_reads = api.generate, getattr(api, "on_response", None)
+        inspect_generates, inspect_reads = api.generate, getattr(api, "on_response", lambda response: None)
 
         async def generate(*arguments: Any, **options: Any) -> Any:
             result = await inspect_generates(*arguments, **options)
@@ -226,13 +228,12 @@ class ServedAgent(Agent):
             return result
 
         def on_response(response: dict[str, Any]) -> None:
-            if error := response.get("error") or next(_errors(response), None):
+            parts = [response, *(response.get("choices") or [])]  # routers to several providers put it into the choice
+            if error := next((part["error"] for part in parts if part.get("error")), None):
                 raise BadResponseError(f"the response is an error: {error}")
             inspect_reads(response)
 
-        api.generate = generate
-        if inspect_reads:
-            api.on_response = on_response
+        api.generate, api.on_response = generate, on_response
 
     def _retry_unreadable(self) -> None:
         """Make Inspect retry after responses that it cannot parse, and log the reason for each wait."""
@@ -325,13 +326,6 @@ def reply_text(output: ModelOutput) -> str:
     ]
     text = _think_block("\n".join(filter(None, thoughts))) + "\n".join([message.text.strip(), *call_texts]).strip()
     return text.encode("utf-8", "replace").decode("utf-8")  # replaces lone surrogates from JSON escapes
-
-
-def _errors(response: dict[str, Any]) -> Iterator[Any]:
-    """Yield the errors of a response's choices, as routers to several providers send them."""
-    for choice in response.get("choices") or []:
-        if error := choice.get("error"):
-            yield error
 
 
 def _sent_calls(response: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -107,7 +107,7 @@ class ModelSpec(BaseModel):
             except (TypeError, ValueError, RecursionError):
                 kind = type(value).__name__
                 raise ValueError(
-                    f"'{name}' must be a value that JSON can hold, found {str(value)!r:.80} ({kind}); put dates in quotes"
+                    f"'{name}' must be a value that JSON has, found {str(value)!r:.80} ({kind}); put dates in quotes"
                 ) from None
         return arguments
 

@@ -160,10 +160,11 @@ class Study(_Section):
 
 def _with_typed_sweep(section: Any, kind: type[Settings]) -> Any:
     """Return a section whose swept values that YAML reads as text, such as 1e-1, are what the settings make of them."""
-    context = section.get("context") if isinstance(section, Mapping) else None
-    sweep = context.get("sweep") if isinstance(context, Mapping) else None
-    if not isinstance(sweep, Mapping):
-        return section
+    try:
+        context = section["context"]
+        sweep = dict(context["sweep"])
+    except (LookupError, TypeError, ValueError):
+        return section  # no sweep, or refused for its form
     typed = {
         key: [_typed(kind, key, value) for value in values] if isinstance(values, list | tuple) else values
         for key, values in sweep.items()
@@ -175,7 +176,7 @@ def _typed(kind: type[Settings], key: str, value: Any) -> Any:
     if not isinstance(value, str) or key not in kind.model_fields:
         return value
     try:
-        typed = TypeAdapter[Any](kind.model_fields[key].annotation).validate_python(value)
+        typed = TypeAdapter[Any](kind.model_fields[key].rebuild_annotation()).validate_python(value)
     except ValidationError:
         return value  # refused when the variant's settings are checked together
     return int(typed) if isinstance(typed, float) and typed.is_integer() else typed

@@ -1,7 +1,7 @@
 """The agent that answers GRPO's questions with tools: its later replies continue its earlier ones' own tokens.
 
-A chat template may render an earlier reply differently from how the agent wrote it; Qwen3's changes its white space. The
-loss is computed on the tokens that were sampled, so they must also be what the next reply is sampled after.
+A chat template may render an earlier reply differently from how the agent wrote it; Qwen3's changes its white space.
+The loss is computed on the tokens that were sampled, so they must also be what the next reply is sampled after.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ class ContinuingAgent(LocalAgent):
         messages[last] = {**messages[last], "content": messages[last]["content"] + REPLY_END}
         _, found, text = self.prompt_text(replace(prompt, messages=messages)).rpartition(REPLY_END)
         if not found:
-            raise AtpError("GRPO with tools needs a chat template that shows earlier replies; the model's leaves them out")
+            raise AtpError("GRPO with tools needs a chat template that shows earlier replies; the model's does not")
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         end = next((place for place, token in enumerate(tokens) if token in self.stop), None)
         return tokens if end is None else tokens[end + (not cut_off) :]

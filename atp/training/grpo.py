@@ -166,7 +166,8 @@ def _trainer_class() -> Any:
 
     class Trainer(GRPOTrainer):  # type: ignore[misc]
         def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-            return self.processing_class(prompts, add_special_tokens=False).input_ids, None, {}
+            tokenizer: Any = self.processing_class
+            return tokenizer(prompts, add_special_tokens=False).input_ids, None, {}
 
         def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
             network = self.accelerator.unwrap_model(self.model)

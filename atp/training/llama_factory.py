@@ -29,7 +29,8 @@ def export_llama_factory(pairs: Path, out: Path) -> int:
     """Write pairs to `out`, and an entry to dataset_info.json next to it; return the number of pairs.
 
     Raises:
-        AtpError: unreadable pairs or an unknown tool in them, a dataset_info.json that is not a JSON object, or an `out` of that name.
+        AtpError: unreadable pairs, an unknown tool, a dataset_info.json that is not a JSON object, or an `out` of that
+            name.
     """
     rows = read_table(pairs, PAIRS, "pairs").to_pylist()
     info = out.with_name("dataset_info.json")

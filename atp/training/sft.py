@@ -113,7 +113,7 @@ def _penalised_trainer(weight: float, reference: str | None) -> Any:
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             labels = inputs["labels"][:, 1:]
-            positions = (labels != IGNORED).any(dim=0).nonzero()[:, 0]  # skips the logits of positions with prompts only
+            positions = (labels != IGNORED).any(dim=0).nonzero()[:, 0]  # skips logits within prompts
             labels = labels[:, positions]
             learned = labels != IGNORED
             batch = {name: inputs[name] for name in ("input_ids", "attention_mask")}

@@ -105,7 +105,9 @@ def test_a_server_that_fails_for_good_ends_the_stage_with_one_line(failing):
         ({"error": {"message": f"out of\nmemory {KEY}"}}, "the response is an error: .*out of.*memory .secret.*"),
     ):
         empty = failing(ok(body))
-        with pytest.raises(AtpError, match=rf"m: no answer in 1 s .*; last error: BadResponseError: {reason}; ") as error:
+        with pytest.raises(
+            AtpError, match=rf"m: no answer in 1 s .*; last error: BadResponseError: {reason}; "
+        ) as error:
             served(Path("m"), empty.url, timeout=1).answer([request(0)])
         assert "\n" not in str(error.value)
     locked = failing((401, {}, json.dumps({"error": {"message": f"wrong key {KEY[:8]}"}})))
@@ -170,6 +172,9 @@ def test_tools_are_offered_as_here_and_calls_come_back_as_text(failing):
     assert third.error == "no tool is called 'abacus'; there is calculator"
 
 
+PROGRAM = "import math\nfor n in [1, 2]:\n    print(n)\n"
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "text", "error"),
     [
@@ -177,7 +182,12 @@ def test_tools_are_offered_as_here_and_calls_come_back_as_text(failing):
         ("calculator", '{"expression": 12345678901234567890.25}', "12345678901234567890.25", None),
         ("calculator", '{"expression": 1e400}', "1e400", None),
         ("calculator", '{"expression": "½ \\u00e9"}', "½ é", None),
-        ("python", "import math\nfor n in [1, 2]:\n    print(n)\n", "import math\nfor n in [1, 2]:\n    print(n)\n", None),
+        (
+            "python",
+            "import math\nfor n in [1, 2]:\n    print(n)\n",
+            "import math\nfor n in [1, 2]:\n    print(n)\n",
+            None,
+        ),
         ("python", '"print(1)\\nprint(2)"', "print(1)\nprint(2)", None),
         ("python", '"{\\"code\\": \\"print(0.10)\\"}"', "print(0.10)", None),
         ("calculator", "0.10", "0.10", None),

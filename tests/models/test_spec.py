@@ -35,7 +35,7 @@ from atp.study.read import read_models
         ({"api_key": "sk-1"}, "api_key: unknown key, allowed are adapters, base_url"),
         (
             {"chat_template": {"date": date(2024, 7, 1)}},
-            r"chat_template: 'date' must be a value .* JSON can hold, found '2024-07-01' \(date\); put dates in quotes$",
+            r"chat_template: 'date' must be a value that JSON has, found '2024-07-01' \(date\); put dates in quotes$",
         ),
         ({"chat_template": {"a": {"b": [1, datetime(2024, 7, 1)]}}}, r"chat_template: 'a' must .* found .*\(dict\)"),
         ({"chat_template": {"a": float("nan")}}, "chat_template: 'a' must .* found 'nan'"),

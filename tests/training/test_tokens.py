@@ -48,7 +48,7 @@ def spec(request, tmp_path) -> ModelSpec:
 def test_training_reads_the_tokens_of_play(spec, tmp_path, method):
     agent = load_local(spec, None)
     prompt = agent._tokens([Request(0, PROMPT, 0)])[0]
-    reply = agent.tokenizer("The left one.", add_special_tokens=False).input_ids + [agent.tokenizer.eos_token_id]
+    reply = [*agent.tokenizer("The left one.", add_special_tokens=False).input_ids, agent.tokenizer.eos_token_id]
     assert prompt.count(agent.tokenizer.convert_tokens_to_ids(BEGIN)) == (BEGIN in agent.tokenizer.chat_template)
 
     def rows(max_length: int) -> tuple[Any, Any]:
