@@ -20,7 +20,8 @@ from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
-from atp.tools import TOOLS, schema
+from atp.tools import schema
+from atp.training import llama_factory
 from atp.training.llama_factory import export_llama_factory
 from atp.training.pairs import PairsJob, ask_sides, pairs_stage
 
@@ -161,6 +162,6 @@ def test_llama_factory_gets_the_tools_of_a_pair(tmp_path, monkeypatch):
     column = json.loads((tmp_path / "dataset_info.json").read_text())["pairs"]["columns"]["tools"]
     for example in json.loads(out.read_text()):
         assert json.loads(example[column]) == [schema(name)["function"] for name in tools]
-    monkeypatch.delitem(TOOLS, tools[0])
+    monkeypatch.setattr(llama_factory, "TOOLS", {})
     with pytest.raises(AtpError, match=rf"^{pairs}: unknown tool '{tools[0]}', known are .* --plugin FILE"):
         export_llama_factory(pairs, out)
