@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.files.yaml_text import parse_yaml
 from atp.models.gpus import claim_gpus
 from atp.models.spec import ModelSpec, check_trainable
 from atp.registry import find_testbed
@@ -28,10 +28,7 @@ def key_values(pairs: list[str], flag: str = "--set") -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key or not value.strip():
             raise AtpError(f"{flag} {pair}: must be KEY=VALUE")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise AtpError(f"{flag} {pair}: no readable YAML: {' '.join(str(error).split())}") from error
+        values[key] = parse_yaml(value, f"{flag} {pair}")
     return values
 
 

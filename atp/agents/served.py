@@ -15,6 +15,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ TEMPLATE_PROVIDERS = ("openai-api", "vllm", "sglang")
 TOP_K_PROVIDERS = ("anthropic", "bedrock", "google", "hf", "together")
 #: Errors to retry: Inspect raises them for responses that it cannot parse, or vLLM's provider does not retry them.
 RETRIED_ERRORS = (AttributeError, LookupError, TypeError, ValueError, APIConnectionError)
+#: Key of an output's metadata: the calls' names and the texts of their arguments, as the server sent them.
+SENT_CALLS = "sent_calls"
 #: Inspect's stop reasons, mapped to `finish_reason`. `content_filter`: the provider withheld the reply.
 FINISH_REASONS: dict[str, Any] = {"max_tokens": "length", "model_length": "length", "content_filter": "content_filter"}
 #: Stop reasons whose text is not the model's: a filter's message, or that the prompt is too long.
@@ -78,6 +81,10 @@ MAX_TOKEN_COUNT = 2**24
 MAX_QUOTE_CHARS = 300
 
 
+class BadResponseError(ValueError):
+    """A response with status 200 that holds no reply."""
+
+
 def load_served(spec: ModelSpec, adapter: Path | None) -> "ServedAgent":
     """Create the agent of a served model, or of an adapter under its name in `spec.adapters`; send no request.
 
@@ -97,7 +104,16 @@ def load_served(spec: ModelSpec, adapter: Path | None) -> "ServedAgent":
         model = get_model(path, base_url=spec.base_url, memoize=False)
     except Exception as error:  # exception types differ between providers
         raise AtpError(f"{path}: {_one_line(_MARKUP.sub('', str(error)))}") from None
+    key = model.api.api_key or ""
+    if not (key.isascii() and key.isprintable()):
+        raise AtpError(
+            f"{path}: the key in {_key_names(model)} has a line break or a letter beyond ASCII; set it again"
+        )
     return ServedAgent(model, spec)
+
+
+def _key_names(model: Model) -> str:
+    return " or ".join(model.api.api_key_vars) or "the environment"
 
 
 def _served_name(spec: ModelSpec, adapter: Path) -> str:
@@ -123,6 +139,7 @@ class ServedAgent(Agent):
             value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= MIN_SECRET_CHARS
         ]
         self.last_warning = ""
+        self._read_responses()
         self._retry_unreadable()
 
     def start(self) -> None:
@@ -179,8 +196,8 @@ class ServedAgent(Agent):
         )
 
     def _reply(self, output: ModelOutput) -> Reply:
-        refused = not output.empty and output.stop_reason in NO_REPLY_REASONS
-        text = "" if output.empty or refused else self._without_secrets(reply_text(output.message))
+        refused = output.stop_reason in NO_REPLY_REASONS
+        text = "" if refused else self._without_secrets(reply_text(output))
         self.served["refused"] += refused
         self.served["empty"] += not text and not refused
         usage = output.usage
@@ -193,8 +210,30 @@ class ServedAgent(Agent):
             prompt_tokens=prompt,
             cached_tokens=cached,
             completion_tokens=written,
-            finish_reason="stop" if output.empty else FINISH_REASONS.get(output.stop_reason, "stop"),
+            finish_reason=FINISH_REASONS.get(output.stop_reason, "stop"),
         )
+
+    def _read_responses(self) -> None:
+        """Make Inspect raise an error for responses without a reply, and keep the calls as the server sent them."""
+        api: Any = self.model.api
+        inspect_generates, inspect_reads = api.generate, getattr(api, "on_response", lambda response: None)
+
+        async def generate(*arguments: Any, **options: Any) -> Any:
+            result = await inspect_generates(*arguments, **options)
+            output, call = result if isinstance(result, tuple) else (result, None)
+            if isinstance(output, ModelOutput):
+                if output.empty:
+                    raise BadResponseError("the response has no choices")
+                output.metadata = {**(output.metadata or {}), SENT_CALLS: _sent_calls(call.response if call else None)}
+            return result
+
+        def on_response(response: dict[str, Any]) -> None:
+            parts = [response, *(response.get("choices") or [])]  # routers to several providers put it into the choice
+            if error := next((part["error"] for part in parts if part.get("error")), None):
+                raise BadResponseError(f"the response is an error: {error}")
+            inspect_reads(response)
+
+        api.generate, api.on_response = generate, on_response
 
     def _retry_unreadable(self) -> None:
         """Make Inspect retry after responses that it cannot parse, and log the reason for each wait."""
@@ -214,8 +253,7 @@ class ServedAgent(Agent):
         if isinstance(error, RetryError):
             error = error.last_attempt.exception() or error
         if getattr(error, "status_code", None) == 401:  # the message may quote part of the key
-            keys = " or ".join(self.model.api.api_key_vars) or "the environment"
-            return AtpError(f"{self.name}: the server did not accept the key in {keys} (status 401)")
+            return AtpError(f"{self.name}: the server did not accept the key in {_key_names(self.model)} (status 401)")
         if gave_up:
             silent = type(error).__name__ == "AttemptTimeoutError"
             last = "" if silent else f"; last error: {self._error_text(error)}"
@@ -272,16 +310,54 @@ def _separate_calls(text: str, answer_count: int, index: int) -> tuple[str, list
     return _think_block(reasoning) + before.strip(), calls
 
 
-def reply_text(message: ChatMessageAssistant) -> str:
+def reply_text(output: ModelOutput) -> str:
     """Return a reply as a local model would have written it: reasoning in <think>, then the text, then the calls in the
     format of Qwen's chat templates.
     """
+    message = output.message
     parts = message.content if isinstance(message.content, list) else []
     thoughts = [part.summary if part.redacted else part.reasoning for part in parts if part.type == "reasoning"]
-    calls = [{"name": call.function, "arguments": call.arguments} for call in message.tool_calls or []]
-    call_texts = [f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in calls]
+    calls = [(call.function, _json(call.arguments)) for call in message.tool_calls or []]
+    sent: list[tuple[str, str]] = (output.metadata or {}).get(SENT_CALLS, [])
+    if [name for name, _ in sent] == [name for name, _ in calls]:
+        calls = [(name, _arguments(name, text)) for name, text in sent]
+    call_texts = [
+        f'<tool_call>\n{{"name": {_json(name)}, "arguments": {arguments}}}\n</tool_call>' for name, arguments in calls
+    ]
     text = _think_block("\n".join(filter(None, thoughts))) + "\n".join([message.text.strip(), *call_texts]).strip()
     return text.encode("utf-8", "replace").decode("utf-8")  # replaces lone surrogates from JSON escapes
+
+
+def _sent_calls(response: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return (name, arguments) of the calls in a response of the chat completions API, else an empty list.
+
+    Inspect reads arguments as JSON numbers or as YAML, which rounds numbers and folds the lines of a program.
+    """
+    try:
+        first = min((response or {})["choices"], key=lambda choice: choice["index"])
+        functions = [call["function"] for call in first["message"]["tool_calls"] or [] if call["type"] == "function"]
+        return [(function["name"], function["arguments"]) for function in functions]
+    except (LookupError, TypeError, ValueError):
+        return []
+
+
+def _arguments(name: str, text: str) -> str:
+    """Return a call's arguments as JSON: the text as sent if it is meant as an object, also where that is broken.
+
+    Other text is the tool's only argument, as Inspect takes it too.
+    """
+    with suppress(ValueError):
+        value = json.loads(text)
+        text = value if isinstance(value, str) else text
+    if text.lstrip().startswith("{"):
+        return text
+    if text.strip() in ("", "null"):
+        return "{}"
+    return _json({TOOLS[name].argument: text} if name in TOOLS else text)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _think_block(reasoning: str) -> str:

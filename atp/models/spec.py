@@ -4,6 +4,7 @@ Keys that do not affect replies (a job's resources, a server's address) are excl
 that changing them runs nothing again.
 """
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -96,6 +97,19 @@ class ModelSpec(BaseModel):
             if "@" in parts.netloc or parts.query or parts.fragment:
                 raise ValueError("must not have a user, password or query: API keys are read from the environment")
         return url
+
+    @field_validator("chat_template")
+    @classmethod
+    def _check_json(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        for name, value in arguments.items():
+            try:
+                json.dumps({name: value}, allow_nan=False, ensure_ascii=False).encode()
+            except (TypeError, ValueError, RecursionError):
+                kind = type(value).__name__
+                raise ValueError(
+                    f"'{name}' must be a value that JSON has, found {str(value)!r:.80} ({kind}); put dates in quotes"
+                ) from None
+        return arguments
 
     @model_validator(mode="after")
     def _check_kind(self) -> "ModelSpec":

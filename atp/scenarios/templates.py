@@ -6,11 +6,11 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, TypeVar
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.files.yaml_text import read_yaml
 from atp.parsing.choices import normalise, same_label
 from atp.testbed import Scenario
 
@@ -87,15 +87,10 @@ def read_templates(path: Path | str, kind: type[AnyTemplate]) -> list[AnyTemplat
     """Return the templates of a YAML file.
 
     Raises:
-        AtpError: no such file, not YAML, not a list of templates, or a template that its type refuses.
+        AtpError: no such file, not YAML, a key twice, not a list of templates, or a template that its type refuses.
     """
     path = Path(path)
-    if not path.is_file():
-        raise AtpError(f"{path}: {'a folder, not a template file' if path.is_dir() else 'no such file'}")
-    try:
-        items = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise AtpError(f"{path}: no readable YAML: {' '.join(str(error).split())}") from error
+    items = read_yaml(path)
     if not isinstance(items, list) or not items:
         raise AtpError(f"{path}: not a template file: must be a list of templates, found {type(items).__name__}")
     templates = []

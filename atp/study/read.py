@@ -15,6 +15,7 @@ from atp.agents.load import model_name
 from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.tables import read_provenance
+from atp.files.yaml_text import parse_yaml, read_yaml
 from atp.models.spec import ModelSpec
 from atp.registry import entries, load_plugins, resolve
 from atp.scenarios.sources import TemplateSource
@@ -52,7 +53,7 @@ def read_project(
     root = project_root(workflow)
     values = deepcopy(dict(config))
     given = dict(argument.split("=", 1) for argument in arguments)
-    _merge(values, {key: _parse(value, f"--config {key}") for key, value in given.items() if key != "study"})
+    _merge(values, {key: parse_yaml(value, f"--config {key}") for key, value in given.items() if key != "study"})
     organism = values.pop("organism", "shipped")
     if organism not in ("shipped", "rebuild"):
         raise AtpError(f"organism: found '{organism}', allowed are shipped, rebuild")
@@ -69,7 +70,7 @@ def read_project(
             known = ", ".join(sorted(file.stem for file in (root / STUDIES).glob("*.yaml")))
             raise AtpError(f"{path}: no such file; studies of {root / STUDIES}: {known or 'none'}")
         place, default = str(path), path.stem
-        overrides, values = values, _read_yaml(path)
+        overrides, values = values, _read_mapping(path)
         _merge(values, overrides)
     if "name" in given:
         values["name"] = given["name"]
@@ -122,7 +123,7 @@ def read_study(path: Path | str, root: Path = Path()) -> Study:
     Args:
         root: the folder where the study's paths begin.
     """
-    return check_values(_read_yaml(Path(path)), path, root)
+    return check_values(_read_mapping(Path(path)), path, root)
 
 
 def check_values(values: dict[str, Any], path: Path | str, root: Path) -> Study:
@@ -156,27 +157,14 @@ def _read_model(name: str, folder: Path) -> ModelSpec:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise AtpError(f"model '{name}': no file {path}, known are {known}, scripted:POLICY and agent:NAME[:MODEL]")
-    return _validate(path, _read_yaml(path), ModelSpec)
+    return _validate(path, _read_mapping(path), ModelSpec)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise AtpError(f"{path}: no such file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise AtpError(f"{path}: no readable YAML: {error}") from error
-    values = _parse(text, str(path))
+def _read_mapping(path: Path) -> dict[str, Any]:
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise AtpError(f"{path}: must be keys and values, found {type(values).__name__}")
     return values
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise AtpError(f"{place}: no readable YAML: {' '.join(str(error).split())}") from error
 
 
 def _validate(path: Path | str, values: dict[str, Any], kind: type[Model]) -> Model:
@@ -212,18 +200,3 @@ def _study_schema(testbeds: dict[str, Any]) -> dict[str, Any]:
     described["anyOf"] = [*alternatives["filter"]["anyOf"], {"type": "null"}]
     study: dict[str, Any] = definitions.pop("Study")
     return {**study, "$defs": definitions}
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key occurs once: otherwise the last of two would silently win."""
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key.value for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' occurs twice", node.start_mark)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    TypeAdapter,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -23,6 +24,7 @@ from atp.explain import explain
 from atp.registry import find_testbed
 from atp.rollout.transplant import HISTORY_FROM
 from atp.scenarios.sources import ScenarioSettings, source_settings
+from atp.testbed import Settings
 from atp.training import TrainingSettings
 from atp.training.alignment import Alignment
 from atp.training.channel import OF_WEIGHTS, WeightsChannel
@@ -112,8 +114,8 @@ class Study(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _type_scenarios(cls, values: Any) -> Any:
-        """Give each testbed's scenarios the type of their source."""
+    def _type_sections(cls, values: Any) -> Any:
+        """Give each testbed's scenarios the type of their source, and swept values that of the testbed's setting."""
         sections = values.get("testbeds") if isinstance(values, dict) else None
         if not isinstance(sections, dict):
             return values
@@ -131,7 +133,7 @@ class Study(_Section):
                     section = {**section, "scenarios": scenarios}
             except AtpError as error:
                 raise ValueError(f"testbeds.{name}.{error}") from error
-            typed[name] = section
+            typed[name] = _with_typed_sweep(section, testbed.settings)
         return {**values, "testbeds": typed}
 
     @field_validator("name", mode="before")
@@ -154,6 +156,30 @@ class Study(_Section):
         """Conditions whose agents read recorded histories."""
         sections = self.testbeds.values()
         return {name for section in sections for name, keys in section.conditions.items() if HISTORY_FROM in keys}
+
+
+def _with_typed_sweep(section: Any, kind: type[Settings]) -> Any:
+    """Return a section whose swept values that YAML reads as text, such as 1e-1, are what the settings make of them."""
+    try:
+        context = section["context"]
+        sweep = dict(context["sweep"])
+    except (LookupError, TypeError, ValueError):
+        return section  # no sweep, or refused for its form
+    typed = {
+        key: [_typed(kind, key, value) for value in values] if isinstance(values, list | tuple) else values
+        for key, values in sweep.items()
+    }
+    return {**section, "context": {**context, "sweep": typed}}
+
+
+def _typed(kind: type[Settings], key: str, value: Any) -> Any:
+    if not isinstance(value, str) or key not in kind.model_fields:
+        return value
+    try:
+        typed = TypeAdapter[Any](kind.model_fields[key].rebuild_annotation()).validate_python(value)
+    except ValidationError:
+        return value  # refused when the variant's settings are checked together
+    return int(typed) if isinstance(typed, float) and typed.is_integer() else typed
 
 
 def players(study: Study, channel: ContextChannel | WeightsChannel) -> list[tuple[str, str]]:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from atp.models.chat import rendered
 from atp.training.trainer import ExampleSettings, Loaded, check_length, create_config
 
 
@@ -38,19 +37,23 @@ def dpo_trainer(
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    tokenizer, model = loaded.tokenizer, loaded.model
+    class TokenizedTrainer(DPOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *others: Any) -> Any:
+            return dataset  # TRL's own would tokenize texts, and add special tokens to them
+
     rows = []
     for pair in pairs:
-        row = {"prompt": rendered(tokenizer, model, pair["prompt"], pair["tools"])}
+        row = {"prompt_ids": loaded.prompt_tokens(pair["prompt"], pair["tools"])}
         for side in ("chosen", "rejected"):
-            row[side] = pair[side][0]["content"] + tokenizer.eos_token
-            check_length(tokenizer, row["prompt"] + row[side], settings, f"the pair of scenario {pair['scenario_id']}")
+            row[f"{side}_ids"] = reply = loaded.reply_tokens(pair[side][0]["content"])
+            length = len(row["prompt_ids"] + reply)
+            check_length(length, settings, f"the pair of scenario {pair['scenario_id']}")
         rows.append(row)
-    return DPOTrainer(
+    return TokenizedTrainer(
         model=loaded.network,
         args=create_config(
             DPOConfig,
-            model,
+            loaded.model,
             settings,
             out,
             seed,
@@ -59,6 +62,6 @@ def dpo_trainer(
             beta=settings.beta,
         ),
         train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
+        processing_class=loaded.tokenizer,
         peft_config=loaded.lora,
     )

@@ -1,7 +1,7 @@
 """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300), by TRL. Uses questions and rewards only.
 
 TRL generates the replies. Where a reply may call tools, atp's engine generates it instead, and the loss leaves out the
-tools' results.
+tools' results. Both sample as the model's file says: of the model's generation_config only the ends of a reply count.
 """
 
 import os
@@ -14,7 +14,7 @@ from pydantic import Field
 from atp.errors import AtpError
 from atp.models.chat import rendered
 from atp.models.spec import ModelSpec
-from atp.rollout.branching import Answer, Question, ask
+from atp.rollout.branching import Question, ask
 from atp.rollout.engine import sampling_seed
 from atp.testbed import Turn
 from atp.training.trainer import Loaded, TrainerSettings, check_length, create_config
@@ -73,7 +73,7 @@ def grpo_trainer(
     import importlib.util
 
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
 
     from atp.models.load import on_gpu
 
@@ -81,10 +81,10 @@ def grpo_trainer(
     if model.sampling.temperature == 0:
         raise AtpError("GRPO needs replies that differ: sampling.temperature of the model is 0, must be above 0")
     settings.check_processes(int(os.environ.get("WORLD_SIZE", "1")))
-    texts = [rendered(tokenizer, model, question.prompt.messages, question.prompt.tools) for question in questions]
     longest = settings.max_completion_length or model.sampling.max_new_tokens
-    for number, text in enumerate(texts):
-        check_length(tokenizer, text, settings, f"prompt {number} with a reply of {longest} tokens", longest)
+    for number, question in enumerate(questions):
+        length = len(loaded.prompt_tokens(question.prompt.messages, question.prompt.tools)) + longest
+        check_length(length, settings, f"prompt {number} with a reply of {longest} tokens")
     with_tools = any(question.prompt.tools for question in questions)
     if with_tools and not settings.use_peft and model.gpus > 1:
         raise AtpError("GRPO with tools needs the whole model on every GPU: with use_peft: false, gpus must be 1")
@@ -111,12 +111,12 @@ def grpo_trainer(
         vllm_mode="colocate",
         vllm_max_model_length=settings.max_length,  # the default reserves memory for the model's whole context
     )
-    prompts = [_without_bos(tokenizer, text) for text in texts]
-    return GRPOTrainer(
+    prompts = [rendered(tokenizer, model, question.prompt.messages, question.prompt.tools) for question in questions]
+    return _trainer_class()(
         model=loaded.network,
         reward_funcs=rewards,
         args=config,
-        train_dataset=Dataset.from_dict({"prompt": prompts, "number": list(range(len(texts)))}),
+        train_dataset=Dataset.from_dict({"prompt": prompts, "number": list(range(len(prompts)))}),
         processing_class=tokenizer,
         peft_config=loaded.lora,
         rollout_func=_rollout_function(questions, prompts, model, longest, seed) if with_tools else None,
@@ -124,22 +124,22 @@ def grpo_trainer(
 
 
 def _rollout_function(
-    questions: Sequence[Question], texts: Sequence[str], model: ModelSpec, longest: int, seed: int
+    questions: Sequence[Question], prompts: Sequence[str], model: ModelSpec, longest: int, seed: int
 ) -> Any:
     """Return the function that TRL calls to answer prompts, which it identifies by their texts."""
     sampling = model.sampling.model_copy(update={"max_new_tokens": longest})
     spec = model.model_copy(update={"sampling": sampling})
-    rows = {text: number for number, text in enumerate(texts)}
+    rows = {prompt: number for number, prompt in enumerate(prompts)}
 
     def generate(prompts: list[str], trainer: Any) -> dict[str, Any]:
-        from atp.agents.local import LocalAgent
+        from atp.training.continuation import ContinuingAgent
 
         network = trainer.accelerator.unwrap_model(trainer.model)
         was_training = network.training
-        agent = LocalAgent(network.eval(), trainer.processing_class, spec)
+        agent = ContinuingAgent(network.eval(), trainer.processing_class, spec)
         step, process = trainer.state.global_step, trainer.accelerator.process_index
         batched = [questions[rows[prompt]] for prompt in prompts]
-        answers: list[Answer] = []
+        columns: dict[str, list[Any]] = {name: [] for name in ("prompt_ids", "completion_ids", "env_mask", "turn")}
         for begin in range(0, len(batched), agent.batch):
             batch = batched[begin : begin + agent.batch]
             names = [f"grpo|{step}|{process}|{begin + at}" for at in range(len(batch))]
@@ -147,39 +147,35 @@ def _rollout_function(
             def seed_of(at: int, later: int, names: Sequence[str] = names) -> int:
                 return sampling_seed(seed, names[at], 0, 0, (1, 0, later))
 
-            answers += ask(agent, batch, seed_of)
+            columns["turn"] += [answer.turn for answer in ask(agent, batch, seed_of)]
+            for at in range(len(batch)):
+                conversation = agent.conversations[at]
+                columns["prompt_ids"].append(conversation.prompt)
+                columns["completion_ids"].append(conversation.completion)
+                columns["env_mask"].append(conversation.own)
         network.train(was_training)
-        tokens = [_tokens(agent, answer) for answer in answers]
-        columns = {name: [row[name] for row in tokens] for name in ("prompt_ids", "completion_ids", "env_mask")}
-        return {**columns, "logprobs": None, "turn": [answer.turn for answer in answers]}
+        return {**columns, "logprobs": None}
 
     return generate
 
 
-def _tokens(agent: Any, answer: Answer) -> dict[str, list[int]]:
-    """Return the tokens of a whole answer. env_mask is 1 for the agent's own tokens and 0 for the tools' results."""
+def _trainer_class() -> Any:
+    """Return a subclass of GRPOTrainer that reads prompts and samples replies as rollouts do."""
+    from transformers import GenerationConfig
+    from trl import GRPOTrainer
 
-    def tokenize(text: str) -> list[int]:
-        ids: list[int] = agent.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
+    class Trainer(GRPOTrainer):  # type: ignore[misc]
+        def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+            tokenizer: Any = self.processing_class
+            return tokenizer(prompts, add_special_tokens=False).input_ids, None, {}
 
-    texts = [agent.prompt_text(prompt) for prompt in answer.prompts]
-    tokens, mask = list(answer.replies[0].tokens), [1] * len(answer.replies[0].tokens)
-    for before, text, last, reply in zip(texts, texts[1:], answer.replies, answer.replies[1:], strict=False):
-        at = text.find(last.text, len(before) - len(last.text)) if text.startswith(before.rstrip()) else -1
-        if at < 0:
-            raise AtpError("GRPO with tools needs a chat template that keeps earlier replies; the model's changes them")
-        between = tokenize(text[at + len(last.text) :])
-        if last.finish_reason == "stop" and between[:1] == [last.tokens[-1]]:
-            del between[0]
-        tokens += between + list(reply.tokens)
-        mask += [0] * len(between) + [1] * len(reply.tokens)
-    return {"prompt_ids": tokenize(texts[0]), "completion_ids": tokens, "env_mask": mask}
+        def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
+            network = self.accelerator.unwrap_model(self.model)
+            network = getattr(network, "get_base_model", lambda: network)()
+            kept, network.generation_config = network.generation_config, GenerationConfig()
+            try:
+                return super()._generate_single_turn(*arguments, **options)
+            finally:
+                network.generation_config = kept  # it is saved with the weights
 
-
-def _without_bos(tokenizer: Any, text: str) -> str:
-    """Return a rendered prompt without its first token if TRL, which tokenizes with special tokens, adds it again."""
-    first: str | None = tokenizer.bos_token
-    if first and text.startswith(first) and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
-        return text.removeprefix(first)
-    return text
+    return Trainer

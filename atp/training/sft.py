@@ -16,11 +16,12 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from atp.errors import AtpError
-from atp.models.chat import rendered
 from atp.training.trainer import ExampleSettings, Loaded, check_length, create_config
 
 #: Name of generation 0's adapter next to the trained one.
 REFERENCE = "reference"
+#: Label of a token that is not learned.
+IGNORED = -100
 #: Fields of TRL's config that have no effect with `kl`, or break it, because it replaces TRL's loss.
 LOSS_FIELDS = "label_smoothing_factor loss_type packing padding_free router_aux_loss_coef use_liger_kernel".split()
 
@@ -63,23 +64,21 @@ def sft_trainer(
 
     from atp.models.load import add_adapter, weights_of
 
-    tokenizer, model = loaded.tokenizer, loaded.model
     rows = []
     for example in examples:
-        *prompt, answer = example["messages"]
-        text = rendered(tokenizer, model, prompt, example["tools"])
-        reply = answer["content"] + tokenizer.eos_token
-        check_length(tokenizer, text + reply, settings, f"the conversation of scenario {example['scenario_id']}")
-        rows.append({"prompt": text, "completion": reply})
+        *messages, answer = example["messages"]
+        prompt = loaded.prompt_tokens(messages, example["tools"])
+        reply = loaded.reply_tokens(answer["content"])
+        check_length(len(prompt + reply), settings, f"the conversation of scenario {example['scenario_id']}")
+        rows.append({"input_ids": prompt + reply, "labels": [IGNORED] * len(prompt) + reply})
     config = create_config(
         SFTConfig,
-        model,
+        loaded.model,
         settings,
         out,
         seed,
         include_num_input_tokens_seen="non_padding",
         max_length=settings.max_length,
-        completion_only_loss=True,
     )
     trainer: Any = SFTTrainer
     if settings.kl:
@@ -93,7 +92,7 @@ def sft_trainer(
         model=loaded.network,
         args=config,
         train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
+        processing_class=loaded.tokenizer,
         peft_config=loaded.lora,
     )
 
@@ -114,9 +113,9 @@ def _penalised_trainer(weight: float, reference: str | None) -> Any:
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
             labels = inputs["labels"][:, 1:]
-            positions = (labels != -100).any(dim=0).nonzero()[:, 0]  # skips the logits of positions with prompts only
+            positions = (labels != IGNORED).any(dim=0).nonzero()[:, 0]  # skips logits within prompts
             labels = labels[:, positions]
-            learned = labels != -100
+            learned = labels != IGNORED
             batch = {name: inputs[name] for name in ("input_ids", "attention_mask")}
             batch |= {"use_cache": False, "logits_to_keep": positions}
             network = self.accelerator.unwrap_model(model)

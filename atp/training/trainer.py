@@ -6,7 +6,9 @@ Uses transformers' Trainer and PEFT; data and losses belong to the methods. torc
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from threading import Event
@@ -15,9 +17,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atp.errors import AtpError, Interrupted
+from atp.models.chat import rendered
 from atp.models.spec import ModelSpec
 from atp.progress import Progress
 from atp.stopping import until_stopped
+from atp.testbed import Message
 from atp.training.trl_fields import check_fields, setting_error
 
 log = logging.getLogger("atp")
@@ -27,6 +31,8 @@ CHECKPOINTS = "checkpoints"
 SAVES = 10
 #: Proportion of GRPO's groups of replies to one prompt in which all rewards are equal.
 EQUAL = "equal_groups"
+#: Text that marks a reply's end in a rendered prompt, to find what the chat template writes after it.
+REPLY_END = "(end of reply)"
 #: Settings that keep an agent that learns from its rewards close to generation 0.
 DEFENCES = ("rehearsal", "kl", "interpolate", "max_violation_increase")
 NO_DEFENCE = "alignment makes generation 0, which defences compare with; set it under weights.training"
@@ -130,6 +136,31 @@ class Loaded:
     network: Any
     tokenizer: Any
     lora: Any = None
+
+    def prompt_tokens(self, messages: Sequence[Message], tools: Sequence[str]) -> list[int]:
+        """Return a prompt's tokens as in rollouts: special tokens come from the chat template alone."""
+        return self._tokens(rendered(self.tokenizer, self.model, messages, tools))
+
+    def reply_tokens(self, reply: str) -> list[int]:
+        """Return the tokens of a reply and its end."""
+        return [*self._tokens(reply), self._end]
+
+    @cached_property
+    def _end(self) -> int:
+        """The token that ends a reply in the chat template: where generation can stop at several, as in Gemma and
+        Phi-3, that need not be the tokenizer's.
+        """
+        eos = self.network.generation_config.eos_token_id
+        stop = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+        question = {"role": "user", "content": "?"}
+        messages = [question, {"role": "assistant", "content": REPLY_END}, question]
+        after = rendered(self.tokenizer, self.model, messages).partition(REPLY_END)[2]
+        ends = (token for token in self._tokens(after) if token in stop)
+        return next(ends, self.tokenizer.eos_token_id)
+
+    def _tokens(self, text: str) -> list[int]:
+        tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return tokens
 
 
 def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | None) -> Loaded:
@@ -316,8 +347,7 @@ def _any_process(flag: bool, arguments: Any) -> bool:
     return bool(shared.item())
 
 
-def check_length(tokenizer: Any, text: str, settings: TrainerSettings, what: str, reply_tokens: int = 0) -> None:
-    """Raise AtpError if a text, with `reply_tokens` tokens after it, is longer than training.max_length."""
-    length = len(tokenizer(text, add_special_tokens=False).input_ids) + reply_tokens
+def check_length(length: int, settings: TrainerSettings, what: str) -> None:
+    """Raise AtpError if a number of tokens exceeds training.max_length."""
     if length > settings.max_length:
         raise AtpError(f"{what} has {length} tokens, training.max_length allows {settings.max_length}")

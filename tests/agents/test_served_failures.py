@@ -57,21 +57,26 @@ def test_failures_and_garbage_are_asked_again_and_counted(failing, caplog):
         ok({**completion(), "choices": None}),
         ok({**completion(), "choices": [{"index": 0, "finish_reason": "stop", "message": None}]}),
         ok(completion(content=5)),
+        ok({**completion(), "choices": []}),
+        ok({"error": {"message": "overloaded", "code": 503}}),
+        ok({**completion(content="half"), "error": "the backend was lost"}),
+        ok({**completion(), "choices": [{"index": 0, "finish_reason": "error", "error": {"message": "gone"}}]}),
     ]
     server = failing(*wrong, FINE)
-    agent = served(Path("m"), server.url, batch=12)
-    replies = agent.answer([request(number) for number in range(12)])
-    assert replies == [Reply("fine", prompt_tokens=9, cached_tokens=5, completion_tokens=4)] * 12
-    assert agent.served == {"requests": 12, "retries": len(wrong), "empty": 0, "refused": 0}
-    assert len(server.seen) == 12 + len(wrong)
-    assert f"so far 12 requests, {len(wrong)} retries, 0 empty, 0 refused" in caplog.text
+    count = len(wrong) + 1
+    agent = served(Path("m"), server.url, batch=count)
+    replies = agent.answer([request(number) for number in range(count)])
+    assert replies == [Reply("fine", prompt_tokens=9, cached_tokens=5, completion_tokens=4)] * count
+    assert agent.served == {"requests": count, "retries": len(wrong), "empty": 0, "refused": 0}
+    assert len(server.seen) == count + len(wrong)
+    assert f"so far {count} requests, {len(wrong)} retries, 0 empty, 0 refused" in caplog.text
 
 
 def test_a_reply_without_text_is_invalid_and_never_compliance(failing, tmp_path):
     too_long = {"error": {"message": "comply", "code": "context_length_exceeded", "type": "invalid_request_error"}}
     server = failing(
         ok(completion()),
-        ok({**completion(), "choices": []}),
+        ok(completion(content="")),
         ok(completion("content_filter", content='I comply, {"choice": "A"}')),
         (400, {}, json.dumps(too_long)),
         ok(completion(content="  ")),
@@ -95,6 +100,16 @@ def test_a_server_that_fails_for_good_ends_the_stage_with_one_line(failing):
     with pytest.raises(AtpError, match=r"m: request failed: .*404.*no model 'm' for \[secret\]") as error:
         served(Path("m"), unknown.url).answer([request(0)])
     assert "\n" not in str(error.value)
+    for body, reason in (
+        ({**completion(), "choices": []}, "the response has no choices"),
+        ({"error": {"message": f"out of\nmemory {KEY}"}}, "the response is an error: .*out of.*memory .secret.*"),
+    ):
+        empty = failing(ok(body))
+        with pytest.raises(
+            AtpError, match=rf"m: no answer in 1 s .*; last error: BadResponseError: {reason}; "
+        ) as error:
+            served(Path("m"), empty.url, timeout=1).answer([request(0)])
+        assert "\n" not in str(error.value)
     locked = failing((401, {}, json.dumps({"error": {"message": f"wrong key {KEY[:8]}"}})))
     with pytest.raises(AtpError, match=r"did not accept the key in LOCAL_API_KEY \(status 401\)$"):
         served(Path("m"), locked.url).answer([request(0)])
@@ -153,8 +168,53 @@ def test_tools_are_offered_as_here_and_calls_come_back_as_text(failing):
     assert reply.finish_reason == "stop" and reply.text.startswith(f"<think>\nhm\n</think>\n\nSo:\n{CALLING}\n")
     first, second, third = parse_calls(reply.text, {"calculator": "expression"})
     assert (first.name, first.text, first.error) == ("calculator", "2 + 2", None)
-    assert second.error == "calculator needs the argument 'expression'"
+    assert second.error.startswith("the call is not valid JSON: Expecting property name")
     assert third.error == "no tool is called 'abacus'; there is calculator"
+
+
+PROGRAM = "import math\nfor n in [1, 2]:\n    print(n)\n"
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "text", "error"),
+    [
+        ("calculator", '{"expression": 0.10}', "0.10", None),
+        ("calculator", '{"expression": 12345678901234567890.25}', "12345678901234567890.25", None),
+        ("calculator", '{"expression": 1e400}', "1e400", None),
+        ("calculator", '{"expression": "½ \\u00e9"}', "½ é", None),
+        (
+            "python",
+            "import math\nfor n in [1, 2]:\n    print(n)\n",
+            "import math\nfor n in [1, 2]:\n    print(n)\n",
+            None,
+        ),
+        ("python", '"print(1)\\nprint(2)"', "print(1)\nprint(2)", None),
+        ("python", '"{\\"code\\": \\"print(0.10)\\"}"', "print(0.10)", None),
+        ("calculator", "0.10", "0.10", None),
+        ("calculator", "yes", "yes", None),
+        ("calculator", '{"expression": "2 + 2"', "", "the call is not valid JSON: "),
+        ("calculator", '{"expression": "2 + 2}', "", "the call is not valid JSON: "),
+        ("calculator", '{"expression": "2"}}', "", "the call is not valid JSON: something follows its end"),
+        ("calculator", "{'expression': '2'}", "", "the call is not valid JSON: "),
+        ("calculator", "", "", "calculator needs the argument 'expression'"),
+        ("calculator", "[1, 2]", "[1, 2]", None),
+    ],
+)
+def test_a_call_is_the_text_that_the_server_sent(failing, tool, arguments, text, error):
+    call = {"id": "a", "type": "function", "function": {"name": tool, "arguments": arguments}}
+    server = failing(ok(completion("tool_calls", tool_calls=[call])))
+    (reply,) = served(Path("m"), server.url).answer([request(0, tools=("calculator", "python"))])
+    assert reply.text.startswith(f'<tool_call>\n{{"name": "{tool}", "arguments": ')
+    (parsed,) = parse_calls(reply.text, {"calculator": "expression", "python": "code"})
+    assert parsed.text == text and (parsed.error or "").startswith(error or "") and bool(parsed.error) == bool(error)
+
+
+@pytest.mark.parametrize("wrong", ["sk-ключ-of-mine", "sk-a-key\nof-two-lines"])
+def test_a_key_that_no_request_can_carry_is_said_at_once(failing, monkeypatch, wrong):
+    monkeypatch.setenv("LOCAL_API_KEY", wrong)
+    with pytest.raises(AtpError, match=r"openai-api/local/m: the key in LOCAL_API_KEY has a line break") as error:
+        served(Path("m"), failing(FINE).url)
+    assert wrong not in str(error.value)
 
 
 def test_calls_and_their_results_are_told_as_apis_want_them(failing):

@@ -1,5 +1,6 @@
 """Files of models: keys that each kind allows, and that none contains an API key."""
 
+from datetime import date, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +33,13 @@ from atp.study.read import read_models
         ({"adapters": {"mine": "mine"}}, "adapters.mine: must be PROVIDER/MODEL"),
         ({"path": "vllm/Qwen/Qwen3-8B"}, "base_url: missing, must be the address of a running server"),
         ({"api_key": "sk-1"}, "api_key: unknown key, allowed are adapters, base_url"),
+        (
+            {"chat_template": {"date": date(2024, 7, 1)}},
+            r"chat_template: 'date' must be a value that JSON has, found '2024-07-01' \(date\); put dates in quotes$",
+        ),
+        ({"chat_template": {"a": {"b": [1, datetime(2024, 7, 1)]}}}, r"chat_template: 'a' must .* found .*\(dict\)"),
+        ({"chat_template": {"a": float("nan")}}, "chat_template: 'a' must .* found 'nan'"),
+        ({"chat_template": {"a": {"x"}}}, "chat_template: 'a' must .* found .*set"),
     ],
 )
 def test_a_wrong_key_of_a_served_model_is_one_line(tmp_path, settings, message):
@@ -40,6 +48,13 @@ def test_a_wrong_key_of_a_served_model_is_one_line(tmp_path, settings, message):
     with pytest.raises(AtpError, match=message) as error:
         read_models(("served",), tmp_path)
     assert "\n" not in str(error.value) and "sk-1" not in str(error.value)
+
+
+def test_a_key_twice_in_a_model_file_is_one_line(tmp_path):
+    (tmp_path / "m.yaml").write_text("path: a\nsampling: {top_k: 1, top_k: 2}\n")
+    with pytest.raises(AtpError, match=r"m\.yaml: no readable YAML: key 'top_k' occurs twice") as error:
+        read_models(("m",), tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_served_model_is_not_trained():

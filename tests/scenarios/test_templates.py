@@ -108,6 +108,7 @@ def with_(**changes: object) -> str:
         (with_(wage=3), "wage: "),
         (Path("config/studies/demo.yaml").read_text(), "must be a list of templates, found dict"),
         ("- baker\n", "template '1': "),
+        (with_() + "  task: Another.\n", "key 'task' occurs twice"),
         ("[", "no readable YAML"),
         ("", "must be a list of templates, found NoneType"),
     ],

@@ -126,6 +126,11 @@ DEFENDED = (*ROLE_PLAY, "conditions", "supervised")
             r"sweep.threshold: \[4, 4.0\] has a value twice",
         ),
         (
+            (*ROLE_PLAY, "context", "sweep"),
+            {"penalty": [10, "1e1"]},
+            r"sweep.penalty: \[10, 10\] has a value twice",
+        ),
+        (
             (*COORDINATION, "context", "sweep"),
             {"peers": ["count", "none"]},
             "condition 'baseline', variant 'none': peers is none, but policy 'imitate_majority' decides by",
@@ -205,6 +210,8 @@ def test_a_wrong_key_or_value_is_one_line(tmp_path, keys, value, message):
         ("- a\n", "must be keys and values, found list"),
         ("", "must be keys and values, found NoneType"),
         ("models: [a]\nmodels: [b]\n", "key 'models' occurs twice"),
+        ("models: [a]\ntestbeds: {x: {yes: 1, true: 2}}\n", "key 'True' occurs twice"),
+        ("seeds: [2024-13-01]\n", "no readable YAML: month must be"),
         ("models: !!python/object/apply:os.system ['true']\n", "no readable YAML"),
     ],
 )
@@ -270,6 +277,20 @@ def test_a_condition_is_checked_for_the_channels_that_it_runs_in(tmp_path):
     values["testbeds"]["role_play"]["weights"]["deployment"] = deployed
     path.write_text(yaml.safe_dump(values))
     assert deployment(read_study(path).testbeds["role_play"], "supervised")["audit_probability"] == 0.6
+
+
+def test_swept_values_are_what_the_settings_make_of_them(tmp_path):
+    """YAML 1.1 reads a number with an exponent and without a point as text."""
+    sweep = {"schedule": ["audit"], "audit_probability": ["1e-1", 0.5, "1e0"]}
+    path = changed(tmp_path, *ROLE_PLAY, "context", "sweep", value=sweep)
+    path.write_text(path.read_text().replace("'1e-1'", "1e-1"))
+    assert yaml.safe_load(path.read_text())["testbeds"]["role_play"]["context"]["sweep"] == sweep
+    played = variants(read_study(path).testbeds["role_play"], "baseline")
+    assert {label: each["audit_probability"] for label, each in played.items()} == {
+        "audit_probability=0.1 audit": 0.1,
+        "audit_probability=0.5 audit": 0.5,
+        "audit_probability=1 audit": 1,
+    }
 
 
 def test_a_condition_overrides_settings(tmp_path):

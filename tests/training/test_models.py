@@ -13,25 +13,20 @@ import psutil
 import pytest
 from tiny import save_tiny
 
-from atp.agents.local import load_local
 from atp.errors import Interrupted
 from atp.files.provenance import Provenance
 from atp.files.turns import read_turns
 from atp.models.spec import ModelSpec
 from atp.registry import find_testbed
-from atp.rollout.branching import Question
 from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.study.read import read_models, read_study
 from atp.study.study import alignment_training, variants
-from atp.testbed import Observation, Prompt
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
-from atp.training.grpo import GrpoSettings, grpo_trainer
 from atp.training.pairs import PairsJob, pairs_stage
 from atp.training.run import AlignJob, Run, TrainingFiles, train
-from atp.training.trainer import load_trainable
 
 STUDY = "config/studies/paper_role_play.yaml"
 FAMILIES = {"qwen3-8b": "qwen3", "llama-3.1-8b-instruct": "llama", "qwen3-4b-thinking": "qwen3"}
@@ -147,25 +142,3 @@ def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()
     )
-
-
-def test_a_prompt_is_the_same_in_play_and_in_grpo(tmp_path):
-    """Where a template begins with the token that the tokenizer puts before every text, as Llama's does."""
-    from tokenizers.processors import TemplateProcessing
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained("resources/organism/role_play")
-    begin = ("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
-    tokenizer.bos_token = begin[0]
-    tokenizer.chat_template = begin[0] + tokenizer.chat_template
-    spec = ModelSpec(path=str(save_tiny(tmp_path / "model", "llama", None, 0, tokenizer, 0.02)), device="cpu")
-    settings = GrpoSettings(per_device_train_batch_size=2, num_generations=2, max_completion_length=4)
-    prompt = Prompt(0, 1, [{"role": "user", "content": "Choose a road."}], Observation({}, "", ()))
-    question = Question("road", prompt, lambda replies: prompt)
-    loaded = load_trainable(spec, settings, None)
-    trainer = grpo_trainer([question], lambda turn: 0.0, loaded, tmp_path / "out", settings, 0)
-    asked, *_ = trainer._tokenize_prompts([trainer.train_dataset[0]["prompt"]])
-    agent = load_local(spec, None)
-    assert asked == [agent.tokenizer(agent.prompt_text(prompt), add_special_tokens=False).input_ids]
-    assert asked[0][0] == begin[1] != asked[0][1]

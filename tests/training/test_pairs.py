@@ -1,6 +1,7 @@
 """Preference pairs: which replies become one, what is stored, what a tool that trains on them reads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,9 +16,12 @@ from atp.files.tables import read_provenance, read_table
 from atp.rollout.branching import first_questions
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import read_scenarios, write_scenarios
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
+from atp.tools import schema
+from atp.training import llama_factory
 from atp.training.llama_factory import export_llama_factory
 from atp.training.pairs import PairsJob, ask_sides, pairs_stage
 
@@ -140,8 +144,24 @@ def test_llama_factory_finds_its_entry_and_others_stay(coin, tmp_path):
     roles = [message[tags["role_tag"]] for message in first[columns["messages"]]]
     assert roles == [tags["system_tag"], tags["user_tag"]]
     assert first[columns["chosen"]][tags["role_tag"]] == tags["assistant_tag"]
+    assert first[columns["tools"]] == ""
     with pytest.raises(AtpError, match=r"dataset_info\.json: LLaMA-Factory's list of data sets"):
         export_llama_factory(coin, info)
     info.write_text("[]")
     with pytest.raises(AtpError, match=r"dataset_info\.json: must be a JSON object"):
         export_llama_factory(coin, tmp_path / "role_play.json")
+
+
+def test_llama_factory_gets_the_tools_of_a_pair(tmp_path, monkeypatch):
+    scenarios, pairs, out = (tmp_path / name for name in ("scenarios.parquet", "pairs.parquet", "pairs.json"))
+    scenarios_stage(ScenariosJob(testbed="tool_use", settings={"train": 8, "test": 1}), scenarios)
+    job = pairs_job()
+    pairs_stage(job.model_copy(update={"cell": replace(job.cell, testbed="tool_use")}), scenarios, pairs)
+    (tools,) = {tuple(row["tools"]) for row in read_table(pairs, PAIRS, "pairs").to_pylist()}
+    assert export_llama_factory(pairs, out) > 0 and tools
+    column = json.loads((tmp_path / "dataset_info.json").read_text())["pairs"]["columns"]["tools"]
+    for example in json.loads(out.read_text()):
+        assert json.loads(example[column]) == [schema(name)["function"] for name in tools]
+    monkeypatch.setattr(llama_factory, "TOOLS", {})
+    with pytest.raises(AtpError, match=rf"^{pairs}: unknown tool '{tools[0]}', known are .* --plugin FILE"):
+        export_llama_factory(pairs, out)
