@@ -85,9 +85,7 @@ class LocalAgent(Agent):
             (token.content, number) for number, token in tokenizer.added_tokens_decoder.items() if token.special
         ]
         self.specials = {content: number for content, number in specials if content}
-        eos = model.generation_config.eos_token_id
-        ends = {number for content, number in specials if content and self.chat.turn_end.endswith(content)}
-        self.stop = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos]), *ends} - {None}
+        self.stop = self.chat.stop_tokens(model.generation_config)
         self.warpers = _warpers(spec.sampling)
         self.start()
 
@@ -116,12 +114,23 @@ class LocalAgent(Agent):
         return self.chat.prompt(prompt.messages, prompt.tools)
 
     @torch.inference_mode()
-    def hidden(self, prompt: str, reply: str) -> torch.Tensor:
-        """Return the last hidden states from which a reply's tokens and its end are predicted: [tokens + 1, width]."""
-        prompt_tokens, reply_tokens = self.tokenizer([prompt, reply], add_special_tokens=False).input_ids
-        tokens = torch.tensor([prompt_tokens + reply_tokens], device=self.model.device)
-        states: torch.Tensor = self._network().get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
-        return states[0, len(prompt_tokens) - 1 :]
+    def hidden(self, conversations: Sequence[tuple[list[int], list[int]]]) -> list[torch.Tensor]:
+        """Return the last hidden states from which a reply's tokens are predicted, [tokens, width] in memory.
+
+        Args:
+            conversations: tokens of a prompt, tokens of the reply to it.
+        """
+        states = []
+        for begin in range(0, len(conversations), PREFILL_ROWS):
+            batch = conversations[begin : begin + PREFILL_ROWS]
+            width = max(len(prompt + reply) for prompt, reply in batch)
+            # Padding is behind all tokens, so causal attention does not see it.
+            rows = [prompt + reply + [0] * (width - len(prompt + reply)) for prompt, reply in batch]
+            tokens = torch.tensor(rows, device=self.model.device)
+            computed = self._network().get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state.cpu()
+            for row, (prompt, reply) in zip(computed, batch, strict=True):
+                states.append(row[len(prompt) - 1 : len(prompt) + len(reply) - 1].clone())
+        return states
 
     @property
     def output_layer(self) -> Any:

@@ -48,6 +48,7 @@ TURNS = pa.schema(
         pa.field("tools", pa.list_(pa.string()), nullable=False),
         pa.field("reply", pa.string(), nullable=False),
         pa.field("later_replies", pa.list_(pa.string()), nullable=False),
+        pa.field("later_finish_reasons", pa.list_(pa.string()), nullable=False),
         pa.field("tool_results", pa.list_(pa.list_(pa.string())), nullable=False),
         pa.field("reasoning", pa.string(), nullable=False),
         pa.field("decision", pa.string(), nullable=False),

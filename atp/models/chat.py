@@ -39,7 +39,7 @@ _EMPTY_THOUGHT = re.compile(r"\A<think>\s*</think>\s*")
 
 # The conversation that is rendered to find out what a template does. The argument has what formats get wrong.
 _SYSTEM, _USER, _ASSISTANT, _NEXT = "Probesystem", "Probeuser", "Probeassistant", "Probenext"
-_THOUGHT = "Probethought"
+_THOUGHT, _END = "Probethought", "(end of reply)"
 _PROBE = [
     {"role": "system", "content": _SYSTEM},
     {"role": "user", "content": _USER},
@@ -122,6 +122,37 @@ class Chat:
                 f"{self.spec.path}: its chat template changes a prompt once a reply follows; use another model"
             )
         return written if self.writes_end else written + self.turn_end
+
+    def continuation(self, messages: Sequence[Message], tools: Sequence[str]) -> str:
+        """Return the text that a prompt has after the end of the agent's last reply.
+
+        Raises:
+            AtpError: the chat template leaves earlier replies out.
+        """
+        last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
+        text, replied = (
+            self.prompt(messages, tools),
+            self._render(messages[: last + 1], tools, ends_open=False).rstrip(),
+        )
+        if text.startswith(replied):
+            return text[len(replied) :]
+        # The template changes the reply, such as its thought, once a message follows: find the end of its text.
+        marked = [*messages[:last], {**messages[last], "content": f"{messages[last]['content']}{_END}"}]
+        _, found, added = self.prompt([*marked, *messages[last + 1 :]], tools).rpartition(_END)
+        if not found:
+            raise AtpError(f"{self.spec.path}: its chat template leaves earlier replies out; use another model")
+        return added.removeprefix(self.turn_end)
+
+    def stop_tokens(self, generation_config: Any) -> set[int]:
+        """Return the tokens that end a reply: the tokenizer's, the generation config's, and the template's."""
+        eos = generation_config.eos_token_id
+        stop = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        added = self.tokenizer.added_tokens_decoder.items()
+        return stop | {
+            number
+            for number, token in added
+            if token.special and token.content and self.turn_end.endswith(token.content)
+        }
 
     def read(self, prompt: str, tokens: Sequence[int], finished: bool) -> str:
         """Return a reply in the form in which replies are stored.
@@ -407,7 +438,3 @@ def _add_response_template(tokenizer: Any) -> None:
             add_response_schema(tokenizer)
         except ValueError:
             return  # a template of TRL's without one
-
-
-def rendered(tokenizer: Any, model: ModelSpec, messages: Sequence[Message], tools: Sequence[str] = ()) -> str:
-    return Chat(tokenizer, model).prompt(messages, tools)

@@ -27,13 +27,16 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt of a scenario, and `follow`: replies -> the next prompt of the same decision, or its turn."""
+    """A prompt of a scenario, and `follow`: replies -> the next prompt of the same decision, or its turn.
+
+    A bare text counts as a complete reply.
+    """
 
     scenario_id: str
     prompt: Prompt
-    follow: Callable[[Sequence[str]], Prompt | Turn]
+    follow: Callable[[Sequence[Reply | str]], Prompt | Turn]
 
-    def judge(self, *replies: str) -> Turn:
+    def judge(self, *replies: Reply | str) -> Turn:
         """Return the turn of a complete answer."""
         turn = self.follow(replies)
         assert isinstance(turn, Turn)
@@ -66,7 +69,7 @@ def ask(
         requests = [Request(number, prompts[number][-1], seed(number, len(replies[number]))) for number in still_open]
         for number, reply in zip(still_open, agent.answer(requests), strict=True):
             replies[number].append(reply)
-            following = questions[number].follow([each.text for each in replies[number]])
+            following = questions[number].follow(replies[number])
             if isinstance(following, Turn):
                 turns[number] = following
             else:
@@ -108,9 +111,9 @@ def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -
         raise AtpError(
             f"{turns}: " + ("no turns" if not rows else "its metadata lacks the settings it was played under")
         )
-    recorded: dict[str, dict[Place, str]] = {}
+    recorded: dict[str, dict[Place, Reply]] = {}
     for row in rows:
-        for step, reply in enumerate(replies(row)):
+        for step, reply in enumerate(recorded_replies(row)):
             recorded.setdefault(row["episode"], {})[row["round"], row["agent"], step] = reply
     questions: dict[tuple[object, ...], Question] = {}
     for row in rows:
@@ -128,17 +131,24 @@ def played_questions(turns: Path, scenarios: Sequence[Scenario], testbed: str) -
     return list(questions.values())
 
 
+def recorded_replies(row: Mapping[str, Any]) -> list[Reply]:
+    """Return all replies of an agent in a row's round, as far as games see them."""
+    reasons = [row["finish_reason"], *row["later_finish_reasons"]]
+    return [Reply(text, finish_reason=reason) for text, reason in zip(replies(row), reasons, strict=True)]
+
+
 def question(
     scenario: Scenario,
     testbed: Testbed,
     settings: Settings,
     seed: int,
-    recorded: Mapping[Place, str],
+    recorded: Mapping[Place, Reply],
     place: Place,
 ) -> Question:
     """Return the question at a place of an episode in which all other replies are the recorded ones."""
 
-    def follow(replies: Sequence[str]) -> Prompt | Turn:
+    def follow(given: Sequence[Reply | str]) -> Prompt | Turn:
+        replies = [Reply(reply) if isinstance(reply, str) else reply for reply in given]
         game: Any = testbed.play(scenario, settings, Random(seed))
         opened = next(game)
         while True:
@@ -152,10 +162,10 @@ def question(
                 if here == place or (here[:2] == place[:2] and prompt.continues):
                     if prompt.step == len(replies):
                         return prompt
-                    answers.append(Reply(replies[prompt.step]))
+                    answers.append(replies[prompt.step])
                 else:
-                    same = "" if prompt.continues or not replies else replies[0]
-                    answers.append(Reply(recorded.get(here, same)))
+                    same = Reply("") if prompt.continues or not replies else replies[0]
+                    answers.append(recorded.get(here, same))
             try:
                 opened = game.send(answers)
             except StopIteration as end:

@@ -17,8 +17,8 @@ from atp.agents.load import load_agent
 from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.tables import check_file, read_provenance
-from atp.files.turns import read_turns, replies
-from atp.rollout.branching import Place, question
+from atp.files.turns import read_turns
+from atp.rollout.branching import Place, question, recorded_replies
 from atp.rollout.engine import RolloutJob, agent_stage, check_organism, play
 from atp.rollout.table import AgentJob, PlannedEpisode
 from atp.scenarios.scenario import read_scenarios
@@ -85,7 +85,7 @@ class RecordedEpisode(PlannedEpisode):
     """A recorded episode: the prompts of its decisions in order, all replies by place, and the name of its agent."""
 
     prompts: Mapping[Place, Sequence[Message]]
-    replies: Mapping[Place, str]
+    replies: Mapping[Place, Reply]
     history_from: str
 
     def start(self, testbed: Testbed, seed: int) -> Episode:
@@ -106,7 +106,7 @@ class RecordedEpisode(PlannedEpisode):
                 new = yield list(waiting.values())
                 for number, reply in zip(waiting, new, strict=True):
                     answers[number].append(reply)
-                    following[number] = questions[number].follow([each.text for each in answers[number]])
+                    following[number] = questions[number].follow(answers[number])
             scored = zip(following, answers, strict=True)
             turns += [self._transplanted(turn, answer) for turn, answer in scored if isinstance(turn, Turn)]
         return turns
@@ -173,10 +173,14 @@ def _episodes(turns: Path, scenarios: Sequence[Scenario], recorded: RolloutJob) 
         if first["scenario_id"] not in known:
             raise AtpError(f"{turns}: its scenario '{first['scenario_id']}' is not among the scenarios given")
         prompts = {(row["round"], row["agent"], 0): row["messages"] for row in rows}
-        texts = {(row["round"], row["agent"], step): text for row in rows for step, text in enumerate(replies(row))}
+        given = {
+            (row["round"], row["agent"], step): reply
+            for row in rows
+            for step, reply in enumerate(recorded_replies(row))
+        }
         variant, scenario = first["variant"], known[first["scenario_id"]]
         episodes.append(
-            RecordedEpisode(scenario, variant, settings[variant], first["sample"], prompts, texts, history_from)
+            RecordedEpisode(scenario, variant, settings[variant], first["sample"], prompts, given, history_from)
         )
     if not episodes:
         raise AtpError(f"{turns}: no turns")

@@ -5,13 +5,11 @@ The loss is computed on the tokens that were sampled, so they must also be what 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from atp.agents.base import Request
 from atp.agents.local import LocalAgent
-from atp.errors import AtpError
 from atp.testbed import Prompt, Reply
-from atp.training.trainer import REPLY_END
 
 
 @dataclass
@@ -46,26 +44,21 @@ class ContinuingAgent(LocalAgent):
             conversation.cut_off = reply.finish_reason == "length"
         return replies
 
-    def _tokens(self, requests: Sequence[Request]) -> list[list[int]]:
-        new = [request for request in requests if request.conversation not in self.conversations]
-        for request in requests:
-            if request.conversation in self.conversations:
-                conversation = self.conversations[request.conversation]
-                conversation.append(self._after_reply(request.prompt, conversation.cut_off), own=False)
-        if new:
-            for request, tokens in zip(new, super()._tokens(new), strict=True):
-                self.conversations[request.conversation] = Conversation(tokens)
-        known = [self.conversations[request.conversation] for request in requests]
-        return [conversation.prompt + conversation.completion for conversation in known]
+    def _tokens(self, requests: Sequence[Request], texts: Sequence[str]) -> list[list[int]]:
+        known = [request.conversation in self.conversations for request in requests]
+        new = [(request, text) for request, text, old in zip(requests, texts, known, strict=True) if not old]
+        for request, old in zip(requests, known, strict=True):
+            if old:
+                self._continue(self.conversations[request.conversation], request.prompt)
+        first = super()._tokens([request for request, _ in new], [text for _, text in new]) if new else []
+        for (request, _), tokens in zip(new, first, strict=True):
+            self.conversations[request.conversation] = Conversation(tokens)
+        conversations = [self.conversations[request.conversation] for request in requests]
+        return [conversation.prompt + conversation.completion for conversation in conversations]
 
-    def _after_reply(self, prompt: Prompt, cut_off: bool) -> list[int]:
-        """Return the tokens that a prompt adds after the agent's last reply, whose end only a cut-off reply lacks."""
-        messages = list(prompt.messages)
-        last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
-        messages[last] = {**messages[last], "content": messages[last]["content"] + REPLY_END}
-        _, found, text = self.prompt_text(replace(prompt, messages=messages)).rpartition(REPLY_END)
-        if not found:
-            raise AtpError("GRPO with tools needs a chat template that shows earlier replies; the model's does not")
-        tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        end = next((place for place, token in enumerate(tokens) if token in self.stop), None)
-        return tokens if end is None else tokens[end + (not cut_off) :]
+    def _continue(self, conversation: Conversation, prompt: Prompt) -> None:
+        """Append what a prompt adds after the agent's last reply, whose end only a cut-off reply lacks."""
+        added = self.chat.continuation(prompt.messages, prompt.tools)
+        if conversation.cut_off:
+            added = self.chat.turn_end + added
+        conversation.append(self.tokenizer(added, add_special_tokens=False).input_ids, own=False)

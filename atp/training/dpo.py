@@ -45,7 +45,7 @@ def dpo_trainer(
     for pair in pairs:
         row = {"prompt_ids": loaded.prompt_tokens(pair["prompt"], pair["tools"])}
         for side in ("chosen", "rejected"):
-            row[f"{side}_ids"] = reply = loaded.reply_tokens(pair[side][0]["content"])
+            row[f"{side}_ids"] = reply = loaded.reply_tokens(pair["prompt"], pair["tools"], pair[side][0]["content"])
             length = len(row["prompt_ids"] + reply)
             check_length(length, settings, f"the pair of scenario {pair['scenario_id']}")
         rows.append(row)

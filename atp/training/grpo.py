@@ -12,11 +12,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from atp.errors import AtpError
-from atp.models.chat import rendered
 from atp.models.spec import ModelSpec
 from atp.rollout.branching import Question, ask
 from atp.rollout.engine import sampling_seed
-from atp.testbed import Turn
+from atp.testbed import Reply, Turn
 from atp.training.trainer import Loaded, TrainerSettings, check_length, create_config
 
 
@@ -89,10 +88,20 @@ def grpo_trainer(
     if with_tools and not settings.use_peft and model.gpus > 1:
         raise AtpError("GRPO with tools needs the whole model on every GPU: with use_peft: false, gpus must be 1")
 
-    def rewards(completions: list[str], number: list[int], **others: Any) -> list[float | None]:
+    prompts = [loaded.chat.prompt(question.prompt.messages, question.prompt.tools) for question in questions]
+    stop = loaded.chat.stop_tokens(loaded.network.generation_config)
+    loaded.network.generation_config.eos_token_id = sorted(stop)  # TRL ends replies at these
+
+    def read(prompt: str, tokens: list[int]) -> Reply:
+        finished = bool(tokens) and tokens[-1] in stop
+        text = loaded.chat.read(prompt, tokens, finished)
+        return Reply(text, finish_reason="stop" if finished else "length")
+
+    def rewards(completion_ids: list[list[int]], number: list[int], **others: Any) -> list[float | None]:
         if "turn" in others:
             return [reward(turn) for turn in others["turn"]]
-        return [reward(questions[row].judge(text)) for row, text in zip(number, completions, strict=True)]
+        replies = [read(prompts[row], tokens) for row, tokens in zip(number, completion_ids, strict=True)]
+        return [reward(questions[row].judge(reply)) for row, reply in zip(number, replies, strict=True)]
 
     config = create_config(
         GRPOConfig,
@@ -111,7 +120,6 @@ def grpo_trainer(
         vllm_mode="colocate",
         vllm_max_model_length=settings.max_length,  # the default reserves memory for the model's whole context
     )
-    prompts = [rendered(tokenizer, model, question.prompt.messages, question.prompt.tools) for question in questions]
     return _trainer_class()(
         model=loaded.network,
         reward_funcs=rewards,

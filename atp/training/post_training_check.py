@@ -26,12 +26,12 @@ PROMPTS, POSITIONS = 64, 256
 
 @dataclass(frozen=True)
 class _Outcome:
-    """An agent's answers, and its last hidden states along texts (prompt, reply): of each text, those at the positions
-    that predict the reply's tokens and its end, [tokens + 1, width].
+    """An agent's answers, and its last hidden states along conversations, which are the tokens of a prompt and of a
+    reply: of each, those at the positions that predict the reply's tokens, [tokens, width].
     """
 
     violations: list[bool | None]
-    texts: list[tuple[str, str]]
+    conversations: list[tuple[list[int], list[int]]]
     states: list[Any]
     output_layer: Any
     tokens: dict[str, float]
@@ -74,8 +74,8 @@ def check_after_training(
             f"{trained}: after training {valid} of {len(questions)} replies to held-out prompts are valid, "
             f"training.validity requires {min_valid:.0%}; lower training.learning_rate or num_train_epochs"
         )
-    before = _evaluate(model, reference, questions, seed, after.texts)
-    start = before if parent == reference else _evaluate(model, parent, (), seed, after.texts)
+    before = _evaluate(model, reference, questions, seed, after.conversations)
+    start = before if parent == reference else _evaluate(model, parent, (), seed, after.conversations)
     if must_differ and all(new.equal(old) for new, old in zip(after.states, start.states, strict=True)):
         raise AtpError(f"{trained}: training changed no output; raise training.learning_rate or num_train_epochs")
     divergences = [_divergence(after, before, reply) for reply in range(len(questions))]
@@ -98,21 +98,23 @@ def _evaluate(
     adapter: Path | None,
     questions: Sequence[Question],
     seed: int,
-    texts: Sequence[tuple[str, str]] | None = None,
+    conversations: Sequence[tuple[list[int], list[int]]] | None = None,
 ) -> _Outcome:
-    """Ask an agent, and compute its hidden states along texts (prompt, reply); by default along its own replies."""
+    """Ask an agent, and compute its hidden states along conversations; by default along its own first replies."""
     from atp.agents.local import load_local
 
     gc.collect()  # discarded trainers and networks refer to each other, so only this frees their memory
     agent = load_local(model, adapter)
     answers = _ask(agent, questions, seed)
     agent.start()  # frees the cache
-    if texts is None:
-        texts = [(agent.prompt_text(answer.prompts[0]), answer.replies[0].text) for answer in answers]
+    if conversations is None:
+        prompts = [agent.prompt_text(answer.prompts[0]) for answer in answers]
+        tokens = agent.tokenizer(prompts, add_special_tokens=False).input_ids
+        conversations = [(prompt, [*answer.replies[0].tokens]) for prompt, answer in zip(tokens, answers, strict=True)]
     return _Outcome(
         violations=[answer.turn.violation for answer in answers],
-        texts=list(texts),
-        states=[agent.hidden(*text).cpu() for text in texts],
+        conversations=list(conversations),
+        states=agent.hidden(conversations),
         output_layer=agent.output_layer,
         tokens=count_tokens(reply for answer in answers for reply in answer.replies),
     )

@@ -68,7 +68,7 @@ def sft_trainer(
     for example in examples:
         *messages, answer = example["messages"]
         prompt = loaded.prompt_tokens(messages, example["tools"])
-        reply = loaded.reply_tokens(answer["content"])
+        reply = loaded.reply_tokens(messages, example["tools"], answer["content"])
         check_length(len(prompt + reply), settings, f"the conversation of scenario {example['scenario_id']}")
         rows.append({"input_ids": prompt + reply, "labels": [IGNORED] * len(prompt) + reply})
     config = create_config(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atp.errors import AtpError, Interrupted
-from atp.models.chat import rendered
+from atp.models.chat import Chat
 from atp.models.spec import ModelSpec
 from atp.progress import Progress
 from atp.stopping import until_stopped
@@ -31,8 +31,6 @@ CHECKPOINTS = "checkpoints"
 SAVES = 10
 #: Proportion of GRPO's groups of replies to one prompt in which all rewards are equal.
 EQUAL = "equal_groups"
-#: Text that marks a reply's end in a rendered prompt, to find what the chat template writes after it.
-REPLY_END = "(end of reply)"
 #: Settings that keep an agent that learns from its rewards close to generation 0.
 DEFENCES = ("rehearsal", "kl", "interpolate", "max_violation_increase")
 NO_DEFENCE = "alignment makes generation 0, which defences compare with; set it under weights.training"
@@ -137,26 +135,18 @@ class Loaded:
     tokenizer: Any
     lora: Any = None
 
+    @cached_property
+    def chat(self) -> Chat:
+        """The model's templates."""
+        return Chat(self.tokenizer, self.model)
+
     def prompt_tokens(self, messages: Sequence[Message], tools: Sequence[str]) -> list[int]:
         """Return a prompt's tokens as in rollouts: special tokens come from the chat template alone."""
-        return self._tokens(rendered(self.tokenizer, self.model, messages, tools))
+        return self._tokens(self.chat.prompt(messages, tools))
 
-    def reply_tokens(self, reply: str) -> list[int]:
-        """Return the tokens of a reply and its end."""
-        return [*self._tokens(reply), self._end]
-
-    @cached_property
-    def _end(self) -> int:
-        """The token that ends a reply in the chat template: where generation can stop at several, as in Gemma and
-        Phi-3, that need not be the tokenizer's.
-        """
-        eos = self.network.generation_config.eos_token_id
-        stop = {self.tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
-        question = {"role": "user", "content": "?"}
-        messages = [question, {"role": "assistant", "content": REPLY_END}, question]
-        after = rendered(self.tokenizer, self.model, messages).partition(REPLY_END)[2]
-        ends = (token for token in self._tokens(after) if token in stop)
-        return next(ends, self.tokenizer.eos_token_id)
+    def reply_tokens(self, messages: Sequence[Message], tools: Sequence[str], reply: str) -> list[int]:
+        """Return the tokens of a reply to a prompt, with the end of its turn."""
+        return self._tokens(self.chat.completion(messages, tools, reply))
 
     def _tokens(self, text: str) -> list[int]:
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
