@@ -16,7 +16,7 @@ from typing import Any
 from atp.errors import AtpError
 
 #: Limit of one call's processor time in seconds, and of the helper's address space in bytes.
-MAX_CPU_SECONDS, MAX_MEMORY = 2.0, 2 * 2**30
+MAX_CPU_SECONDS, MAX_MEMORY = 1.0, 2 * 2**30
 
 _MAIN = """
 import importlib, json, sys

@@ -45,7 +45,7 @@ _UNSTATED = re.compile(
     r"(?:not|never|no longer|neither|either|maybe|perhaps|probably|possibly|likely|presumably|around|about|roughly"
     r"|somewhere|something|between|unknown|unclear|uncertain|unsure|n/a|tbd|(?:i|we)(?= [a-z]|['’]))(?! ?[=+*/^]|\w)"
     r"|(?:[<\[{(]|\\(?:text|boxed) ?\{)*(?:(?:the|your|my|final|numeric|numerical|exact|correct|insert) )*"
-    r"(?:answer|result|value|number|here)s?(?: here)?[>\]})]*$|[<\[{(]*(?:\.{2,}|…|_+|\?+)",
+    r"(?:answer|result|value|number|here)s?(?: here)?[>\]})]*$|[<\[{(]*(?:\.{3,}|…|_{2,}|\?{2,})[>\])}]*$",
     re.IGNORECASE,
 )
 #: Words after "the answer is" with which it describes the answer.

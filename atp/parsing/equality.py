@@ -92,11 +92,11 @@ _CURRENCY_PREFIX = re.compile(
 #: Symbols of units that may follow a number without a space.
 _SYMBOLS = (
     r"°[CF]|[°%$€£¥₹₩₽¢¤]|[nµμumcdhkMGT](?:m|g|[lL]|s|W|J|Hz|V|A|N|Pa|B|b|eV|Ω|mol|cal|Wh|bit)|min|hrs?|in|ft|yd|mi"
-    r"|lbs?|oz|am|pm|cc|mph|kph|Hz|eV|Pa|sq"
+    r"|lbs?|oz|am|pm|cc|mph|kph|Hz|eV|Pa|sq\.?"
 )
 _UNIT_WORD = r"[A-Za-zµμΩ.]{1,20}(?:\^\{?-?[1-9]\}?)?"
 _UNIT_SUFFIX = re.compile(
-    rf"(.*[0-9.)}}]) ?((?:{_SYMBOLS}| [mgshlLJNVWΩ]| [A-Za-z]{{2,20}}\.?|[A-Za-z]{{4,20}})(?:\^\{{?-?[1-9]\}}?)?"
+    rf"(.*(?:[0-9]\.?|[)}}]|\\pi)) ?((?:{_SYMBOLS}| [mgshlLJNVWΩ]| [A-Za-z]{{2,20}}\.?|[A-Za-z]{{4,20}})(?:\^\{{?-?[1-9]\}}?)?"
     rf"(?![A-Za-z])(?:(?:[ /-]| ?/ ?){_UNIT_WORD}){{0,4}})",
     re.DOTALL,
 )
@@ -106,7 +106,7 @@ _REMARK = re.compile(r" (?:tall|long|wide|high|deep|old|away|each|(?:in )?total|
 _NON_UNITS = set(
     "and or not no none nor but except unless if is isn are was were be wrong incorrect false by to than "
     "plus minus times more less over divided multiplied raised choose base binary octal hexadecimal double twice "
-    "triple hundred thousand million billion trillion quadrillion lakh crore dozen gross mil mln bln "
+    "triple pair couple hundred thousand million billion trillion quadrillion lakh crore dozen gross mil mln bln "
     "half halve third quarter fourth fifth sixth seventh eighth ninth tenth twelfth twentieth hundredth thousandth "
     "millionth billionth squared cubed factorial root sqrt mod log sin cos tan inf infinity nan pi "
     "alpha beta gamma delta theta lambda sigma omega abc xyz".split()
@@ -122,6 +122,10 @@ _UNIT_SYMBOLS = {
     "gbp": "£",
     "cent": "¢",
 }
+
+
+_MULTIPLE = re.compile(r"(.*[0-9]) (hundred|thousand|million|billion|trillion|dozen)(?![a-z])(.*)", re.DOTALL)
+_MULTIPLES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 
 
 @dataclass(frozen=True)
@@ -165,10 +169,19 @@ def _same_answer(given: str, expected: str) -> bool:
 
 def _parse(text: str) -> _ParsedAnswer:
     full = _unwrap(text)
+    if repeated := re.match(r"([A-Za-z]) ?= ?[^=]*(?:,|\bor|\band) ?\1 ?=", full):  # x = 2 or x = 3
+        values = re.sub(rf"(^|,|\b(?:or|and)\b) ?{repeated.group(1)} ?= ?", r"\1 ", full)
+        full = full if "=" in values else f"{repeated.group(1)} = {values.strip()}"
     assignment = _ASSIGNMENT.fullmatch(full)
     name, right = (assignment.group(1) or "", _unwrap(assignment.group(2))) if assignment else ("", full)
-    body, unit = _split_unit(right)
-    return _ParsedAnswer(full, _squeeze(name), body, unit, _parse_number(body))
+    multiple = _MULTIPLE.fullmatch(right)
+    body, unit = _split_unit("".join(multiple.group(1, 3)) if multiple else right)
+    number = _parse_number(body)
+    if multiple and number is not None:
+        number *= _MULTIPLES[multiple.group(2)]
+    elif multiple:
+        body, unit = right, ""
+    return _ParsedAnswer(full, _squeeze(name), body, unit, number)
 
 
 def _unwrap(text: str) -> str:
@@ -183,7 +196,7 @@ def _unwrap(text: str) -> str:
         for pattern, replacement in _SPELLINGS:
             text = pattern.sub(replacement, text)
         text = " ".join(text.split())
-        text = text[:-1].rstrip() if text.endswith(".") else text
+        text = text[:-1].rstrip() if text.endswith((".", ",", ";")) else text
         for wrapper in _WRAPPERS:
             if match := wrapper.fullmatch(text):
                 text = match.group(1) + match.group(2)

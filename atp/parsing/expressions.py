@@ -45,6 +45,8 @@ def _normalize(text: str) -> str:
     text = re.sub(r" (?:and|or) |, (?:and|or) ", ",", text)
     text = re.sub(r"(?<![\\A-Za-z])(sqrt|pi|sin|cos|tan|log|ln|exp)(?![A-Za-z])", r"\\\1", text)
     text = re.sub(r"\\sqrt ?\(([^()]*)\)", r"\\sqrt{\1}", text)
+    if re.search("sin|cos|tan|cot", text):
+        text = re.sub(r"([0-9.]+) ?°", r"(\1\\cdot\\pi/180)", text)
     text = re.sub(r"(?:^|(?<=[,({\[])) ?\\pm", r"0\\pm", re.sub(r"°|%|\{\}", "", text))
     return text.replace("**", "^").replace("*", r"\cdot ")
 
@@ -74,7 +76,7 @@ def _parse(text: str) -> Any:
 def _equal(left: Any, right: Any) -> bool:
     """Compare values part by part: math-verify's own comparison ignores repeated elements, and takes two equations
     without real solutions for equal."""
-    from sympy import Expr, FiniteSet, MatrixBase
+    from sympy import And, Expr, FiniteSet, MatrixBase, Union
     from sympy.core.relational import GreaterThan, StrictGreaterThan
 
     left, right = (
@@ -90,7 +92,7 @@ def _equal(left: Any, right: Any) -> bool:
     if left.is_Relational:
         difference, other = left.lhs - left.rhs, right.lhs - right.rhs
         return _equal(difference, other) or (left.is_Equality and _equal(difference, -other))
-    if isinstance(left, FiniteSet):
+    if isinstance(left, FiniteSet | Union | And):  # in any order
         for part in parts:
             others.remove(next(other for other in others if _equal(part, other)))  # raises if there is none
         return True
@@ -99,12 +101,14 @@ def _equal(left: Any, right: Any) -> bool:
 
 def _equal_terms(left: Any, right: Any) -> bool:
     from math_verify import grader, verify
-    from sympy import Float, I, Rational, Symbol, log
+    from sympy import Float, I, Rational, Symbol, log, nan, zoo
 
     def exact(term: Any) -> Any:
         """math-verify rounds decimals, reads i as a variable in some terms, and assumes variables real in some."""
         if any(call.args[1:] and call.args[1] in (0, 1) for call in term.atoms(log)):
             raise ValueError("no logarithm has base 0 or 1, but sympy gives it a value")
+        if term.doit().has(nan, zoo):
+            raise ValueError("division by zero has no value")
         decimals = {number: Rational(str(number)) for number in term.atoms(Float)}
         names = {symbol: I if symbol.name == "i" else Symbol(symbol.name, real=True) for symbol in term.atoms(Symbol)}
         return term.xreplace(decimals | names)
