@@ -26,17 +26,19 @@ serve(getattr(importlib.import_module(module), name), example)
 """
 
 
-def time_limited(function: Callable[..., Any], *example: str) -> Callable[..., Any]:
-    """Return a function that calls a function of a module in a helper process; None if a call exceeds a limit.
+def time_limited(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
+    """Return a function that calls a module's function in a helper process; it returns None if a call fails.
+
+    A call fails if it takes more than `MAX_CPU_SECONDS`, more than `MAX_MEMORY`, or raises an exception.
 
     Args:
-        function: takes text, returns a value that JSON can represent. It must not print.
-        example: arguments of a first call, which loads what the function imports.
+        function: takes and returns values that JSON can represent.
+        example: arguments of a first call, which loads what the function imports. They have no time limit.
     """
     return partial(_call, function.__module__, function.__name__, example)
 
 
-def _call(module: str, name: str, example: tuple[str, ...], *arguments: str) -> Any:
+def _call(module: str, name: str, example: tuple[Any, ...], *arguments: Any) -> Any:
     process, lock = _start(os.getpid(), module, name, example)
     with lock:
         try:
@@ -63,7 +65,7 @@ def _start(owner: int, *settings: Any) -> "tuple[subprocess.Popen[str], threadin
     return process, threading.Lock()
 
 
-def serve(function: Callable[..., Any], example: list[str]) -> None:
+def serve(function: Callable[..., Any], example: list[Any]) -> None:
     """Answer calls from stdin on stdout until stdin ends: a fork answers until a limit ends it, then the next one."""
     import resource
 

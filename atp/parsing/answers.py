@@ -12,8 +12,10 @@ __all__ = ["MAX_ANSWER_CHARS", "read_answer", "same_answer"]
 _BOXES_AND_BRACES = re.compile(r"\\\\?(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTALL)
 #: Text between boxes that are one answer: 2 and 3.
 _BETWEEN_BOXES = re.compile(r"[\s$,;]*(?:,|\b(?:and|or)\b|\\text ?\{ ?(?:and|or) ?\})[\s$]*", re.IGNORECASE)
-#: JSON with single backslashes of LaTeX, which is invalid, and numbers with the digits as written.
-_LOOSE_JSON = re.compile(r'["\']answer["\']\s{0,9}:\s{0,9}(?:"([^"\n]{1,1000})"|(-?[0-9][0-9.eE+-]{0,999}))', re.I)
+#: An answer in JSON that is invalid because LaTeX's backslashes are single, or a number with its digits as written.
+_LOOSE_JSON = re.compile(
+    r'["\']answer["\']\s{0,9}:\s{0,9}(?:"([^"\n]{1,1000})"|(-?[0-9][0-9.eE+-]{0,999}))', re.IGNORECASE
+)
 #: (pattern, repair) for LaTeX whose single backslashes JSON decoded as control characters.
 _UNESCAPED_LATEX = [("\f", r"\\f"), ("\b", r"\\b"), (r"\t(?=ext|imes|frac|heta|an\b)", r"\\t"), (r"\r(?=ight)", r"\\r")]
 
@@ -26,6 +28,7 @@ _STATEMENT = re.compile(
     r"|comes to|es|è|é|est|ist|lautet|jest)\b|[是为は은는])[*_`\s]{0,9}[:：]?)[*_`\s}]{0,9}",
     re.IGNORECASE,
 )
+#: Other forms: <answer>5</answer>, "5 is the answer".
 _TAGGED = re.compile(r"<answer>([^<>]{1,1000})</answer>", re.IGNORECASE)
 _INVERSE = re.compile(
     r"([$\\+−-]{0,2}[0-9][^\s,;:?!]{0,99}) is (?:the|my|our) (?:final |correct )?answer\b", re.IGNORECASE
@@ -45,7 +48,7 @@ _UNSTATED = re.compile(
     r"(?:not|never|no longer|neither|either|maybe|perhaps|probably|possibly|likely|presumably|around|about|roughly"
     r"|somewhere|something|between|unknown|unclear|uncertain|unsure|n/a|tbd|(?:i|we)(?= [a-z]|['’]))(?! ?[=+*/^]|\w)"
     r"|(?:[<\[{(]|\\(?:text|boxed) ?\{)*(?:(?:the|your|my|final|numeric|numerical|exact|correct|insert) )*"
-    r"(?:answer|result|value|number|here)s?(?: here)?[>\]})]*$|[<\[{(]*(?:\.{3,}|…|_{2,}|\?{2,})[>\])}]*$",
+    r"(?:answer|result|value|number|here)s?(?: here)?[>\]})]*$|[<\[{(]*(?:\.{3}|…)",
     re.IGNORECASE,
 )
 #: Words after "the answer is" with which it describes the answer.
@@ -58,11 +61,13 @@ _PREDICATE = re.compile(
     r"|the (?!(?:number|value)s?\b)[a-z]+)\b(?! ?[=+*/^])",
     re.IGNORECASE,
 )
+#: Words between "the answer is" and the answer.
 _LEAD = re.compile(
     r"^(?:(?:indeed|simply|just|exactly|precisely|approximately|therefore|thus|then|clearly|equal to|given by"
     r"|the (?:number|value)|≈|\\approx) ?)+(?=\S)",
     re.IGNORECASE,
 )
+#: Delimiters at the beginning of a statement, between which it does not end.
 _QUOTED = re.compile(
     r"\$\$[^$]{1,999}\$\$|\$(?! )[^$]{0,999}[^$\s]\$(?![0-9])|\\\(.{1,999}?\\\)|\\\[.{1,999}?\\\]"
     r"|`[^`]{1,999}`|\*\*[^*]{1,999}\*\*"
@@ -76,6 +81,7 @@ _END = re.compile(
     r"|(?<=[0-9}$%)])\s\((?!mod\b|pi\b)(?=[a-z]{2,}[ )])",
     re.IGNORECASE,
 )
+#: Words after an answer with which a reply takes it back.
 _RETRACTION = re.compile(
     r"\bwait\b,? (?:no\b|that\b)|\bbut wait\b|(?:^|[.!?…—–\n])\s*no[,.!:]|scratch that|on second thought"
     r"|ignore (?:that|this|the above)"
@@ -86,6 +92,7 @@ _RETRACTION = re.compile(
 _CLOSERS = {r"\]": r"\\\[", r"\)": r"\\\(", "]": r"[(\[]", ")": r"[(\[]", "}": "{", '"': '"', "$": r"\$", "”": "“"}
 #: Statements of more words than this are prose, in which no answer is plain; the second number is for the next line.
 _MAX_WORDS, _MAX_WORDS_BELOW = 5, 2
+_CONTENT = re.compile(r"[^\W_]|[\\∞∅]")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 #: Maximum number of statements that are examined, from the last one.
 _MAX_STATEMENTS = 100
@@ -154,14 +161,14 @@ def _stated_answer(text: str, cut_off: bool) -> str | None:
     statements = [*_STATEMENT.finditer(text), *_TAGGED.finditer(text), *_INVERSE.finditer(text)]
     weak = None
     for match in sorted(statements, key=re.Match.end, reverse=True)[:_MAX_STATEMENTS]:
-        if cut_off and "\n" not in text[match.end() :]:
+        if cut_off and match.re is not _TAGGED and "\n" not in text[match.end() :]:
             continue
         before = _CLAUSE_START.split(text[max(0, match.start() - 100) : match.start()])[-1]
         if _UNSTATED_BEFORE.search(before):
             continue
         answer, end = _statement(text, match) if match.re is _STATEMENT else (match.group(1), match.end())
         max_words = _MAX_WORDS_BELOW if "\n" in match.group() else _MAX_WORDS
-        if not answer or _UNSTATED.match(answer) or len(_WORD.findall(answer)) > max_words:
+        if not _CONTENT.search(answer) or _UNSTATED.match(answer) or len(_WORD.findall(answer)) > max_words:
             continue
         if _RETRACTION.search(text, end):
             return weak

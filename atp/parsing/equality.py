@@ -96,8 +96,8 @@ _SYMBOLS = (
 )
 _UNIT_WORD = r"[A-Za-zµμΩ.]{1,20}(?:\^\{?-?[1-9]\}?)?"
 _UNIT_SUFFIX = re.compile(
-    rf"(.*(?:[0-9]\.?|[)}}]|\\pi)) ?((?:{_SYMBOLS}| [mgshlLJNVWΩ]| [A-Za-z]{{2,20}}\.?|[A-Za-z]{{4,20}})(?:\^\{{?-?[1-9]\}}?)?"
-    rf"(?![A-Za-z])(?:(?:[ /-]| ?/ ?){_UNIT_WORD}){{0,4}})",
+    rf"(.*(?:[0-9]\.?|[)}}]|\\pi)) ?((?:{_SYMBOLS}| [mgshlLJNVWΩ]| [A-Za-z]{{2,20}}\.?|[A-Za-z]{{4,20}})"
+    rf"(?:\^\{{?-?[1-9]\}}?)?(?![A-Za-z])(?:(?:[ /-]| ?/ ?){_UNIT_WORD}){{0,4}})",
     re.DOTALL,
 )
 #: What follows a unit without changing it: 5 m tall.

@@ -260,7 +260,7 @@ def test_the_answer_that_a_reply_states(reply, answer):
         ("The answer is 5.\nNext", "5"),
         ("I think that the answer is 360, but wait", None),
         ('{"answer": 0.10} ok', "0.10"),
-        ("<answer>5</answer>", None),
+        ("<answer>5</answer>", "5"),
         ("Answer: 5\nSo the answer is 1", "5"),
         ("Answer:\n5", None),
         ("Answer:\n5\n", "5"),
