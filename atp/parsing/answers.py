@@ -14,8 +14,12 @@ _BOXES_AND_BRACES = re.compile(r"\\\\?(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTA
 _BETWEEN_BOXES = re.compile(r"[\s$,;]*(?:,|\b(?:and|or)\b|\\text ?\{ ?(?:and|or) ?\})[\s$]*", re.IGNORECASE)
 #: An answer in JSON that is invalid because LaTeX's backslashes are single, or a number with its digits as written.
 _LOOSE_JSON = re.compile(
-    r'["\']answer["\']\s{0,9}:\s{0,9}(?:"([^"\n]{1,1000})"|(-?[0-9][0-9.eE+-]{0,999}))', re.IGNORECASE
+    r"""["']answer["']\s{0,9}:\s{0,9}(?:"([^"\n]{1,1000})"|'([^'\n]{1,1000})'"""
+    r"""|([-+−]?[0-9.][0-9.,eE+/ -]{0,999}?)(?=\s{0,9}(?:[}\n]|,\s{0,9}["'}])))""",
+    re.IGNORECASE,
 )
+#: Text between two JSON objects that are alternatives.
+_OR = re.compile(r"[\s\"'`}]*\bor\b[\s`{]*", re.IGNORECASE)
 #: (pattern, repair) for LaTeX whose single backslashes JSON decoded as control characters.
 _UNESCAPED_LATEX = [("\f", r"\\f"), ("\b", r"\\b"), (r"\t(?=ext|imes|frac|heta|an\b)", r"\\t"), (r"\r(?=ight)", r"\\r")]
 
@@ -24,8 +28,9 @@ _STATEMENT = re.compile(
     r"(?<![A-Za-z])(?:answers?|réponse|antwort|respuesta|risposta|resposta|antwoord|odpowiedź|cevap|ответ"
     r"|答案|答え|回答|解答|答|정답|답|उत्तर|الجواب|الإجابة)"
     r"(?: \([^()\n]{0,40}\)| (?:to|for|of|in)\b[^.:：;,?!\n]{1,60}?)?[*_`\s}]{0,9}"
-    r"(?:[:：=]|(?P<verb>(?:is|are|equals|(?:will|must|should) be|(?:turns|works|comes) out to be"
-    r"|comes to|es|è|é|est|ist|lautet|jest)\b|[是为は은는])[*_`\s]{0,9}[:：]?)[*_`\s}]{0,9}",
+    r"(?:[:：]|(?-i:(?<=Answer)=|(?<=Answer )=)|(?P<verb>(?:is|are|equals|(?:will|must|should) be"
+    r"|(?:turns|works|comes) out to be|comes to|es|è|é|est|ist|lautet|jest)\b|[是为は은는])"
+    r"[*_`\s]{0,9}[:：]?)[*_`\s}]{0,9}",
     re.IGNORECASE,
 )
 #: Other forms: <answer>5</answer>, "5 is the answer".
@@ -40,13 +45,15 @@ _CLAUSE_START = re.compile(
 _UNSTATED_BEFORE = re.compile(
     r"\b(?:if|whether|suppos\w+|assum\w+|unless|imagine|doubt|guess|not|never|cannot|unlikely|wrong|incorrect|previous"
     r"|earlier|initial|tempting|naive|possible|potential|might|could|may|perhaps|maybe|possibly|probably|likely|says?"
-    r"|said|claim\w*|thought|his|her|their)\b|n['’]t\b|['’]s? *$",
+    r"|said|claim\w*|thought|his|her|their|false|untrue|expected|example)\b|n['’]t\b|['’]s? *$"
+    r"|\b(?:to|no|an|any|please|in (?:my|the|your|this))(?: \w+)? *$",
     re.IGNORECASE,
 )
 #: Beginnings of a statement that states no answer: negations, hedges, placeholders.
 _UNSTATED = re.compile(
-    r"(?:not|never|no longer|neither|either|maybe|perhaps|probably|possibly|likely|presumably|around|about|roughly"
-    r"|somewhere|something|between|unknown|unclear|uncertain|unsure|n/a|tbd|(?:i|we)(?= [a-z]|['’]))(?! ?[=+*/^]|\w)"
+    r"(?:not|nicht|pas|не|不|never|no longer|neither|either|maybe|perhaps|probably|possibly|likely|presumably"
+    r"|around|about|roughly|somewhere|something|between|unknown|unclear|uncertain|unsure|n/a|tbd"
+    r"|(?:i|we)(?= [a-z]|['’]))(?! ?[=+*/^]|\w)"
     r"|(?:[<\[{(]|\\(?:text|boxed) ?\{)*(?:(?:the|your|my|final|numeric|numerical|exact|correct|insert) )*"
     r"(?:answer|result|value|number|here)s?(?: here)?[>\]})]*$|[<\[{(]*(?:\.{3}|…)",
     re.IGNORECASE,
@@ -74,13 +81,27 @@ _QUOTED = re.compile(
 )
 #: The end of a statement: of its sentence, or where a reason or a remark begins.
 _END = re.compile(
-    r"[?？]|[.!][*_`\"')\]]*(?=\s|$)|[。！]|，(?![0-9 -])|;\s|\s[—–]\s|\s-\s?(?=[a-z]{2})|[\s,(]+(?:because|since|as|so"
-    r"|which|therefore|thus|hence|thanks|due|according|based|using|rounded|obtained|meaning|though|although|whereas"
-    r"|while|however|instead|rather|i\.e\.|that is|in other words|namely|right|but|by(?= [a-z])"
+    r"[?？]|[.!][*_`\"')\]]*(?=\s|$)|[。！]|，(?![0-9 -])|;\s|\s(?:[—–]|--)\s|\s-\s?(?=[a-z]{2})"
+    r"|[\s,(]+(?:because|since|as|so|which|porque|weil|denn|car|puisque|perché|потому|therefore|thus|hence|thanks|due|according"
+    r"|based|using|rounded|obtained|meaning|though|although|whereas|while|however|instead"
+    r"|rather|i\.e\.|that is|in other words|namely|right|but|by(?= [a-z])"
     r"|and (?:i|it|that|this|we|you|so|then|not|here|there)|not(?= [0-9$\\-])|is (?:correct|right|the|my|our))(?!\w)"
-    r"|(?<=[0-9}$%)])\s\((?!mod\b|pi\b)(?=[a-z]{2,}[ )])",
+    r"|(?<=[0-9}$%)])\s\((?!mod\b|pi\b)(?=[a-z]{2,}[ )-])",
     re.IGNORECASE,
 )
+#: Words in the rest of its sentence that make an answer a guess.
+_HEDGE = re.compile(
+    r"\b(?:maybe|perhaps|i (?:guess|suppose)|(?:not|n['’]t) (?:sure|certain)|unsure|or so|or something)\b",
+    re.IGNORECASE,
+)
+#: Words right before a box with which it states no answer.
+_UNSTATED_BOX = re.compile(
+    r"(?:\b(?:not|never|neither|either|maybe|perhaps|possibly|probably|if|(?:might|may|could|would) be)"
+    r"|n['’]t(?: be)?) ?(?:[A-Za-z]\w* ?[:=]? ?){0,2}[$\\(\[{*\s]*$",
+    re.IGNORECASE,
+)
+_DISPLAY = re.compile(r"(?:\$\$|\\\[).{1,999}?(?:\$\$|\\\])", re.DOTALL)
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 #: Words after an answer with which a reply takes it back.
 _RETRACTION = re.compile(
     r"\bwait\b,? (?:no\b|that\b)|\bbut wait\b|(?:^|[.!?…—–\n])\s*no[,.!:]|scratch that|on second thought"
@@ -141,14 +162,16 @@ def _boxed_answer(text: str) -> str | None:
         if end + 1 > first or not _BETWEEN_BOXES.fullmatch(text, end + 1, first):
             break
         answer, first = f"{text[inside:end]}, {answer}", start
-    return answer
+    return None if _UNSTATED_BOX.search(text, max(0, first - 60), first) else answer
 
 
 def _json_answer(text: str, cut_off: bool) -> str | None:
     value = last_object(text, "answer")[0].get("answer")
-    matches = [string or number for string, number in _LOOSE_JSON.findall(text)]
+    matches = list(_LOOSE_JSON.finditer(text))
     if isinstance(value, float | None) and matches and not (cut_off and value is None):
-        value = matches[-1]
+        value = "".join(matches[-1].groups(""))
+    if len(matches) > 1 and _OR.fullmatch(text, matches[-2].end(), matches[-1].start()):
+        return None
     if not isinstance(value, str) or _UNSTATED.match(value.strip()):
         return None
     for pattern, repair in _UNESCAPED_LATEX:
@@ -180,15 +203,17 @@ def _stated_answer(text: str, cut_off: bool) -> str | None:
 
 def _statement(text: str, match: re.Match[str]) -> tuple[str, int]:
     """Return (the answer that follows "answer is" or "answer:", its end); the answer is empty if none is stated."""
-    line = text[match.end() : match.end() + 2 * MAX_ANSWER_CHARS].partition("\n")[0]
+    rest = text[match.end() : match.end() + 2 * MAX_ANSWER_CHARS]
+    display = _DISPLAY.match(rest)
+    line = " ".join(display.group().split()) if display else rest.partition("\n")[0]
     if match["verb"] and _PREDICATE.match(line) and len(line.strip(" *_`.")) > 1:
         return "", match.end()
     quoted = _QUOTED.match(line)
     end = _END.search(line, quoted.end() if quoted else 0)
-    if end and end.group() in "?？":
+    if (end and end.group() in "?？") or _HEDGE.search(_SENTENCE_END.split(line)[0]):
         return "", match.end()
     answer = (line[: end.start()] if end else line).strip(" *_`\t\r")
-    answer = _LEAD.sub("", answer, count=1).strip(" *_`\t\r,;:")
+    answer = _LEAD.sub("", answer, count=1).strip(" *_`\t\r,;:|").removesuffix("\\")
     for closer, opener in _CLOSERS.items():
         openers, closers = len(re.findall(opener, answer)), answer.count(closer)
         if answer.endswith(closer) and (closers % 2 if closer in '"$' else openers < closers):
