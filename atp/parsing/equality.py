@@ -1,7 +1,9 @@
 """Compare a given answer with the expected one, for mathematics problems.
 
-`atp.parsing.expressions` compares mathematics with math-verify. This module splits names and units from an answer,
-which math-verify ignores or drops, and compares numbers, which is exact and fast.
+`atp.parsing.expressions` compares mathematics with math-verify. This module does what math-verify lacks: it keeps
+units apart, which math-verify removes or reads as products of letters, compares decimals exactly, which math-verify
+rounds, and reads typographic characters, digits in groups, mixed numbers and repeating decimals. Most answers are
+numbers or words, for which no process has to be asked.
 """
 
 import re
@@ -34,6 +36,9 @@ _SPELLINGS = [
         (r"\{([,'])\}", r"\1"),
         (r"\\(?:[dtc]|nice|s)frac(?![A-Za-z])", r"\\frac"),
         (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}|^([^{}\\]*)\\over(?![A-Za-z])([^{}\\]*)$", r"\\frac{\1\3}{\2\4}"),
+        (r"\\frac ?([0-9])(?=[ {0-9A-Za-z\\])", r"\\frac{\1}"),
+        (r"(\\frac ?\{[^{}]*\}) ?([0-9A-Za-z])", r"\1{\2}"),
+        (r"\\p?mod ?\{ ?([0-9A-Za-z]+) ?\}|\\pmod ?([0-9A-Za-z])", r" (mod \1\2)"),
         (r"\\leq?(?:slant|q)?(?![A-Za-z])", r"\\le"),
         (r"\\geq?(?:slant|q)?(?![A-Za-z])", r"\\ge"),
         (r"\\neq?(?![A-Za-z])", r"\\ne"),
@@ -70,6 +75,7 @@ _ASSIGNMENT = re.compile(
     r"(?:([A-Za-z\\][A-Za-z_0-9{}()\\ ]{0,19}?) ?(?:=|\\in(?![a-z]))|[0-9.,+*/() -]{1,40} ?=(?=[^A-Za-z]*$)) ?([^=<>]+)"
 )
 
+# Numbers: math-verify reads 1 234 as 1 + 234 and 3 1/2 as (3 + 1)/2, 0.\overline{3} not at all, and 0.3333333 as 1/3.
 #: Digits in groups: 1,234 1 234 1'234 1_234, and 12,34,567 (India).
 _GROUPED = re.compile(
     r"(?<![0-9.,'_])(?:[0-9]{1,3}([,'_ ])[0-9]{3}(?:\1[0-9]{3})*|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?!['_,]|[ ]?[0-9])"
@@ -83,12 +89,13 @@ _DECIMAL_NUMBER = re.compile(
 _REPEATING_DECIMAL = re.compile(r"([0-9]*)\.([0-9]*)(?:\\(?:overline|bar) ?\{?([0-9]+)\}?|\(([0-9]+)\))")
 _MIXED_NUMBER = re.compile(r"([0-9]+) (?:and )?([1-9][0-9]*) ?/ ?([1-9][0-9]*)")
 _SLASH_FRACTION = re.compile(rf"({_DECIMAL}) ?/ ?({_DECIMAL})")
-_FRACTION_PART = rf"(?:\{{ ?([+-]?) ?({_DECIMAL}) ?\}}|([0-9]))"
+_FRACTION_PART = rf"\{{ ?([+-]?) ?({_DECIMAL}) ?\}}"
 _LATEX_FRACTION = re.compile(rf"([0-9]*) ?\\frac ?{_FRACTION_PART} ?{_FRACTION_PART}")
 
 _CURRENCY_PREFIX = re.compile(
     r"([+-]?) ?([$¤€£¥₹₩₽]|US[$¤]|USD|EUR|GBP|JPY|CNY|INR|CHF|CAD|AUD|Rs\.?) ?([+-]?[0-9.].*)", re.DOTALL
 )
+# Units: pint knows their names, prefixes and sizes, but takes any letter for a unit, as the x of 5 x or the a of 5 a.
 #: Symbols of units that may follow a number without a space.
 _SYMBOLS = (
     r"°[CF]|[°%$€£¥₹₩₽¢¤]|[nµμumcdhkMGT](?:m|g|[lL]|s|W|J|Hz|V|A|N|Pa|B|b|eV|Ω|mol|cal|Wh|bit)|min|hrs?|in|ft|yd|mi"
@@ -118,12 +125,11 @@ _UNIT_SYMBOLS = {
     **dict.fromkeys(("yen", "jpy"), "¥"),
     **dict.fromkeys(("rupee", "inr", "rs"), "₹"),
     **dict.fromkeys(("percent", "percentage", "pct"), "%"),
-    **dict.fromkeys(("unit", "squareunit", "sq unit", "cubicunit", "unit^2", "unit^3"), ""),
+    **dict.fromkeys(("unit", "squareunit", "squnit", "cubicunit", "unit^2", "unit^3"), ""),
     "gbp": "£",
     "cent": "¢",
 }
-
-
+#: 1.5 million.
 _MULTIPLE = re.compile(r"(.*[0-9]) (hundred|thousand|million|billion|trillion|dozen)(?![a-z])(.*)", re.DOTALL)
 _MULTIPLES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 
@@ -238,7 +244,7 @@ def _conversion(unit: str, other: str) -> float | None:
     """Return how many of another unit a unit is, 1 for another spelling of the same; None if they do not compare."""
     from pint import UndefinedUnitError
 
-    if unit == other:
+    if unit == other or {unit.rstrip("s"), other.rstrip("s")} == {"£", "pound"}:
         return 1.0
     try:
         source, target = (
@@ -286,8 +292,8 @@ def _parse_number(text: str) -> Fraction | None:
         if match := _SLASH_FRACTION.fullmatch(text):
             return sign * Fraction(match.group(1)) / Fraction(match.group(2))
         if match := _LATEX_FRACTION.fullmatch(text):
-            top, bottom = (Fraction(match.group(at + 1) or match.group(at + 2)) for at in (2, 5))
-            negative = (match.group(2) == "-") != (match.group(5) == "-")
+            top, bottom = Fraction(match.group(3)), Fraction(match.group(5))
+            negative = (match.group(2) == "-") != (match.group(4) == "-")
             if match.group(1) and (negative or top >= bottom):
                 return None  # 2\frac{3}{2} is ambiguous: a product or a mistake
             return sign * (int(match.group(1) or 0) + (-top if negative else top) / bottom)

@@ -11,8 +11,10 @@ MAX_CHARS = 200
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end) ?\{[A-Za-z]*\}")
 _READABLE = re.compile(r"[0-9A-Za-z\s+\-*/^_(),;.\[\]{}|=<>&]*")
-#: Text that math-verify would misread: words as products of letters, 101_2 as 101, a range 3-4 as a difference.
-_MISREAD = re.compile(r"[A-Za-z]{3}|[0-9] ?_|^[0-9.,]*[0-9] ?- ?[0-9][0-9.,]*$")
+#: Text that math-verify would misread: words as products of letters, 101_2 as 101, 1 2 as 1 + 2, a range 3-4 as -1.
+_MISREAD = re.compile(r"[A-Za-z]{3}|[0-9] ?_|(?<!_)[0-9.] [0-9.]|^[0-9.,]*[0-9] ?- ?[0-9][0-9.,]*$")
+#: Braces that belong to no command, power or index: 1{2}, which math-verify would read as 1 + 2.
+_BARE_GROUP = re.compile(r"(?<![A-Za-z^_}\]\\ ]) ?\{")
 _SYMBOL = re.compile(r"[0-9\\^*/+()\[\]{},=<>|-]")
 #: Digits that must agree where math-verify compares numerically; its default of 15 takes 3.14159265358979324 for pi.
 _DIGITS = 200
@@ -52,9 +54,13 @@ def _normalize(text: str) -> str:
 
 
 def _is_readable(text: str) -> bool:
-    rest = _COMMAND.sub(" ", _ENVIRONMENT.sub(" ", text))
+    rest = _COMMAND.sub(" & ", _ENVIRONMENT.sub(" & ", text))
     return bool(
-        len(text) <= MAX_CHARS and _SYMBOL.search(text) and _READABLE.fullmatch(rest) and not _MISREAD.search(rest)
+        not _BARE_GROUP.search(text)
+        and len(text) <= MAX_CHARS
+        and _SYMBOL.search(text)
+        and _READABLE.fullmatch(rest)
+        and not _MISREAD.search(rest)
     )
 
 

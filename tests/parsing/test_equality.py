@@ -197,6 +197,119 @@ def pairs(text: str) -> list[tuple[str, str]]:
 
 
 SAME += pairs(r"""
+5 (mod 7) == 5 \pmod 7
+5 \pmod{12} == 5 (mod 12)
+5 cm == 5 centimetres
+5 km == 5000 m
+2.5 hours == 150 minutes
+5 hrs == 5 h
+12 lbs == 12 pounds
+60 mph == 60 miles per hour
+60 km/h == 60 kilometers per hour
+9.8 m/s^2 == 9.8 meters per second squared
+20 °C == 20 degrees Celsius
+20°C == 20 \text{ degrees celsius}
+68 °F == 68 degrees Fahrenheit
+5 sq ft == 5 square feet
+5 ft^2 == 5 square feet
+5 m^3 == 5 cubic meters
+5 kWh == 5 kilowatt-hours
+5 GB == 5 gigabytes
+5 μm == 5 micrometers
+5 µm == 5 um
+3 min == 3 minutes
+90 sec == 90 s
+90 s == 90 seconds
+5 L == 5 liters
+5 l == 5 litres
+5 ml == 5 cc
+2 in == 2 inches
+7 yrs == 7 years
+5 years old == 5 years
+5 m tall == 5 m
+1 foot == 1 ft
+6 ft == 6 feet
+5\,\text{kg} == 5 kilograms
+30^\circ == 30 deg
+30º == 30°
+5 € == 5 EUR
+£5 == 5 GBP
+¥500 == 500 yen
+₹5 == 5 rupees
+Rs. 500 == 500
+50％ == 50%
+3 boxes == 3 box
+3 cherries == 3 cherry
+1’234.50 == 1234.5
+1_000_000 == 1000000
+1.234.567 == 1234567
+1.234,56 == 1234.56
+12,34,567 == 1234567
+1,00,000 == 100000
+１２ == 12
+１．５ == 1.5
+−３ == -3
+⅔ == 2/3
+2⅔ == 8/3
+3⁄4 == 0.75
+10⁻² == 0.01
+10⁻² == \frac{1}{100}
+x₁ == x_1
+1e-2 == 10^{-2}
+\nicefrac{1}{2} == 0.5
+\sfrac{1}{2} == 0.5
+{1 \over 2} == 1/2
+1 \over 2 == 1/2
+0.\overline{3} == 1/3
+0.\bar{3} == 1/3
+0.(3) == 1/3
+0.1\overline{6} == 1/6
+0.\overline{142857} == 1/7
+1.\overline{9} == 2
+x \leqslant 3 == x ≤ 3
+x \geq 3 == x ⩾ 3
+\varnothing == ∅
+√(8) == 2\sqrt{2}
+x \in [1, 2] == [1,2]
+x \in \{1,2\} == \{2,1\}
+2+3=5 == 5
+5,000 m == 5 km
+\binom{5}{2} == 10
+\frac{1}{2} hour == 30 minutes
+101_2 == 101₂
+5×10⁻³ == 0.005
+3.0\times10^8 m/s == 300,000 km/s
+2^{0.5} == \sqrt2
+0.5 liters == 500 mL
+1 byte == 8 bits
+x = 2 \text{ or } x = 3 == 2, 3
+25\pi \text{ cm}^2 == 25\pi
+25\pi \text{ cm}^2 == 25\pi \text{ square centimeters}
+e^{\ln 5} == 5
+1 < x < 3 == 3 > x > 1
+12\text{ km/h} == 12 kilometers per hour
+1.5 hrs == 90 min
+3 sq. ft. == 3 square feet
+7 days == 1 week
+x^{10} == x^{2\cdot5}
+\text{5 m} == 5m
+\lfloor 2.5 \rfloor == 2
+\max(1,2) == 2
+\gcd(4,6) == 2
+\cos(60^\circ) == 1/2
+5 == 5,
+5; == 5
+x=5, == 5
+1.5 million == 1500000
+$2 million == 2,000,000 dollars
+2 dozen == 24
+50\text{¢} == 50 cents
+£5 == 5 pounds
+5 lbs == 5 pounds
+\frac{1}x == \frac{1}{x}
+\sqrt{2} \cdot 3 == 3\sqrt{2}
+\frac1x == 1/x
+\frac 1 2 == 0.5
 9.8 m/s^2 == 9.8 m/s²
 5 ft² == 5
 3 mins == 3 min
@@ -339,6 +452,30 @@ $$5$$ == 5
 """)
 
 OTHER += pairs(r"""
+5 (mod 7) == 5 (mod 8)
+101_2 == 101_3
+101_2 == 101
+1,2,2 == 1,2
+1,1,2 == 1,2,2
+5 mW == 5 MW
+5 mm == 5 Mm
+5 Mb == 5 MB
+3-4 == -1
+3–4 == -1
+3 - 4 == -1
+10-3 == 7
+1.5-2.5 == -1
+πr^2 == πR^2
+2X == 2x
+(2,1] == (3,1]
+(2,1] == \emptyset
+5 pairs == 5
+1 2 == 3
+x + 1 2 == x + 3
+2 3x == 6x
+1{2} == 3
+{2}{3} == 5
+3 1/2 == 2
 101_2 == 5
 2,2 == 2
 5 g == 5 G
