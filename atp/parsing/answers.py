@@ -1,270 +1,221 @@
-"""Parse the final answer of a reply and compare it with the expected answer, for mathematics problems."""
+"""Parse the final answer of a reply, for mathematics problems. `atp.parsing.equality` compares answers."""
 
 import re
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 
-from atp.parsing import expressions
 from atp.parsing.choices import MAX_SEARCHED_CHARS, last_object
+from atp.parsing.equality import MAX_ANSWER_CHARS, same_answer
 from atp.parsing.replies import split_reasoning
 
-#: Maximum length of an answer in characters; longer text counts as no answer.
-MAX_ANSWER_CHARS = 1_000
+__all__ = ["MAX_ANSWER_CHARS", "read_answer", "same_answer"]
 
 _BOXES_AND_BRACES = re.compile(r"\\\\?(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTALL)
-_LOOSE_JSON = re.compile(r'["\']answer["\']\s{0,9}:\s{0,9}"([^"\n]{1,1000})"', re.IGNORECASE)
-_ANSWER_LINE = re.compile(
-    r"^.*\banswer\b[*_\s]{0,9}(?::|\bis\b:?)[*_\s]{0,9}(?![*_\s]{0,9}not\b)(.+)$", re.IGNORECASE | re.MULTILINE
+#: Text between boxes that are one answer: 2 and 3.
+_BETWEEN_BOXES = re.compile(r"[\s$,;]*(?:,|\b(?:and|or)\b|\\text ?\{ ?(?:and|or) ?\})[\s$]*", re.IGNORECASE)
+#: An answer in JSON that is invalid because LaTeX's backslashes are single, or a number with its digits as written.
+_LOOSE_JSON = re.compile(
+    r"""["']answer["']\s{0,9}:\s{0,9}(?:"([^"\n]{1,1000})"|'([^'\n]{1,1000})'"""
+    r"""|([-+−]?[0-9.][0-9.,eE+/ -]{0,999}?)(?=\s{0,9}(?:[}\n]|,\s{0,9}["'}])))""",
+    re.IGNORECASE,
 )
+#: Text between two JSON objects that are alternatives.
+_OR = re.compile(r"[\s\"'`}]*\bor\b[\s`{]*", re.IGNORECASE)
 #: (pattern, repair) for LaTeX whose single backslashes JSON decoded as control characters.
 _UNESCAPED_LATEX = [("\f", r"\\f"), ("\b", r"\\b"), (r"\t(?=ext|imes|frac|heta|an\b)", r"\\t"), (r"\r(?=ight)", r"\\r")]
 
-_CHARACTERS = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le "}
-    | {"≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "±": r"\pm ", "²": "^2", "³": "^3", "~": " "}
-    | {"½": r"\frac12", "¼": r"\frac14", "¾": r"\frac34"}
+#: "Answer: …", "the answer to part (a) is …", in languages in which models answer.
+_STATEMENT = re.compile(
+    r"(?<![A-Za-z])(?:answers?|réponse|antwort|respuesta|risposta|resposta|antwoord|odpowiedź|cevap|ответ"
+    r"|答案|答え|回答|解答|答|정답|답|उत्तर|الجواب|الإجابة)"
+    r"(?: \([^()\n]{0,40}\)| (?:to|for|of|in)\b[^.:：;,?!\n]{1,60}?)?[*_`\s}]{0,9}"
+    r"(?:[:：]|(?-i:(?<=Answer)=|(?<=Answer )=)|(?P<verb>(?:is|are|equals|(?:will|must|should) be"
+    r"|(?:turns|works|comes) out to be|comes to|es|è|é|est|ist|lautet|jest)\b|[是为は은는])"
+    r"[*_`\s]{0,9}[:：]?)[*_`\s}]{0,9}",
+    re.IGNORECASE,
 )
-#: (pattern, replacement) that give equivalent LaTeX one spelling. "¤" is a literal dollar sign, not a delimiter.
-_SPELLINGS = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\\$", "¤"),
-        (r"\\%", "%"),
-        (r"(?<!\\)\\!|\\(?:left|right|displaystyle|limits)(?![A-Za-z])", ""),
-        (r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])", " "),
-        (r"\{,\}", ","),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\(?:leq|le)(?![A-Za-z])", r"\\le"),
-        (r"\\(?:geq|ge)(?![A-Za-z])", r"\\ge"),
-        (r"\\(?:neq|ne)(?![A-Za-z])", r"\\ne"),
-        (r" ?\^ ?\{ ?\\circ ?\}| ?\^ ?\\circ(?![A-Za-z])|\\degree(?![A-Za-z])", "°"),
-        (r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname) ?\{([^{}]*)\}", r" \1"),
-        (r"\*\*", "^"),
-        (r"√ ?([0-9A-Za-z])(?![0-9])", r"\\sqrt{\1}"),
-        (r"√ ?([0-9]+)", r"\\sqrt{\1}"),
-        (r"\^ ?\(([^()]{1,12})\)", r"^{\1}"),
-        (r"\^ ?(-?[0-9]{2,})", r"^{\1}"),
-        (r"\^ ?\{ ?([0-9A-Za-z]) ?\}(?![0-9])", r"^\1"),
-    )
-]
-_WRAPPERS = [
-    re.compile(pattern, re.DOTALL)
-    for pattern in (
-        r"\$\$(.*)\$\$()",
-        r"\$([^$\s](?:[^$]*[^$\s])?)\$([^$]*)",
-        r"\\\((.*)\\\)()",
-        r"\\\[(.*)\\\]()",
-        r"\\(?:boxed|fbox) ?\{(.*)\}()",
-        r"`(.*)`()",
-        r'"(.*)"()',
-        r"“(.*)”()",
-        r"'(.*)'()",
-        r"\(([^(),;]*)\)()",
-        r"\{([^{}]*)\}()",
-    )
-]
-_ASSIGNMENT = re.compile(r"([A-Za-z\\][A-Za-z_0-9{}()\\ ]{0,19}?) ?= ?([^=<>]+)")
-
-_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?: [0-9]{3})+|[0-9]+)"
-_DECIMAL = rf"(?:{_WHOLE}(?:\.[0-9]*)?|\.[0-9]+)"
-_DECIMAL_NUMBER = re.compile(
-    rf"({_DECIMAL})(?:[eE]([+-]?[0-9]{{1,3}})| ?(?:\\times|\\cdot|\*|x) ?10 ?\^ ?\{{?([+-]?[0-9]{{1,3}})\}}?)?"
+#: Other forms: <answer>5</answer>, "5 is the answer".
+_TAGGED = re.compile(r"<answer>([^<>]{1,1000})</answer>", re.IGNORECASE)
+_INVERSE = re.compile(
+    r"([$\\+−-]{0,2}[0-9][^\s,;:?!]{0,99}) is (?:the|my|our) (?:final |correct )?answer\b", re.IGNORECASE
 )
-_MIXED_NUMBER = re.compile(r"([0-9]+) (?:and )?([1-9][0-9]*) ?/ ?([1-9][0-9]*)")
-_SLASH_FRACTION = re.compile(rf"({_DECIMAL}) ?/ ?({_DECIMAL})")
-_FRACTION_PART = rf"(?:\{{ ?([+-]?) ?({_DECIMAL}) ?\}}|([0-9]))"
-_LATEX_FRACTION = re.compile(rf"([0-9]*) ?\\frac ?{_FRACTION_PART} ?{_FRACTION_PART}")
-
-_SHORT_UNITS = "cm mm km dm nm kg mg ml cl ft in yd mi lb oz hr am pm cc".split()
-_CURRENCY_PREFIX = re.compile(r"([+-]?) ?([$¤€£]|USD|US[$¤]) ?([+-]?[0-9.].*)", re.DOTALL)
-_UNIT_SUFFIX = re.compile(
-    rf"(.*[0-9.}})]) ?("
-    rf"[°%$€£¤]|°[CF]|(?:{'|'.join(_SHORT_UNITS)}| [mgshL]| [A-Za-z]{{2,20}}|[A-Za-z]{{4,20}})"
-    r"(?:[ /-][A-Za-z.]{1,20}){0,4}(?:\^[23])?)",
-    re.DOTALL,
+_CLAUSE_START = re.compile(
+    r"[.!?,;:\n。，；：]|\b(?:so|thus|hence|therefore|then|because|since|but|and)\b", re.IGNORECASE
 )
-#: Words (singular) after a number that are not units: they change its value, negate it, or are mathematics.
-_NON_UNITS = set(
-    "and or not no none nor but except unless if is isn are was were be wrong incorrect false by to than "
-    "plus minus times more less over divided multiplied raised choose base binary octal hexadecimal double twice "
-    "triple hundred thousand million billion trillion quadrillion lakh crore dozen gross mil mln bln "
-    "half halve third quarter fourth fifth sixth seventh eighth ninth tenth twelfth twentieth hundredth thousandth "
-    "millionth billionth squared cubed factorial root sqrt mod log sin cos tan inf infinity nan pi "
-    "alpha beta gamma delta theta lambda sigma omega abc xyz".split()
+#: Words before "answer" with which a clause states no answer of the reply's own.
+_UNSTATED_BEFORE = re.compile(
+    r"\b(?:if|whether|suppos\w+|assum\w+|unless|imagine|doubt|guess|not|never|cannot|unlikely|wrong|incorrect|previous"
+    r"|earlier|initial|tempting|naive|possible|potential|might|could|may|perhaps|maybe|possibly|probably|likely|says?"
+    r"|said|claim\w*|thought|his|her|their|false|untrue|expected|example)\b|n['’]t\b|['’]s? *$"
+    r"|\b(?:to|no|an|any|please|in (?:my|the|your|this))(?: \w+)? *$",
+    re.IGNORECASE,
 )
-_UNIT_SYMBOLS = {
-    "degree": "°",
-    "dollar": "$",
-    "usd": "$",
-    "us$": "$",
-    "us¤": "$",
-    "¤": "$",
-    "percent": "%",
-    "euro": "€",
-    "unit": "",
-    "squareunit": "",
-}
-
-
-@dataclass(frozen=True)
-class _ParsedAnswer:
-    """A normalised answer: `full` is the text without wrappers, split into name, text and unit; number if it is one."""
-
-    full: str
-    name: str
-    text: str
-    unit: str
-    number: Fraction | None
+#: Beginnings of a statement that states no answer: negations, hedges, placeholders.
+_UNSTATED = re.compile(
+    r"(?:not|nicht|pas|не|不|never|no longer|neither|either|maybe|perhaps|probably|possibly|likely|presumably"
+    r"|around|about|roughly|somewhere|something|between|unknown|unclear|uncertain|unsure|n/a|tbd"
+    r"|(?:i|we)(?= [a-z]|['’]))(?! ?[=+*/^]|\w)"
+    r"|(?:[<\[{(]|\\(?:text|boxed) ?\{)*(?:(?:the|your|my|final|numeric|numerical|exact|correct|insert) )*"
+    r"(?:answer|result|value|number|here)s?(?: here)?[>\]})]*$|[<\[{(]*(?:\.{3}|…)",
+    re.IGNORECASE,
+)
+#: Words after "the answer is" with which it describes the answer.
+_PREDICATE = re.compile(
+    r"(?:an?|as|at|in|on|to|of|with|what|how|why|when|where|that|this|these|those|my|our|your|it|also|always|already"
+    r"|often|still|usually|(?:in)?correct|right|wrong|helpful|useful|good|fine|ready|final|complete|clear|obvious|easy"
+    r"|hard|simple|unique|accurate|valid|invalid|known|given(?! by)|shown|found|going"
+    r"|below|above|here|there|following|follows|greater|larger|bigger|less|smaller|more|fewer|near"
+    r"|close|closer|different|same|(?!undefined|unbounded|red\b)[a-z]{2,}ed"
+    r"|the (?!(?:number|value)s?\b)[a-z]+)\b(?! ?[=+*/^])",
+    re.IGNORECASE,
+)
+#: Words between "the answer is" and the answer.
+_LEAD = re.compile(
+    r"^(?:(?:indeed|simply|just|exactly|precisely|approximately|therefore|thus|then|clearly|equal to|given by"
+    r"|the (?:number|value)|≈|\\approx) ?)+(?=\S)",
+    re.IGNORECASE,
+)
+#: Delimiters at the beginning of a statement, between which it does not end.
+_QUOTED = re.compile(
+    r"\$\$[^$]{1,999}\$\$|\$(?! )[^$]{0,999}[^$\s]\$(?![0-9])|\\\(.{1,999}?\\\)|\\\[.{1,999}?\\\]"
+    r"|`[^`]{1,999}`|\*\*[^*]{1,999}\*\*"
+)
+#: The end of a statement: of its sentence, or where a reason or a remark begins.
+_END = re.compile(
+    r"[?？]|[.!][*_`\"')\]]*(?=\s|$)|[。！]|，(?![0-9 -])|;\s|\s(?:[—–]|--)\s|\s-\s?(?=[a-z]{2})"
+    r"|[\s,(]+(?:because|since|as|so|which|porque|weil|denn|car|puisque|perché|потому|therefore|thus|hence|thanks|due|according"
+    r"|based|using|rounded|obtained|meaning|though|although|whereas|while|however|instead"
+    r"|rather|i\.e\.|that is|in other words|namely|right|but|by(?= [a-z])"
+    r"|and (?:i|it|that|this|we|you|so|then|not|here|there)|not(?= [0-9$\\-])|is (?:correct|right|the|my|our))(?!\w)"
+    r"|(?<=[0-9}$%)])\s\((?!mod\b|pi\b)(?=[a-z]{2,}[ )-])",
+    re.IGNORECASE,
+)
+#: Words in the rest of its sentence that make an answer a guess.
+_HEDGE = re.compile(
+    r"\b(?:maybe|perhaps|i (?:guess|suppose)|(?:not|n['’]t) (?:sure|certain)|unsure|or so|or something)\b",
+    re.IGNORECASE,
+)
+#: Words right before a box with which it states no answer.
+_UNSTATED_BOX = re.compile(
+    r"(?:\b(?:not|never|neither|either|maybe|perhaps|possibly|probably|if|(?:might|may|could|would) be)"
+    r"|n['’]t(?: be)?) ?(?:[A-Za-z]\w* ?[:=]? ?){0,2}[$\\(\[{*\s]*$",
+    re.IGNORECASE,
+)
+_DISPLAY = re.compile(r"(?:\$\$|\\\[).{1,999}?(?:\$\$|\\\])", re.DOTALL)
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
+#: Words after an answer with which a reply takes it back.
+_RETRACTION = re.compile(
+    r"\bwait\b,? (?:no\b|that\b)|\bbut wait\b|(?:^|[.!?…—–\n])\s*no[,.!:]|scratch that|on second thought"
+    r"|ignore (?:that|this|the above)"
+    r"|\b(?:that|this|it|which)(?:['’]s| is| was) (?:wrong|incorrect|not (?:right|correct))",
+    re.IGNORECASE,
+)
+#: Closing delimiters whose opening one may stand before "answer": \[Answer: 5\].
+_CLOSERS = {r"\]": r"\\\[", r"\)": r"\\\(", "]": r"[(\[]", ")": r"[(\[]", "}": "{", '"': '"', "$": r"\$", "”": "“"}
+#: Statements of more words than this are prose, in which no answer is plain; the second number is for the next line.
+_MAX_WORDS, _MAX_WORDS_BELOW = 5, 2
+_CONTENT = re.compile(r"[^\W_]|[\\∞∅]")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+#: Maximum number of statements that are examined, from the last one.
+_MAX_STATEMENTS = 100
+#: An answer in lower-case words after "is".
+_DESCRIPTION = re.compile(r"[a-z]{2,}(?:[ '-][a-z]+)*")
 
 
 @lru_cache(maxsize=1024)
-def read_answer(text: str) -> str | None:
-    r"""Return the final answer of a reply, ignoring its reasoning; None if there is none.
+def read_answer(text: str, cut_off: bool = False) -> str | None:
+    r"""Return the final answer that a reply states, ignoring its reasoning; None if there is none.
 
-    Precedence: the last `\boxed{…}`, then the "answer" of the last JSON object, then the last line `Answer: X` or
-    `The answer is X.`
+    Precedence: the last `\boxed{…}`, then the "answer" of the last JSON object, then the last statement such as
+    `Answer: X` or `The answer is X.` Negations, hedges, questions and retracted answers do not count.
+
+    Args:
+        cut_off: the text ended at the length limit; an answer counts only if it was complete before.
     """
     answer, _ = split_reasoning(text)
+    if text.endswith("\n"):
+        answer += "\n"
     tail = answer[-MAX_SEARCHED_CHARS:]
-    boxed = _boxed_answer(tail)
-    final = boxed if boxed is not None else _json_answer(tail) or _line_answer(tail)
-    final = (final or "").strip()
+    final = _boxed_answer(tail)
+    if final is None:
+        final = _json_answer(tail, cut_off) or _stated_answer(tail, cut_off) or ""
+    final = final.strip()
     return final if 0 < len(final) <= MAX_ANSWER_CHARS else None
 
 
-def same_answer(given: str, expected: str) -> bool:
-    """Return whether two answers are equal, compared as exact numbers, else as text, else as expressions.
-
-    Numbers are exact: 0.333 is not 1/3. Units are compared only if both answers have one: "5 cm" equals 5, not "5 m". A
-    percent sign counts as a unit, as in MATH's own grader: 50% equals 50, not 0.5. `x = 5` equals 5. Comparing
-    expressions requires math-verify; without it they are compared only as text.
-    """
-    if max(len(given), len(expected)) > MAX_ANSWER_CHARS:
-        return False
-    return _same_answer(given, expected)
-
-
-@lru_cache(maxsize=4096)  # samples of one problem often give the same answer
-def _same_answer(given: str, expected: str) -> bool:
-    left, right = _parse(given), _parse(expected)
-    if not left.full or not right.full:
-        return False
-    if left.name and right.name and left.name != right.name:
-        return _squeeze(left.full) == _squeeze(right.full) or expressions.same(left.full, right.full)
-    if left.unit and right.unit and left.unit != right.unit:
-        return False
-    if left.number is not None and right.number is not None:
-        return left.number == right.number
-    return _squeeze(left.text) == _squeeze(right.text) or expressions.same(left.text, right.text)
-
-
 def _boxed_answer(text: str) -> str | None:
-    """Return the content of the last closed box, of nested boxes the innermost; None if there is none."""
+    """Return the content of the last closed box, of nested boxes the innermost; boxes of a list are joined."""
     open_braces: list[tuple[bool, int]] = []
-    span = (-1, 0)
+    boxes: list[tuple[int, int, int]] = []
     for match in _BOXES_AND_BRACES.finditer(text):
         token = match.group()
         if token.endswith("{") and token != r"\{":
-            open_braces.append((len(token) > 1, match.end()))
+            open_braces.append((len(token) > 1, match.start()))
         elif token == "}" and open_braces:
             is_box, start = open_braces.pop()
-            if is_box and start > span[0]:
-                span = (start, match.start())
-    return text[span[0] : span[1]] if span[0] >= 0 else None
-
-
-def _json_answer(text: str) -> str | None:
-    value = last_object(text, "answer")[0].get("answer")
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, str):
-        for pattern, repair in _UNESCAPED_LATEX:
-            value = re.sub(pattern, repair, value)
-        return value
-    matches = _LOOSE_JSON.findall(text)  # single backslashes of LaTeX make JSON invalid
-    return matches[-1] if matches else None
-
-
-def _line_answer(text: str) -> str | None:
-    answer = None
-    for match in _ANSWER_LINE.finditer(text):
-        answer = match.group(1).lstrip(" *_`\t").rstrip(" *_`.\t\r")
-    return answer
-
-
-def _parse(text: str) -> _ParsedAnswer:
-    full = _unwrap(text)
-    assignment = _ASSIGNMENT.fullmatch(full)
-    name, right = (_squeeze(assignment.group(1)), _unwrap(assignment.group(2))) if assignment else ("", full)
-    body, unit = _split_unit(right)
-    return _ParsedAnswer(full, name, body, unit, _parse_number(body))
-
-
-def _unwrap(text: str) -> str:
-    """Remove delimiters around a text and give equivalent LaTeX one spelling."""
-    text = text.translate(_CHARACTERS)
-    for _ in range(8):  # wrappers can be nested; stops as soon as nothing changes
-        before = text
-        text = text.strip("*")  # bold
-        for pattern, replacement in _SPELLINGS:
-            text = pattern.sub(replacement, text)
-        text = " ".join(text.split())
-        text = text[:-1].rstrip() if text.endswith(".") else text
-        for wrapper in _WRAPPERS:
-            if match := wrapper.fullmatch(text):
-                text = match.group(1) + match.group(2)
-                break
-        if text == before:
+            if is_box:
+                boxes.append((start, text.index("{", start) + 1, match.start()))
+    boxes = [box for box in sorted(boxes) if not _UNSTATED.match(text[box[1] : box[2]].strip())]
+    if not boxes or _RETRACTION.search(text, boxes[-1][2]):
+        return None
+    answer, first = text[boxes[-1][1] : boxes[-1][2]], boxes[-1][0]
+    for start, inside, end in reversed(boxes[:-1]):
+        if end + 1 > first or not _BETWEEN_BOXES.fullmatch(text, end + 1, first):
             break
-    return text.strip()
+        answer, first = f"{text[inside:end]}, {answer}", start
+    return None if _UNSTATED_BOX.search(text, max(0, first - 60), first) else answer
 
 
-def _split_unit(text: str) -> tuple[str, str]:
-    """Return (answer without its unit, unit in a canonical spelling); the unit is empty if there is none."""
-    if match := _CURRENCY_PREFIX.fullmatch(text):
-        currency = match.group(2).casefold()
-        return _split_unit(match.group(1) + match.group(3))[0], _UNIT_SYMBOLS.get(currency, currency)
-    match = _UNIT_SUFFIX.fullmatch(text)
-    if not match:
-        return text, ""
-    unit = match.group(2).strip()
-    words = re.findall("[a-z]+", unit.casefold())
-    singular = {word[:-1] if len(word) > 3 and word.endswith("s") else word for word in words}
-    if _NON_UNITS & {*words, *singular} or (len(words) == 1 and len(words[0]) == 2 and words[0] not in _SHORT_UNITS):
-        return text, ""
-    unit = re.sub(r"[\s.^-]", "", unit.casefold())
-    unit = unit[:-1] if len(unit) > 2 and unit.endswith("s") else unit
-    return match.group(1), _UNIT_SYMBOLS.get(unit, unit)
+def _json_answer(text: str, cut_off: bool) -> str | None:
+    value = last_object(text, "answer")[0].get("answer")
+    matches = list(_LOOSE_JSON.finditer(text))
+    if isinstance(value, float | None) and matches and not (cut_off and value is None):
+        value = "".join(matches[-1].groups(""))
+    if len(matches) > 1 and _OR.fullmatch(text, matches[-2].end(), matches[-1].start()):
+        return None
+    if not isinstance(value, str) or _UNSTATED.match(value.strip()):
+        return None
+    for pattern, repair in _UNESCAPED_LATEX:
+        value = re.sub(pattern, repair, value)
+    return value
 
 
-def _parse_number(text: str) -> Fraction | None:
-    """Return the number that a text writes in ASCII digits, else None. Exponents have at most three digits."""
-    sign, text = (-1 if text.startswith("-") else 1), re.sub(r"^[+-] ?", "", text)
-    try:
-        if match := _DECIMAL_NUMBER.fullmatch(text):
-            return sign * _parse_decimal(match.group(1)) * Fraction(10) ** int(match.group(2) or match.group(3) or 0)
-        if match := _MIXED_NUMBER.fullmatch(text):
-            whole, numerator, denominator = map(int, match.groups())
-            return sign * (whole + Fraction(numerator, denominator)) if numerator < denominator else None
-        if match := _SLASH_FRACTION.fullmatch(text):
-            return sign * _parse_decimal(match.group(1)) / _parse_decimal(match.group(2))
-        if match := _LATEX_FRACTION.fullmatch(text):
-            top, bottom = (_parse_decimal(match.group(at + 1) or match.group(at + 2)) for at in (2, 5))
-            negative = (match.group(2) == "-") != (match.group(5) == "-")
-            if match.group(1) and (negative or top >= bottom):
-                return None  # 2\frac{3}{2} is ambiguous: a product or a mistake
-            return sign * (int(match.group(1) or 0) + (-top if negative else top) / bottom)
-    except ZeroDivisionError:
-        pass
-    return None
+def _stated_answer(text: str, cut_off: bool) -> str | None:
+    """Return the answer of the last sentence that states one and is not retracted."""
+    statements = [*_STATEMENT.finditer(text), *_TAGGED.finditer(text), *_INVERSE.finditer(text)]
+    weak = None
+    for match in sorted(statements, key=re.Match.end, reverse=True)[:_MAX_STATEMENTS]:
+        if cut_off and match.re is not _TAGGED and "\n" not in text[match.end() :]:
+            continue
+        before = _CLAUSE_START.split(text[max(0, match.start() - 100) : match.start()])[-1]
+        if _UNSTATED_BEFORE.search(before):
+            continue
+        answer, end = _statement(text, match) if match.re is _STATEMENT else (match.group(1), match.end())
+        max_words = _MAX_WORDS_BELOW if "\n" in match.group() else _MAX_WORDS
+        if not _CONTENT.search(answer) or _UNSTATED.match(answer) or len(_WORD.findall(answer)) > max_words:
+            continue
+        if _RETRACTION.search(text, end):
+            return weak
+        if match.re is not _STATEMENT or not match["verb"] or not _DESCRIPTION.fullmatch(answer):
+            return answer
+        weak = weak or answer  # "The answer is positive" says something about an answer that was stated before
+    return weak
 
 
-def _parse_decimal(decimal: str) -> Fraction:
-    return Fraction(re.sub("[, ]", "", decimal))
-
-
-def _squeeze(text: str) -> str:
-    """Lower-case a text, drop LaTeX backslashes and drop spaces not between two digits: "1 2" is not 12."""
-    text = re.sub(r"(?<![0-9]) | (?![0-9])", "", text.casefold())
-    return re.sub(r"\\(?=[a-z])", "", text)
+def _statement(text: str, match: re.Match[str]) -> tuple[str, int]:
+    """Return (the answer that follows "answer is" or "answer:", its end); the answer is empty if none is stated."""
+    rest = text[match.end() : match.end() + 2 * MAX_ANSWER_CHARS]
+    display = _DISPLAY.match(rest)
+    line = " ".join(display.group().split()) if display else rest.partition("\n")[0]
+    if match["verb"] and _PREDICATE.match(line) and len(line.strip(" *_`.")) > 1:
+        return "", match.end()
+    quoted = _QUOTED.match(line)
+    end = _END.search(line, quoted.end() if quoted else 0)
+    if (end and end.group() in "?？") or _HEDGE.search(_SENTENCE_END.split(line)[0]):
+        return "", match.end()
+    answer = (line[: end.start()] if end else line).strip(" *_`\t\r")
+    answer = _LEAD.sub("", answer, count=1).strip(" *_`\t\r,;:|").removesuffix("\\")
+    for closer, opener in _CLOSERS.items():
+        openers, closers = len(re.findall(opener, answer)), answer.count(closer)
+        if answer.endswith(closer) and (closers % 2 if closer in '"$' else openers < closers):
+            answer = answer.removesuffix(closer).rstrip(" *_`.")
+    return answer, match.end() + (end.start() if end else len(line))

@@ -33,7 +33,7 @@ _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-",
 _UNKNOWN_CHARACTER = re.compile(r"[^0-9A-Za-z_+\-*/%(),. ]")
 #: A number followed by a name, which Python reads as two tokens, with a warning: 2pi, 0x10, 1if.
 _RUN_ON = re.compile(r"(?<![A-Za-z_0-9.])(?:\d[\d_]*+\.?+[\d_]*+|\.\d[\d_]*+)(?:[eE][-+]?\d++)?+[A-Za-z]")
-_THOUSANDS = re.compile(r"(?<![\d.,_])\d{1,3}(?:,\d{3})+(?![\d,_])")
+_THOUSANDS = re.compile(r"(?<![\w.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d_]|,\d)")
 
 _TOO_LARGE = "the numbers become too large"
 _TOO_LARGE_DECIMAL = f"{_TOO_LARGE} for rounded decimals, which end at 1.8e308"
@@ -47,7 +47,8 @@ class ToolError(Exception):
 def evaluate(expression: str) -> str:
     """Return the exact value of an expression: an integer, a short decimal or a fraction n/d; else a rounded decimal.
 
-    `^` means power. 1,000 is read as 1000, except in expressions with function calls, where commas separate arguments.
+    `^` means power. 1,000 is read as 1000. In a call, where commas also separate arguments, a comma is what the
+    number of arguments allows: sqrt(1,234) is sqrt(1234), comb(120,100) has two arguments.
 
     Raises:
         ToolError: the expression is not arithmetic or exceeds a limit.
@@ -84,9 +85,41 @@ def _to_python(expression: str) -> str:
         raise ToolError(f"the character {unknown.group()!a} cannot be evaluated; {_NOT_ARITHMETIC}")
     if _RUN_ON.search(text):
         raise ToolError("a number is followed by a name; write * between them")
-    if not re.search(r"[A-Za-z]", text):
-        text = _THOUSANDS.sub(lambda number: number.group().replace(",", ""), text)
-    return text
+    return _join_thousands(text)
+
+
+def _join_thousands(text: str) -> str:
+    """Return an expression without thousands separators; raise ToolError if a comma could also separate arguments."""
+    # No argument begins with 0, as the second part of 1,000 does.
+    text = _THOUSANDS.sub(lambda number: _without_commas(number) if ",0" in number.group() else number.group(), text)
+    if leading_zero := re.search(r"\d*, ?0\d+(?![\d.])", text):
+        raise ToolError(f"{leading_zero.group()} is unclear; write numbers without commas, and none that begins with 0")
+    joined = _THOUSANDS.sub(_without_commas, text)
+    if joined == text or not _has_right_arguments(joined):
+        return text
+    if _has_right_arguments(text):
+        number = _THOUSANDS.search(text)
+        assert number
+        one, separate = _without_commas(number), number.group().replace(",", ", ")
+        raise ToolError(f"{number.group()} can be one number or several arguments; write {one}, or {separate}")
+    return joined
+
+
+def _without_commas(number: re.Match[str]) -> str:
+    return number.group().replace(",", "")
+
+
+def _has_right_arguments(text: str) -> bool:
+    """Return whether all commas of an expression are in calls, with a number of arguments that the functions take."""
+    try:
+        nodes = list(ast.walk(ast.parse(text, mode="eval")))
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    functions = [FUNCTIONS.get(getattr(call.func, "id", "")) for call in calls]
+    return not any(isinstance(node, ast.Tuple) for node in nodes) and all(
+        function and len(call.args) in function.arguments for call, function in zip(calls, functions, strict=True)
+    )
 
 
 def _check_tree(tree: ast.expr, text: str) -> None:
@@ -298,6 +331,8 @@ def _bounded(name: str, compute: Callable[..., Any], least: int = 1, most: int |
         except ValueError:
             raise ToolError(f"{name} has no value there") from None
 
+    # The maximum of one number is allowed, but does not make sense of a comma.
+    bounded.arguments = range(least if most else 2, (most or MAX_NODES) + 1)  # type: ignore[attr-defined]
     return bounded
 
 

@@ -1,15 +1,12 @@
-"""Which answer a reply states, and which answers are the same."""
+"""Which answer a reply states."""
 
 import json
-import sys
 import time
-from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atp.parsing import expressions
 from atp.parsing.answers import MAX_ANSWER_CHARS, read_answer, same_answer
 
 
@@ -58,314 +55,335 @@ from atp.parsing.answers import MAX_ANSWER_CHARS, read_answer, same_answer
         (r"\boxed{" + "5" * MAX_ANSWER_CHARS + "}", "5" * MAX_ANSWER_CHARS),
         (r"\boxed{" + "5" * (MAX_ANSWER_CHARS + 1) + "}", None),
         ("Answer: " + "5" * (MAX_ANSWER_CHARS + 1), None),
+        ("Answer: 5\n\nI hope this answer is helpful!", "5"),
+        ("Answer: 5\nI have checked that the answer is correct.", "5"),
+        ("Answer: 5\nThe answer is the sum of 2 and 3.", "5"),
+        ("Answer: 5\nThis answer is found in step 3.", "5"),
+        ("Answer: 5. Wait, no. Answer: 6", "6"),
+        ("Answer: 5. Wait, no.", None),
+        ("The answer is 5. Actually, wait, that is wrong: the answer is 6.", "6"),
+        ("is the answer 5?", None),
+        ("Is the answer: 5?", None),
+        ("The answer is 5?", None),
+        ("Could the answer be 5?", None),
+        ("the answer is not 5", None),
+        ("the answer isn't 5", None),
+        ("the answer is either 4 or 5", None),
+        ("I don't think the answer is 5.", None),
+        ("I doubt that the answer is 5.", None),
+        ("If the answer is 5, then x = 2.", None),
+        ("I'm not sure whether the answer is 5 or 6.", None),
+        ("Suppose the answer is 5.", None),
+        ("Perhaps the answer is 5.", None),
+        ("The answer might be 5.", None),
+        ("The answer is probably 5.", None),
+        ("The answer is maybe 5", None),
+        ("My guess is that the answer is 5.", None),
+        ("I'd guess the answer is around 400, but I should use the tool.", None),
+        (r"My format will be \boxed{answer}.", None),
+        (r"I will write \boxed{...}", None),
+        (r"\boxed{\text{answer}}", None),
+        ("Answer: <your answer>", None),
+        ("Answer: [answer]", None),
+        ("Answer: ...", None),
+        ("Answer: ?", None),
+        ("Answer: ___", None),
+        ("Answer: I don't know", None),
+        ('{"answer": "..."}', None),
+        ('{"answer": "your answer"}', None),
+        (r"Answer: \boxed{answer}", None),
+        ("The answer is 5!", "5"),
+        ("The answer is $5$.", "$5$"),
+        ("The answer is **5**.", "5"),
+        ("the answer is: 5", "5"),
+        (r"The answer is \(5\).", r"\(5\)"),
+        ("The answer is 3.5 cm.", "3.5 cm"),
+        ("The answer is 5 because 2 + 3 = 5.", "5"),
+        ("The answer is 5, because 2+3=5.", "5"),
+        ("The answer is 5 since it must be.", "5"),
+        ("The answer is 5 (because 2 + 3 = 5).", "5"),
+        ("The answer is 5, which is prime.", "5"),
+        ("The answer is 5 – as shown above.", "5"),
+        ("The answer is 5 - easy!", "5"),
+        ("The answer is 5, not 6.", "5"),
+        ("The answer is 5, and I am sure.", "5"),
+        ("The answer is 5 and that is it.", "5"),
+        ("The answer is 5; done.", "5"),
+        ("The answer is 1,234.", "1,234"),
+        ("The answer is 1,234, as computed.", "1,234"),
+        ("The answer is 3, 4 and 5.", "3, 4 and 5"),
+        ("Answer: (3, 4)", "(3, 4)"),
+        ("Answer: 3 or 4", "3 or 4"),
+        ("Answer： 5", "5"),
+        ("答案是5。", "5"),
+        ("答案：5", "5"),
+        ("最终答案是 5。", "5"),
+        (r"答案为\boxed{5}", "5"),
+        ("所以答案是 $5$。", "$5$"),
+        ("答えは5です。", "5です"),
+        ("Réponse : 5", "5"),
+        ("La réponse est 5.", "5"),
+        ("Antwort: 5", "5"),
+        ("Die Antwort ist 5.", "5"),
+        ("Die Antwort lautet: 5", "5"),
+        ("La respuesta es 5.", "5"),
+        ("Respuesta: 5", "5"),
+        ("La risposta è 5.", "5"),
+        ("A resposta é 5.", "5"),
+        ("Ответ: 5", "5"),
+        ("정답: 5", "5"),
+        ("回答：5", "5"),
+        ("Antwort: 3,5", "3,5"),
+        (r"\[Answer: 009\]", "009"),
+        ("[Answer: 5]", "5"),
+        ("(Answer: 5)", "5"),
+        (r"$\text{Answer: }5$", "5"),
+        (r"\text{Answer: 5}", "5"),
+        ("**Answer:** 5", "5"),
+        ("### Answer: 5", "5"),
+        ("__Answer__: 5", "5"),
+        ("*Answer*: 5", "5"),
+        ("**Answer**: **5**", "5"),
+        ("Final Answer: 5", "5"),
+        ("FINAL ANSWER: 5", "5"),
+        ("Answer = 5", "5"),
+        ("Answer (in cm): 5", "5"),
+        ("The answer to the problem is 5.", "5"),
+        ("The answer for part (b) is 5.", "5"),
+        ("The answers are 2 and 3.", "2 and 3"),
+        ("Answer:\n5", "5"),
+        ("Answer:\n\n$$5$$", "$$5$$"),
+        ("The answer is:\n\\[5\\]", r"\[5\]"),
+        ("<answer>5</answer>", "5"),
+        ("<answer> 5 </answer> Good luck.", "5"),
+        ("5 is the answer.", "5"),
+        ("So 5 is my final answer.", "5"),
+        ("If 5 is the answer, fine.", None),
+        (r"\boxed{2} and \boxed{3}", "2, 3"),
+        (r"$\boxed{2}$, $\boxed{3}$", "2, 3"),
+        (r"\boxed{5}. Wait, no, that is wrong.", None),
+        (r"\boxed{5}. No, \boxed{6}.", "6"),
+        ('{"answer": 12345678.123456789012}', "12345678.123456789012"),
+        ('{"answer": 0.10}', "0.10"),
+        ('{"answer": 1e5}', "1e5"),
+        ('{"answer": -0.5}', "-0.5"),
+        ('{"answer": 5}\nI hope the answer is helpful.', "5"),
+        ("The answer is Evelyn.", "Evelyn"),
+        ("The answer is even.", "even"),
+        ("The answer is no solution.", "no solution"),
+        ("The answer is x = 5.", "x = 5"),
+        ("The answer is a.", "a"),
+        ("The answer is B.", "B"),
+        ("The answer is approximately 3.14.", "3.14"),
+        ("The answer is simply 5.", "5"),
+        ("The answer is therefore 5.", "5"),
+        ("The answer is given by $5$.", "$5$"),
+        ("The answer is equal to 5.", "5"),
+        ("The answer is in the range 1 to 5.", None),
+        ("The answer is greater than 5.", None),
+        ("The answer is as follows:", None),
+        ("The answer is obvious.", None),
+        ("The answer is a prime number.", None),
+        ("The wrong answer is 4.", None),
+        ("My previous answer was 4.", None),
+        ("Wrong answer: 4", None),
+        ("Ann's answer is 4.", None),
+        ("A tempting answer is 4.", None),
+        ("So 12 * 30 is 360, and I think that the answer is 360, but wait", None),
+        ("Answer: 5 is correct", "5"),
+        ("Answer: 5, right?", "5"),
+        ("Answer: 5 (see above)", "5"),
+        ("Thus x = 3. The final answer is $x = 3$.", "$x = 3$"),
+        ("The answer is $3.5$ because of that.", "$3.5$"),
+        (r"The answer is $\frac{1}{2}$, i.e. half.", r"$\frac{1}{2}$"),
+        (r"Answer: 2\pi r", r"2\pi r"),
+        (r"Answer: \frac{1}{2}", r"\frac{1}{2}"),
+        ("Answer: {1, 2}", "{1, 2}"),
+        ("Answer: [1, 2)", "[1, 2)"),
+        ("Answer: $[1, 2)$", "$[1, 2)$"),
+        ("The answer is i.", "i"),
+        ("Answer: i", "i"),
+        ("Answer: -i", "-i"),
+        ("Answer: I", "I"),
+        ("Answer 5", None),
+        ("The question wants an answer: we compute.", None),
+        ("Answer: x = 5, y = 6", "x = 5, y = 6"),
+        ("Answer: 5 apples and 3 pears", "5 apples and 3 pears"),
+        ("Answer: 50%", "50%"),
+        ("Answer: $5.00", "$5.00"),
+        ("The answer is $5.00.", "$5.00"),
+        ("The answer is $5 because I counted $3 and $2.", "$5"),
+        ("Answer: 5 cm\nNote that the answer is rounded.", "5 cm"),
+        ("The answer is .5.", ".5"),
+        ("The answer is -5.", "-5"),
+        ("Answer: 7:30 p.m.", "7:30 p.m"),
+        ("The answer is “5”.", "“5”"),
+        ("The answer is `5`.", "5"),
+        ("The answer is not 4 but 5.", None),
+        ("The answer is 5 rather than 6.", "5"),
+        ("The answer is less than 10, namely 5.", None),
+        ("Let me check: is the answer 5 or 6?\nAnswer: 6", "6"),
+        ("The answer is 5.\n\nLet me know if you need anything else!", "5"),
+        ("The answer is 5.\n\nNo further steps are needed.", "5"),
+        ("The answer is 5. This answer is not an estimate.", "5"),
+        ("Answer: 5\nDoes the answer make sense? Yes: the answer is positive.", "5"),
+        ("The correct answer is 5.", "5"),
+        ("The answer will be 5.", "5"),
+        ("The answer must be 5.", "5"),
+        ("The answer should be rounded to 2 decimals.", None),
+        ("The answer must be positive.\nAnswer: 5", "5"),
+        ("Here is my answer:\n\nFirst we compute 12*30 and then we add", None),
+        ("Answer: 5 (mod 7)", "5 (mod 7)"),
+        ("Answer: 5 (five)", "5"),
+        ("The answer should be a number", None),
+        ("I can't tell what the answer is.", None),
+        ("I do not know the answer: the problem is unclear.", None),
+        ("Antwort: keine Lösung", "keine Lösung"),
+        ("The answer is $x=3$ and $y=4$.", "$x=3$ and $y=4$"),
+        (r"Thus, the final answer is $\boxed{42}$.", "42"),
+        (r"**Answer:** \(\frac{3}{4}\)", r"\(\frac{3}{4}\)"),
+        ("The answer is 42\n", "42"),
+        ("answer: 42", "42"),
+        ("ANSWER: 42.", "42"),
+        ("Answer:42", "42"),
+        ("Answer : 42", "42"),
+        ("**The answer is:**\n\n42", "42"),
+        ("The answer is\n\n\\[\n42\n\\]", r"\[ 42 \]"),
+        ("The final answer is:\n\n$$\n42\n$$", "$$ 42 $$"),
+        ("Final Answer: The final answer is $42$. I hope it is correct.", "$42$"),
+        ("Final Answer: The final answer is 42. I hope it is correct.", "42"),
+        ("So the answer to your question is 42.", "42"),
+        ("Answer to question 3: 42", "42"),
+        ("Your answer is 42 cm.", "42 cm"),
+        ("My answer is 42.", "42"),
+        ("Our answer: 42", "42"),
+        ("The answer is thus 42.", "42"),
+        ("The answer, then, is 42.", None),
+        ("the answer is therefore: 42", "42"),
+        ("The answer is 42 (forty-two).", "42"),
+        ("The answer is 42, i.e., forty-two.", "42"),
+        ("The answer is 42 -- done", "42"),
+        ("Answer: 42 ✅", "42 ✅"),
+        ("✅ Answer: 42", "42"),
+        ("> Answer: 42", "42"),
+        ("- **Answer**: 42", "42"),
+        ("1. Answer: 42", "42"),
+        ("| Answer: 42 |", "42"),
+        ("The answer is **42** apples.", "42** apples"),
+        (r"The answer is 42\.", "42"),
+        ("The answer is: \n- 42", "- 42"),
+        ("What is the answer? The answer is 42.", "42"),
+        ("Q: is the answer 41? A: No, the answer is 42.", "42"),
+        ("The answer isn't 41, it's 42.", None),
+        ("The answer can't be 41.", None),
+        ("The answer is neither 4 nor 5.", None),
+        ("There is no answer: the system is inconsistent.", None),
+        ("The answer is not necessarily 5.", None),
+        ("It's not clear that the answer is 5.", None),
+        ("It is false that the answer is 5.", None),
+        ("Nobody says the answer is 5.", None),
+        ("The answer is 4 or maybe 5.", None),
+        ("The answer is 5, maybe.", None),
+        ("The answer is 5, I guess.", None),
+        ("The answer is 5, but I'm not sure.", None),
+        ("The answer is 5 (not sure).", None),
+        ("The answer is something like 5.", None),
+        ("The answer is somewhere around 5.", None),
+        ("I guess the answer is 5.", None),
+        ("The answer could be 5 or 6.", None),
+        ("The answer is 5 or so.", None),
+        ("The answer is likely 5.", None),
+        ("The answer seems to be 5.", None),
+        ("The answer appears to be 5.", None),
+        ("One might think the answer is 5.", None),
+        ("You might say that the answer is 5, but it is 6.", None),
+        ("A student claims that the answer is 5.", None),
+        ("The textbook's answer is 5.", None),
+        ("The expected answer is 5.", None),
+        ("I refuse to answer: this is 5.", None),
+        ("I won't give the answer: 5 would be a guess", None),
+        ("I can't answer.", None),
+        ("In my answer: see below.", None),
+        ("To answer: compute 3+4.", None),
+        ("Please answer: what is 3+4?", None),
+        (r"The answer format is \boxed{}.", None),
+        ("Put the answer in a box.", None),
+        ("The answer lies between 3 and 5.", None),
+        (r"My answer will be in the form \boxed{number}.", None),
+        ("The answer should be in cm.", None),
+        ("The answer has 3 digits.", None),
+        ("The answer is what we get when 3 and 5 are added.", None),
+        ("Let's see if the answer is 5: 2+3=5.", None),
+        ("Let the answer be x.", None),
+        ("Let the answer = x.", None),
+        ("Let answer = 5x", None),
+        ("answer = 3 + 4\nprint(answer)", None),
+        ("```python\nanswer = 42\n```", None),
+        ("The answer is 5.\nScratch that.", None),
+        ("The answer is 5. Hmm, let me recheck. 2+3=5. Yes.", "5"),
+        ("La réponse est 5.", "5"),
+        ("La réponse est : **5**", "5"),
+        ("**Réponse :** 5", "5"),
+        ("Die Antwort ist 3,5.", "3,5"),
+        ("La respuesta correcta es 5.", None),
+        ("答案不是5", None),
+        ("答案是5吗？", None),
+        ("答案应该是5", None),
+        ("La réponse n'est pas 5.", None),
+        ("La réponse est-elle 5 ?", None),
+        ("Die Antwort ist nicht 5.", None),
+        ("La respuesta no es 5.", None),
+        ("La respuesta es 5 porque 2+3=5.", "5"),
+        ("Die Antwort ist 5, weil 2+3=5.", "5"),
+        ("La réponse est 5 car 2+3=5.", "5"),
+        ("Ответ: 5.", "5"),
+        ("Ответ не 5", None),
+        ("The answer's 5.", None),
+        (r"Either \boxed{5} or \boxed{6}.", None),
+        ('```json\n{"answer": 42}\n```', "42"),
+        ("{'answer': 42}", "42"),
+        ("{'answer': '42'}", "42"),
+        ('{"answer": "5"} or {"answer": "6"}', None),
+        ('{"answer": 42, "reason": "the answer is not 41"}', "42"),
+        ('{"answer": 1,234}', "1,234"),
+        ('{"answer": 42,}', "42"),
+        ('{"answer": 3/4}', "3/4"),
+        ('{"answer": 42.}', "42."),
+        ('{"answer": +5}', "+5"),
+        ('{"Answer": 42}', "42"),
+        ('{"final_answer": 42}', None),
+        ('{"answer": {"value": 42}}', None),
+        ('{"answer": true}', None),
+        ('"answer": "42"', "42"),
     ],
 )
 def test_the_answer_that_a_reply_states(reply, answer):
     assert read_answer(reply) == answer
 
 
-SAME = [
-    ("1/2", "0.5"),
-    ("1/2", ".5"),
-    ("0.50", ".5"),
-    (r"\frac{1}{2}", "0.5"),
-    (r"\dfrac12", r"\tfrac{1}{2}"),
-    (r"\frac1{2}", r"\frac{1}2"),
-    (r"\frac{-1}{2}", "-0.5"),
-    (r"-\frac{1}{2}", "−1/2"),
-    ("2/4", "1/2"),
-    ("1,000", "1000"),
-    ("1 000", "1000"),
-    ("1{,}000", "1000"),
-    (r"1,\!000", "1000"),
-    (r"1\,000", "1000"),
-    ("12345678901234567890123", "12,345,678,901,234,567,890,123"),
-    ("-3", "−3"),
-    ("+3", "3"),
-    ("-0", "0"),
-    ("007", "7"),
-    ("5.0", "5"),
-    ("5.", "5"),
-    ("1e3", "1000"),
-    ("1.5E-2", "0.015"),
-    (r"3 \times 10^{3}", "3000"),
-    ("3*10^3", "3000"),
-    ("3 1/2", "7/2"),
-    (r"3\frac{1}{2}", "3.5"),
-    (r"-3\frac12", "-3.5"),
-    ("½", "0.5"),
-    ("$5$", "5"),
-    (r"\(5\)", "5"),
-    (r"\[ 5 \]", "5"),
-    (r"\left( 5 \right)", "5"),
-    (r"\boxed{5}", "5"),
-    ("**5**", "5"),
-    ("`5`", "5"),
-    ('"5"', "5"),
-    ("x = 5", "5"),
-    ("x=5", "$x = 5$"),
-    (r"\text{even}", "Even"),
-    ("Paris.", "paris"),
-    ("(B)", "B"),
-    ("No solution", r"\text{no solution}"),
-    ("x^{2}+1", "x^2 + 1"),
-    (r"\left(1, 2\right)", "(1,2)"),
-    # A unit that only one states, or both.
-    ("12 apples", "12"),
-    ("5 cm", "5"),
-    (r"5\text{ cm}", "5 cm"),
-    (r"5\,\mathrm{cm}^2", "5 cm²"),
-    ("5 miles per hour", "5"),
-    ("1 apple", "1 apples"),
-    (r"30^\circ", "30 degrees"),
-    (r"30^{\circ}", "30°"),
-    ("30°", "30"),
-    ("$5", "5"),
-    (r"\$5", "5"),
-    (r"\$12.50", "12.5"),
-    ("$12.50", "12.50 dollars"),
-    ("-$5", "-5"),
-    ("€5", "5"),
-    ("50%", "50"),
-    (r"50\%", "50 percent"),
-    ("1e999999999", "1e999999999"),  # as text
-    ("\ud800", "\ud800"),
-]
-
-OTHER = [
-    ("1/2", "1/3"),
-    ("1/2", "-1/2"),
-    ("12", "120"),
-    ("0.333", "1/3"),
-    ("0.333333333", "1/3"),
-    ("1,000", "1"),
-    ("1000", "1.000"),
-    ("1,2", "1.2"),
-    ("1 2", "12"),
-    ("5", "-5"),
-    (r"3\frac{1}{2}", "3/2"),
-    (r"\frac12", r"\frac{1}{22}"),
-    ("10^3", "103"),
-    ("1/0", "2/0"),
-    ("12345678901234567890123", "12345678901234567890124"),
-    ("5 cm", "6 cm"),
-    ("5 cm", "5 m"),
-    ("5 cm", "5 cm^2"),
-    ("12 apples", "12 oranges"),
-    ("$5", "5%"),
-    ("50%", "0.5"),
-    ("2 million", "2"),
-    ("12 dozen", "12"),
-    ("5 times", "5"),
-    ("3 or 4", "3"),
-    ("5x", "5"),
-    ("5 pi", "5"),
-    ("5pi", "5"),
-    ("2xy", "2"),
-    ("2 xy", "2"),
-    ("5ab^2", "5"),
-    ("x=5", "x=6"),
-    ("x=5", "y=5"),
-    ("(1,2)", "(2,1)"),
-    ("(1,2,3)", "(1,2)"),
-    ("1,2,3", "1,2"),
-    ("[1,2]", "(1,2)"),
-    ("[1,2)", "(1,2]"),
-    (r"\{1,2\}", r"\{1,3\}"),
-    ("x>3", "x<3"),
-    ("x>3", r"x \ge 3"),
-    ("x^2", "x"),
-    ("x+1", "y+1"),
-    ("x^2+1", "(x+1)^2"),
-    (r"\sqrt{x^2}", "x"),
-    (r"\sqrt{2}", "1.414"),
-    (r"\frac{1}{\sqrt2-\sqrt2}", "5"),
-    ("2^{10}", "2^{11}"),
-    ("99999*99999", "9999800002"),
-    ("2^{40}", "1099511627777"),
-    ("9^{99}+1", "9^{99}"),
-    ("2^{-40}", "0"),
-    (r"\frac{1}{9^{12}}", "0"),
-    ("3.1415926535", r"\pi"),
-    ("3.14159265358979323846", r"\pi"),
-    ("0.3333333333*1", "1/3"),
-    ("0.3333333333333333x", "x/3"),
-    (r"\log_{0}{5}", "0"),
-    (r"\log_{1}{5}", r"\infty"),
-    (r"\sin^{99}x", "0"),
-    *((f"5 {word}", "5") for word in ("millions", "tenths", "hundredths", "lakh", "is wrong", "divided by", "halves")),
-    ("yes", "no"),
-    ("eat", "tea"),  # words are no products of letters
-    ("A", "B"),
-    ("5!", "120"),
-    ("inf", "nan"),
-    ("nan", "5"),
-    ("1e999999999", "1e999999998"),
-    ("٣", "3"),
-    ("5" * (MAX_ANSWER_CHARS + 1), "5" * (MAX_ANSWER_CHARS + 1)),
-    ("", ""),
-    ("$$", ""),
-    ("", "5"),
-]
-
-#: Only math-verify knows these.
-EXPRESSIONS = [
-    (r"\sqrt{8}", r"2\sqrt2"),
-    ("2*sqrt(2)", r"\sqrt8"),
-    ("√8", "2√2"),
-    (r"\sqrt{4}", "2"),
-    (r"\sqrt[3]{8}", "2"),
-    (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt2}"),
-    (r"5\sqrt2\text{ cm}", r"\sqrt{50}"),
-    (r"\frac{\pi}{2}", "pi/2"),
-    ("(3, \\frac{\\pi}{2})", "(3, π/2)"),
-    ("(1/2, 3)", "(0.5,3)"),
-    (r"\{1,2\}", r"\{2,1\}"),
-    ("1,2", "2, 1"),
-    ("1 and 2", "2,1"),
-    (r"1\pm\sqrt2", r"1+\sqrt{2},1-\sqrt{2}"),
-    (r"\left[\frac12, 2\right)", "[0.5,2)"),
-    (r"(-\infty,2)\cup(3,\infty)", r"(-\infty, \sqrt{4}) \cup (3, \infty)"),
-    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix} \frac{2}{2} \\ 2 \end{pmatrix}"),
-    ("x^2+2x+1", "(x+1)^2"),
-    ("2x+3", "3+2x"),
-    ("y = 2x+3", "3+2x"),
-    ("x**2+1", "1+x^2"),
-    (r"-\frac{1}{2x}", "-1/(2x)"),
-    ("3+4i", "4i + 3"),
-    (r"x \ge 3", r"3 \le x"),
-    ("x+y=3", "3=y+x"),
-    ("2^{100}", "2*2^{99}"),
-    (r"\log_2 8", "3"),
-    ("99999*99999", "9999800001"),
-    ("9^{99}-9^{99}+1", "1"),
-    ("0.1x", "x/10"),
-    ("e^{i\\pi}+1", "0"),
-    (r"\sqrt{3+2\sqrt2}", r"1+\sqrt2"),
-    (r"\sin^2 x+\cos^2 x", "1"),
-    ("2*3", "6"),
-]
-
-
-@pytest.fixture
-def alone(monkeypatch):
-    """As where math-verify is not installed."""
-    monkeypatch.setitem(sys.modules, "math_verify", None)
-    forget()
-    yield
-    forget()
-
-
-def forget():
-    from atp.parsing import answers
-
-    answers._same_answer.cache_clear()
-
-
-@pytest.mark.parametrize(("one", "other"), SAME)
-def test_the_same_answer_in_two_forms(one, other):
-    assert same_answer(one, other) and same_answer(other, one)
-
-
-@pytest.mark.parametrize(("one", "other"), SAME)
-def test_the_same_answer_without_math_verify(one, other, alone):
-    assert same_answer(one, other) and same_answer(other, one)
-
-
-@pytest.mark.parametrize(("one", "other"), OTHER)
-def test_another_answer(one, other):
-    assert not same_answer(one, other) and not same_answer(other, one)
-
-
-@pytest.mark.parametrize(("one", "other"), OTHER)
-def test_another_answer_without_math_verify(one, other, alone):
-    assert not same_answer(one, other) and not same_answer(other, one)
-
-
-@pytest.mark.parametrize(("one", "other"), EXPRESSIONS)
-def test_the_same_expression(one, other):
-    pytest.importorskip("math_verify")
-    assert same_answer(one, other) and same_answer(other, one)
-
-
-def test_without_math_verify_expressions_are_text(alone):
-    assert not any(same_answer(one, other) for one, other in EXPRESSIONS)
-    assert all(same_answer(one, f" ${one}$. ") for one, _ in EXPRESSIONS if not one.startswith("y ="))
-
-
-HOSTILE = ["9^{9^{9}}", "10**10**10", "9^9^9", "10^10^10", "9^1 0^1 0", "9^%9^%9", "2^{9999}^{9999}", "9^{9} ^{9}"]
-HOSTILE += ["((9^{99})^{99})^{99}", "9^{9}{}^{9}", "2^{99999}", "(x+y+z)^{999}", "e^{e^{e^{9}}}", r"\exp(\exp(9))"]
-HOSTILE += ["factorial(99999)", "99999999!", r"\binom{99999}{44444}", r"\sum_{i=1}^{999999999} i", r"\int x"]
-HOSTILE += [r"\sqrt{z+999999999999999^{99}}", r"\sqrt[0.001]{9}", r"\pm" * 9 + "1", "1+" * 60 + "1", "9" * 20]
-HOSTILE += ["(" * 20 + "1" + ")" * 20, "{" * 20 + "1" + "}" * 20, r"\frac{" * 9 + "1" + "}{2}" * 9, "|" * 20 + "x"]
-HOSTILE += [
-    r"\begin{pmatrix}x&y\\z&x\end{pmatrix}^{20}",
-    r"\begin{cases}1\end{cases}",
-    r"\input{x}",
-    "__import__('os')",
-]
-
-
-@pytest.mark.parametrize("hostile", HOSTILE)
-def test_what_could_hold_a_run_up_is_not_read_at_all(hostile, monkeypatch):
-    monkeypatch.setattr(expressions, "_parse", lambda text: pytest.fail(f"{text} was read"))
-    assert not expressions.same(hostile, r"\sqrt{8}")
-    assert not expressions.same(r"\sqrt{8}", hostile)
-
-
-def test_whatever_the_reader_raises_is_no_equality(monkeypatch):
-    for error in (ValueError, RecursionError, AttributeError, TypeError):
-        monkeypatch.setattr(expressions, "_parse", lambda text, error=error: (_ for _ in ()).throw(error))
-        assert not expressions.same(r"\sqrt{8}", r"2\sqrt2")
-
-
-def test_the_reader_sets_no_alarm_and_says_nothing(caplog, monkeypatch):
-    pytest.importorskip("math_verify")
-    import signal
-
-    monkeypatch.setattr(signal, "alarm", lambda seconds: pytest.fail("an alarm"))
-    assert expressions.same(r"\sqrt{72}", r"6\sqrt2")
-    assert not expressions.same(r"\sqrt{", r"6\sqrt2")
-    assert caplog.records == []
-
-
-def forms(value: Fraction) -> list[str]:
-    """Ways to write a rational."""
-    above, below, minus = abs(value.numerator), value.denominator, "-" if value < 0 else ""
-    written = [
-        f"{minus}{above}/{below}",
-        rf"{minus}\frac{{{above}}}{{{below}}}",
-        rf"\dfrac{{{minus}{above}}}{{{below}}}",
-    ]
-    if above > below > 1:
-        written.append(rf"{minus}{above // below}\frac{{{above % below}}}{{{below}}}")
-        written.append(f"{minus}{above // below} {above % below}/{below}")
-    if below == 1:
-        written += [f"{minus}{above:,}", f"{minus}{above:,}".replace(",", " "), f"{minus}{above:,}".replace(",", "{,}")]
-        written += [
-            f"{minus}{above}.0",
-            f"{minus}00{above}",
-            f"{minus}{above}e0",
-            f"{minus}${above}",
-            f"{minus}{above}%",
-        ]
-    written += [f"${each}$" for each in written if "$" not in each] + [f"x = {each}." for each in written]
-    return written + [rf"\boxed{{{each}}}" for each in written] + [each.replace("-", "−") for each in written]
-
-
-@given(st.fractions(), st.fractions())
-@settings(deadline=None)
-def test_a_rational_is_itself_in_every_form_and_no_other(one, other):
-    for each in forms(one):
-        assert same_answer(each, forms(one)[0]), each
-        assert same_answer(each, forms(other)[0]) == (one == other)
-
-
-@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**9), max_value=10**9, places=6))
-def test_a_decimal_is_exact(value):
-    assert same_answer(f"{value:f}", f"{value:,f}")
-    assert same_answer(f"{value:f}", str(Fraction(value)))
-    assert not same_answer(f"{value:f}", str(Fraction(value) + Fraction(1, 10**9)))
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("Answer: 5", None),
+        ("Answer: 5\n", "5"),
+        ("Answer: 5\nand so", "5"),
+        (r"\boxed{5} and", "5"),
+        (r"\boxed{5", None),
+        ('{"answer": 5}', "5"),
+        ('{"answer": 5, "why": "be', None),
+        ('{"answer": "5", "x', None),
+        ("The answer is 36", None),
+        ("The answer is 5.\nNext", "5"),
+        ("I think that the answer is 360, but wait", None),
+        ('{"answer": 0.10} ok', "0.10"),
+        ("<answer>5</answer>", "5"),
+        ("Answer: 5\nSo the answer is 1", "5"),
+        ("Answer:\n5", None),
+        ("Answer:\n5\n", "5"),
+    ],
+)
+def test_of_a_reply_that_was_cut_off_only_a_complete_answer_counts(reply, answer):
+    assert read_answer(reply, cut_off=True) == answer
 
 
 PIECES = ["1", "2", "9" * 9, ".", ",", " ", "-", "+", "/", "*", "^", "^{", "{", "}", "(", ")", "[", "]", "|", "=", "$"]
@@ -389,12 +407,6 @@ PIECES += [
 ]
 PIECES += ["answer", "Answer: ", ": ", '{"answer": ', '"', "\n", "<think>", "</think>", "nan", "1e999999999", "\x00"]
 soup = st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join))
-
-
-@given(soup, soup)
-@settings(deadline=None)
-def test_any_two_texts_are_the_same_or_not(one, other):
-    assert same_answer(one, other) in (True, False)
 
 
 @given(soup)

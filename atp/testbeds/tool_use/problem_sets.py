@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,6 +23,10 @@ MAX_REASON_CHARS = 200
 
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _INTEGER = re.compile(r"-?(?:\d+|\d{1,3}(?:,\d{3})+)", re.ASCII)
+#: Numbers stay text as written; 204.0 is the integer that a table of floats had. NaN is no answer.
+_JSON = json.JSONDecoder(
+    parse_int=str, parse_float=lambda number: number.removesuffix(".0"), parse_constant=lambda name: None
+)
 
 
 class ProblemSet(BaseModel):
@@ -85,6 +90,11 @@ def read_problems(settings: ProblemSet, folder: Path = Path()) -> list[Problem]:
                 raise AtpError(
                     f"{where}: row {number}: no {key} in column '{getattr(settings, key)}', must be text or a number"
                 )
+            if half := re.search("[\ud800-\udfff]", value):
+                raise AtpError(
+                    f"{where}: row {number}: {key} in column '{getattr(settings, key)}': found {half.group()!a}, "
+                    "half of a character; write the character itself"
+                )
         problems.setdefault(question, Problem(question=question, answer=answer, expression=""))
     if not problems:
         raise AtpError(f"{where}: no rows, must have at least one problem")
@@ -98,7 +108,7 @@ Rows = tuple[list[str], Iterable[tuple[int, dict[str, Any]]]]
 def _parquet(file: Path, settings: ProblemSet) -> Rows:
     try:
         names = pq.read_schema(file).names
-        return names, enumerate(pq.read_table(file, columns=_columns(settings, names)).to_pylist(), 1)
+        return names, _rows(pq.read_table(file, columns=_columns(settings, names)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise AtpError(f"{file}: not readable as Parquet: {_reason(error)}") from error
 
@@ -106,9 +116,9 @@ def _parquet(file: Path, settings: ProblemSet) -> Rows:
 def _json_lines(file: Path, settings: ProblemSet) -> Rows:
     rows = []
     try:
-        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+        for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):  # a BOM is skipped
             if line.strip():
-                rows.append((number, json.loads(line)))
+                rows.append((number, _JSON.decode(line)))
     except UnicodeDecodeError as error:
         raise AtpError(f"{file}: not readable as JSON Lines: {_reason(error)}") from error
     except (ValueError, RecursionError) as error:
@@ -126,9 +136,28 @@ def _hub(settings: ProblemSet) -> Rows:
         data = load_dataset(settings.path, settings.name, split=settings.split, revision=settings.revision)
         # Other columns may have images, which would be decoded.
         columns = _columns(settings, data.column_names)
-        return data.column_names, list(enumerate(data.select_columns(columns), 1))
+        return data.column_names, _rows(data.select_columns(columns).with_format("arrow")[:])
     except Exception as error:  # exception types differ between the hub, the network and file formats
         raise AtpError(f"{settings.path}: cannot be loaded from the hub: {_reason(error)}") from error
+
+
+def _rows(table: pa.Table) -> list[tuple[int, dict[str, Any]]]:
+    columns = {name: [_plain(value) for value in table[name]] for name in table.column_names}
+    return [(row + 1, {name: values[row] for name, values in columns.items()}) for row in range(table.num_rows)]
+
+
+def _plain(value: pa.Scalar) -> Any:
+    """Return a value of a table, a decimal number as text: Python's floats add digits to those of 32 bits."""
+    if not value.is_valid:
+        return None
+    if pa.types.is_list(value.type) or pa.types.is_large_list(value.type):
+        return [_plain(each) for each in value.values]
+    if pa.types.is_decimal(value.type):
+        return f"{value.as_py():f}"
+    if pa.types.is_floating(value.type):
+        number = value.type.to_pandas_dtype()(value.as_py())
+        return np.format_float_positional(number, trim="-") if np.isfinite(number) else None
+    return value.as_py()
 
 
 def _columns(settings: ProblemSet, names: list[str]) -> list[str]:
@@ -146,9 +175,9 @@ def _answer(value: Any) -> str:
 
 def _text(value: Any) -> str:
     """Return a text or a number as text; empty for anything else."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
+    if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    return str(value).strip()
 
 
 def _reason(error: BaseException) -> str:

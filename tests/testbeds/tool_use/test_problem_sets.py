@@ -1,6 +1,7 @@
 """Published problem sets: formats, errors, and scenarios made from them."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,45 @@ def test_each_published_form_gives_question_and_answer(tmp_path: Path, form: str
         assert read([{"question": "q", "answer": value}]) == [("q", text)]
 
 
+def array(value: Any, form: pa.DataType) -> pa.Table:
+    return pa.table({"question": ["q"], "answer": pa.array([value], form)})
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        ('{"question": "q", "answer": 12345678901234567.25}', "12345678901234567.25"),
+        ('{"question": "q", "answer": 0.10}', "0.10"),
+        ('{"question": "q", "answer": -12345678901234567890123456789}', "-12345678901234567890123456789"),
+        ('{"question": "q", "answer": ' + "7" * 5000 + "}", "7" * 5000),
+        ('{"question": "q", "answer": [0.30, 1]}', "0.30"),
+        ('{"question": "q", "answer": "1.50"}', "1.50"),
+        ('\ufeff{"question": "q", "answer": "é"}', "é"),
+        (array(0.1, pa.float16()), "0.1"),
+        (array(0.1, pa.float32()), "0.1"),
+        (array(16777216.0, pa.float32()), "16777216"),
+        (array([0.7, 2.0], pa.list_(pa.float32())), "0.7"),
+        (array([0.7], pa.large_list(pa.float32())), "0.7"),
+        (array(0.1, pa.float64()), "0.1"),
+        (array(1e22, pa.float64()), "1" + "0" * 22),
+        (array(1e-7, pa.float64()), "0.0000001"),
+        (array(Decimal("12.50"), pa.decimal128(10, 2)), "12.50"),
+        (array(Decimal("0.0000000001"), pa.decimal128(38, 10)), "0.0000000001"),
+        (array(Decimal("12345678901234567890.5"), pa.decimal256(60, 1)), "12345678901234567890.5"),
+        (array(2**60, pa.int64()), str(2**60)),
+    ],
+)
+def test_answers_keep_their_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, answer: str) -> None:
+    path = tmp_path / ("set.jsonl" if isinstance(content, str) else "set.parquet")
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+    else:
+        pq.write_table(content, path)
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset(content))
+        assert [problem.answer for problem in read_problems(ProblemSet(path="someone/set"))] == [answer]
+    assert [problem.answer for problem in read_problems(ProblemSet(path=str(path)))] == [answer]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -95,6 +135,12 @@ def test_each_published_form_gives_question_and_answer(tmp_path: Path, form: str
         ("set.jsonl", [{"question": "q", "answer": "so it goes ####  "}], "row 1: no answer"),
         ("set.jsonl", [{"question": "q", "answer": True}], "row 1: no answer"),
         ("set.jsonl", [{"question": "q", "answer": float("nan")}], "row 1: no answer"),
+        ("set.parquet", [{"question": "q", "answer": float("nan")}], "row 1: no answer"),
+        (
+            "set.jsonl",
+            [{"question": "q \ud83d", "answer": "1"}],
+            "row 1: question in column 'question': found '\\ud83d'",
+        ),
     ],
 )
 def test_a_wrong_problem_set_is_one_line(tmp_path: Path, name: str, content: Any, message: str) -> None:
