@@ -344,9 +344,9 @@ def _question(messages: list[dict[str, str]]) -> "Question":
     from atp.rollout.branching import Question
     from atp.testbed import Observation, Prompt, Reply, Turn
 
-    def follow(replies: Sequence[str]) -> Turn:
-        reward = len(replies[0]) % 7 / 7
-        return Turn(1, 0, "", messages, Reply(replies[0]), "", "", None, False, reward, "")
+    def follow(replies: Sequence[Reply | str]) -> Turn:
+        reply = replies[0] if isinstance(replies[0], Reply) else Reply(replies[0])
+        return Turn(1, 0, "", messages, reply, "", "", None, False, len(reply.text) % 7 / 7, "")
 
     return Question("", Prompt(0, 1, messages, Observation({}, "", ())), follow)
 

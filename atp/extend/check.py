@@ -64,6 +64,7 @@ def check(testbed: Testbed, count: int = 8, seed: int = 0, source: Mapping[str, 
     rule("train and test share no prompt", lambda: rules.no_shared_prompt(player, scenarios))
     rule("replies parse to their decisions", lambda: rules.decisions(player))
     rule("an invalid reply never pays more", lambda: rules.invalid(player))
+    rule("a reply that was cut off is invalid", lambda: rules.cut_off(player))
     rule("rewards are finite", lambda: rules.finite(player))
     rule("the same seed gives the same episode", lambda: rules.repeatable(player))
     rule("no unfilled placeholders", lambda: rules.placeholders(player))

@@ -20,8 +20,8 @@ from atp.tools import TOOLS, Call, run_calls
 MAX_PROMPTS = 100_000
 ROLES = ("system", "user", "assistant", "tool")
 
-#: Returns the reply to a prompt.
-Answer = Callable[[Prompt], str]
+#: Returns the reply to a prompt; a bare text is a complete reply.
+Answer = Callable[[Prompt], Reply | str]
 
 
 class BrokenRule(Exception):
@@ -61,7 +61,7 @@ class Player:
                 f"{type(game).__name__}"
             )
         prompts: list[Prompt] = []
-        replies: list[str] = []
+        replies: list[Reply] = []
         answers: list[Any] | None = None
         while True:
             try:
@@ -77,7 +77,7 @@ class Player:
                 raise BrokenRule(f"{_line_of_yield(game)}: {error}") from None
 
     def _answers(
-        self, opened: Any, settings: Any, answer: Answer, prompts: list[Prompt], replies: list[str]
+        self, opened: Any, settings: Any, answer: Answer, prompts: list[Prompt], replies: list[Reply]
     ) -> list[Any]:
         """Return what is sent back for the prompts or calls that play yields, and remember prompts and replies."""
         if not isinstance(opened, list) or not opened or len({isinstance(each, Call) for each in opened}) > 1:
@@ -86,12 +86,13 @@ class Player:
             return list(run_calls(opened))
         for prompt in opened:
             _check_prompt(prompt, settings)
-        texts = [answer(prompt) for prompt in opened]
+        given = [answer(prompt) for prompt in opened]
+        new = [reply if isinstance(reply, Reply) else Reply(reply) for reply in given]
         prompts += opened
-        replies += texts
+        replies += new
         if len(prompts) > MAX_PROMPTS:
             raise BrokenRule(f"play has yielded {MAX_PROMPTS} prompts and does not end")
-        return [Reply(text) for text in texts]
+        return new
 
 
 def place(testbed: Testbed, function: Any = None) -> str:
@@ -146,7 +147,7 @@ def _check_prompt(prompt: Any, settings: Any) -> None:
 
 
 def _check_turns(
-    testbed: Testbed, settings: Any, prompts: Sequence[Prompt], replies: Sequence[str], turns: Any
+    testbed: Testbed, settings: Any, prompts: Sequence[Prompt], replies: Sequence[Reply], turns: Any
 ) -> None:
     """Raise BrokenRule unless there is one turn for each prompt with step 0, and it agrees with the prompt."""
     try:
@@ -171,7 +172,7 @@ def _check_turns(
         raise BrokenRule(f"{place(testbed)}: {error}") from None
 
 
-def _first_steps(prompts: Sequence[Prompt], replies: Sequence[str]) -> Iterator[tuple[Prompt, str]]:
+def _first_steps(prompts: Sequence[Prompt], replies: Sequence[Reply]) -> Iterator[tuple[Prompt, Reply]]:
     """Yield prompts with step 0 and their replies, once the steps of every agent and round are checked."""
     steps: dict[tuple[int, int], int] = {}
     for prompt, reply in zip(prompts, replies, strict=True):
@@ -184,11 +185,11 @@ def _first_steps(prompts: Sequence[Prompt], replies: Sequence[str]) -> Iterator[
             yield prompt, reply
 
 
-def _check_turn(where: str, testbed: Testbed, turn: Turn, prompt: Prompt, reply: str) -> None:
+def _check_turn(where: str, testbed: Testbed, turn: Turn, prompt: Prompt, reply: Reply) -> None:
     if wrong := mismatch(turn, Turn):
         raise BrokenRule(f"{where}: {wrong.removeprefix('.')}")
-    if turn.reply.text != reply:
-        raise BrokenRule(f"{where}: reply must be the Reply to the prompt, '{reply:.40}', found {turn.reply!r:.80}")
+    if turn.reply != reply:
+        raise BrokenRule(f"{where}: reply must be the Reply to the prompt, {reply!r:.80}, found {turn.reply!r:.80}")
     if turn.messages != prompt.messages:
         raise BrokenRule(f"{where}: messages must be those of the prompt")
     decisions = prompt.observation.answers

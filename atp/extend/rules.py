@@ -13,7 +13,7 @@ from atp.extend.episodes import Answer, BrokenRule, Player, place, stating
 from atp.extend.values import mismatch
 from atp.files.columns import from_row, to_arrow
 from atp.scenarios.sources import source_settings
-from atp.testbed import INVALID, Prompt, Scenario, Testbed, Turn
+from atp.testbed import INVALID, Prompt, Reply, Scenario, Testbed, Turn
 
 #: A reply that states no decision of any testbed.
 NO_DECISION = "~"
@@ -164,6 +164,23 @@ def invalid(player: Player) -> str:
             for others in prompt.observation.answers:
                 compared += _compare_pay(player, number, settings, prompt, others)
     return f"{compared} comparisons"
+
+
+def cut_off(player: Player) -> None:
+    """Check that a reply which ended at the length limit, before its statement was complete, is no decision."""
+    for answer in (comply, violate):
+
+        def begin(prompt: Prompt, answer: Answer = answer) -> Reply:
+            return Reply(str(answer(prompt))[:-1], finish_reason="length")
+
+        for *_, turns in player.episodes(begin):
+            for turn in turns:
+                if turn.decision != INVALID:
+                    raise BrokenRule(
+                        f"{place(player.testbed)}: the reply '{turn.reply.text:.80}' was cut off (finish_reason "
+                        f"'length'), but was read as '{turn.decision}', must be '{INVALID}': give the functions of "
+                        "atp.parsing the Reply, not its text"
+                    )
 
 
 def _compare_pay(player: Player, number: int, settings: Any, asked: Prompt, others: str) -> int:

@@ -348,8 +348,9 @@ class Chat:
         """Return the first form in which no call or result is lost, and a call is read back as it was."""
         if "tools" not in self.template:
             return ToolForm(native=False)
-        for one_by_one, as_text in ((False, False), (False, True), (True, False), (True, True)):
-            form = self.tool_form = ToolForm(one_by_one=one_by_one, as_text=as_text)
+        forms = [ToolForm(), ToolForm(as_text=True), ToolForm(one_by_one=True), ToolForm(one_by_one=True, as_text=True)]
+        for form in forms if "tool_calls" in self.template else [ToolForm(verbatim=True)]:
+            self.tool_form = form
             try:
                 text = self.prompt([*_PROBE[:2], _calling(_ARGUMENTS), *_results()], (_TOOL,))
                 prompt = self.prompt(_PROBE[:2], (_TOOL,))
@@ -363,8 +364,7 @@ class Chat:
             if [(call.text, call.error) for call in parse_calls(stored, _arguments((_TOOL,)))] == [
                 (_ARGUMENTS[0], None)
             ]:
-                verbatim = call in written and not one_by_one
-                return ToolForm(verbatim=True) if verbatim else form
+                return ToolForm(verbatim=True) if call in written and not form.one_by_one else form
         return ToolForm(native=False)
 
 

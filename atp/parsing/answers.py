@@ -5,7 +5,8 @@ from functools import lru_cache
 
 from atp.parsing.choices import MAX_SEARCHED_CHARS, last_object
 from atp.parsing.equality import MAX_ANSWER_CHARS, same_answer
-from atp.parsing.replies import split_reasoning
+from atp.parsing.replies import split_reply
+from atp.testbed import Reply
 
 __all__ = ["MAX_ANSWER_CHARS", "read_answer", "same_answer"]
 
@@ -34,6 +35,7 @@ _STATEMENT = re.compile(
     re.IGNORECASE,
 )
 #: Other forms: <answer>5</answer>, "5 is the answer".
+_MARKED = re.compile(r"\\(?:boxed|fbox)\s*\{|[\"']answer[\"']\s*:|<answer>|final answer", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>([^<>]{1,1000})</answer>", re.IGNORECASE)
 _INVERSE = re.compile(
     r"([$\\+−-]{0,2}[0-9][^\s,;:?!]{0,99}) is (?:the|my|our) (?:final |correct )?answer\b", re.IGNORECASE
@@ -121,19 +123,27 @@ _MAX_STATEMENTS = 100
 _DESCRIPTION = re.compile(r"[a-z]{2,}(?:[ '-][a-z]+)*")
 
 
-@lru_cache(maxsize=1024)
-def read_answer(text: str, cut_off: bool = False) -> str | None:
+def read_answer(reply: Reply | str) -> str | None:
     r"""Return the final answer that a reply states, ignoring its reasoning; None if there is none.
 
     Precedence: the last `\boxed{…}`, then the "answer" of the last JSON object, then the last statement such as
-    `Answer: X` or `The answer is X.` Negations, hedges, questions and retracted answers do not count.
-
-    Args:
-        cut_off: the text ended at the length limit; an answer counts only if it was complete before.
+    `Answer: X` or `The answer is X.` Negations, hedges, questions and retracted answers do not count. Of a reply that
+    was cut off, an answer counts only if it was complete before the end.
     """
-    answer, _ = split_reasoning(text)
-    if text.endswith("\n"):
-        answer += "\n"
+    answer, _, cut_off = split_reply(reply)
+    text = reply if isinstance(reply, str) else reply.text
+    return _read_answer(f"{answer}\n" if text.endswith("\n") else answer, cut_off)
+
+
+def marks_answer(text: str) -> bool:
+    """Return whether a text marks an answer as final: in a box, in JSON, in tags or by the words "final answer"."""
+    answer = split_reply(text).answer
+    marked = _MARKED.search(answer)
+    return bool(marked) and _read_answer(answer, cut_off=False) is not None
+
+
+@lru_cache(maxsize=1024)
+def _read_answer(answer: str, cut_off: bool) -> str | None:
     tail = answer[-MAX_SEARCHED_CHARS:]
     final = _boxed_answer(tail)
     if final is None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atp.parsing.answers import MAX_ANSWER_CHARS, read_answer, same_answer
+from atp.testbed import Reply
 
 
 @pytest.mark.parametrize(
@@ -383,7 +384,7 @@ def test_the_answer_that_a_reply_states(reply, answer):
     ],
 )
 def test_of_a_reply_that_was_cut_off_only_a_complete_answer_counts(reply, answer):
-    assert read_answer(reply, cut_off=True) == answer
+    assert read_answer(Reply(reply, finish_reason="length")) == answer
 
 
 PIECES = ["1", "2", "9" * 9, ".", ",", " ", "-", "+", "/", "*", "^", "^{", "{", "}", "(", ")", "[", "]", "|", "=", "$"]

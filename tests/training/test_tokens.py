@@ -47,7 +47,7 @@ def spec(request, tmp_path) -> ModelSpec:
 @pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
 def test_training_reads_the_tokens_of_play(spec, tmp_path, method):
     agent = load_local(spec, None)
-    prompt = agent._tokens([Request(0, PROMPT, 0)])[0]
+    prompt = agent._tokens([Request(0, PROMPT, 0)], [agent.prompt_text(PROMPT)])[0]
     reply = [*agent.tokenizer("The left one.", add_special_tokens=False).input_ids, agent.tokenizer.eos_token_id]
     assert prompt.count(agent.tokenizer.convert_tokens_to_ids(BEGIN)) == (BEGIN in agent.tokenizer.chat_template)
 
@@ -92,8 +92,8 @@ def test_a_learned_reply_ends_as_the_chat_template_ends_it(tmp_path):
     for eos in ([tokenizer.eos_token_id, played], tokenizer.eos_token_id):
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
         loaded = load_trainable(ModelSpec(path=str(folder), device="cpu"), SftSettings(), None)
-        ends.append(loaded.reply_tokens("Left.")[-1])
-    assert ends == [played, tokenizer.eos_token_id]
+        ends.append(loaded.reply_tokens(PROMPT.messages, (), "Left.")[-1])
+    assert ends == [played, played]
 
 
 #: What the generation_config.json of a model may hold, and would change each draw.

@@ -18,8 +18,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from atp.errors import AtpError
-from atp.parsing.answers import read_answer, same_answer
-from atp.parsing.replies import split_reasoning
+from atp.parsing.answers import marks_answer, read_answer, same_answer
+from atp.parsing.replies import split_reasoning, split_reply
 from atp.parsing.tool_calls import ParsedCall, parse_calls
 from atp.testbed import (
     DEPLOYED,
@@ -223,16 +223,18 @@ def _read_reply(
 ) -> list[ParsedCall]:
     """Return the calls of a reply, with an error for those that cannot run. A reply without calls ends the problem."""
     attempt.replies.append(reply)
-    calls = parse_calls(reply.text, offered)
+    answer, _, cut_off = split_reply(reply)
+    calls = parse_calls(reply, offered)
     if not calls:
-        attempt.answer, attempt.done = read_answer(reply.text), True
-        attempt.reason = None if attempt.answer is not None else "no answer given"
+        attempt.answer, attempt.done = read_answer(reply), True
+        if attempt.answer is None:
+            attempt.reason = "cut off" if cut_off else "no answer given"
         return []
     if attempt.warned:
         attempt.done, attempt.reason = True, "calls used up, no answer given"
         attempt.failed += len(calls)
         return []
-    after_answer = read_answer(split_reasoning(reply.text)[0][: calls[0].start]) is not None
+    after_answer = marks_answer(answer[: calls[0].start])
     checked = []
     for one in calls:
         attempt.calls += 1
