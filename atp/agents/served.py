@@ -39,7 +39,7 @@ from tenacity import RetryError
 from atp.agents.base import Agent, Request
 from atp.errors import AtpError
 from atp.models.spec import ModelSpec
-from atp.parsing.choices import split_reasoning
+from atp.parsing.replies import split_reasoning
 from atp.parsing.tool_calls import ParsedCall, parse_calls
 from atp.testbed import Prompt, Reply
 from atp.tools import TOOLS, schema

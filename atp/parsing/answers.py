@@ -6,7 +6,8 @@ from fractions import Fraction
 from functools import lru_cache
 
 from atp.parsing import expressions
-from atp.parsing.choices import MAX_SEARCHED_CHARS, last_object, split_reasoning
+from atp.parsing.choices import MAX_SEARCHED_CHARS, last_object
+from atp.parsing.replies import split_reasoning
 
 #: Maximum length of an answer in characters; longer text counts as no answer.
 MAX_ANSWER_CHARS = 1_000

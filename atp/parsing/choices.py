@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from atp.parsing.replies import Parts, split_reply
+from atp.testbed import Reply
+
 #: JSON is searched in this many last characters of an answer, so that the time of a search is bounded.
 MAX_SEARCHED_CHARS = 50_000
 
-_THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
 _OPEN = re.compile(r"\{(?=\s*\")")
 _FLAT = re.compile(r"\{[^{}]*\}")
 #: Text between alternatives that are listed, not chosen.
@@ -53,28 +55,19 @@ class _Named:
     option: str
 
 
-def split_reasoning(text: str) -> tuple[str, str]:
-    """Split a reply into answer and reasoning. An unclosed <think> takes all that follows; a template may open it."""
-    closing = re.search("</think>", text, re.IGNORECASE)
-    if closing and "<think>" not in text[: closing.start()].lower():
-        text = f"<think>{text}"
-    reasoning = "\n".join(part.strip() for part in _THINK.findall(text))
-    return _THINK.sub("", text).strip(), reasoning
-
-
-def parse_choice(text: str, options: Sequence[str], key: str = "choice") -> Choice:
+def parse_choice(reply: Reply | str, options: Sequence[str], key: str = "choice") -> Choice:
     """Return the option that a reply chooses.
 
     The last JSON object whose `key` names an option wins. Without one, the last `choice: keep money` does, in any
     quotes, case and punctuation. Without that, the text must name exactly one option. Different options joined by "or"
     or "and" are a list of alternatives, as in the question's own `{"choice": "A"} or {"choice": "B"}`, and no choice.
     """
-    return _parse_choice(text, tuple(options), key)
+    return _parse_choice(split_reply(reply), tuple(options), key)
 
 
 @lru_cache(maxsize=4096)  # scripted agents, and many models, repeat the same replies
-def _parse_choice(text: str, options: tuple[str, ...], key: str) -> Choice:
-    answer, reasoning = split_reasoning(text)
+def _parse_choice(parts: Parts, options: tuple[str, ...], key: str) -> Choice:
+    answer, reasoning, _ = parts
     known = {normalise(option): option for option in options}
     folded = answer.casefold()
     tail = answer[-MAX_SEARCHED_CHARS:]
@@ -91,22 +84,22 @@ def _parse_choice(text: str, options: tuple[str, ...], key: str) -> Choice:
     return Choice(None, reasoning, "no known option named")
 
 
-def last_object(text: str, key: str) -> tuple[dict[str, object], str]:
+def last_object(reply: Reply | str, key: str) -> tuple[dict[str, object], str]:
     """Return the last JSON object with a key in a reply's answer, or an empty one, and the reasoning.
 
     Whole numbers are left as text: `read_number` reads them.
     """
-    answer, reasoning = split_reasoning(text)
+    answer, reasoning, _ = split_reply(reply)
     objects = [value for _, _, value in _objects(answer[-MAX_SEARCHED_CHARS:]) if key in value]
     return (objects[-1] if objects else {}), reasoning
 
 
-def loose_number(text: str, key: str) -> float | None:
+def loose_number(reply: Reply | str, key: str) -> float | None:
     """Return the number after `key:` or `key =` in a reply's answer; None if there are several different ones, or none.
 
     Quotes and case are ignored.
     """
-    answer, _ = split_reasoning(text)
+    answer, _, _ = split_reply(reply)
     pattern = rf"\b{re.escape(key)}[\s\"'`*_]*[:=][\s\"'`*_]*(-?\d{{1,15}}(?:\.\d{{1,15}})?)(?![\w.])"
     numbers = {float(number) for number in re.findall(pattern, answer[-MAX_SEARCHED_CHARS:], re.IGNORECASE)}
     return numbers.pop() if len(numbers) == 1 else None

@@ -5,7 +5,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from atp.parsing.choices import MAX_SEARCHED_CHARS, split_reasoning
+from atp.parsing.choices import MAX_SEARCHED_CHARS
+from atp.parsing.families import CALL_CLOSE, CALL_OPEN, DECODER, UNNAMED
+from atp.parsing.replies import split_reply
+from atp.testbed import Reply
 
 #: Maximum number of calls parsed from one reply; further ones are ignored.
 MAX_CALLS = 20
@@ -14,7 +17,6 @@ NOT_CLOSED = "the call is not closed"
 
 #: Maximum length of a quote of the reply in an error, in characters.
 _MAX_QUOTE_CHARS = 60
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _START = re.compile(r"<tool_call>|^ {0,3}(?P<fence>`{3,})(?P<info>[^`\n]*)$", re.MULTILINE)
 _FENCE_END = re.compile(r"^ {0,3}(`{3,})[ \t\r]*$", re.MULTILINE)
 _FUNCTION = re.compile(r"\s*<function=([^>\n]{1,200})>")
@@ -27,9 +29,6 @@ _LLAMA_START = re.compile(r'\s*\{\s*"(?:name|type)"\s*:\s*"')
 _PARAMETERS = re.compile(r'"(?:parameters|arguments)"\s*:')
 _WHITESPACE = re.compile(r"\s*")
 
-# Numbers are kept as text as written: the argument 0.10 is "0.10".
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str, strict=False)
-
 
 @dataclass(frozen=True)
 class ParsedCall:
@@ -41,14 +40,14 @@ class ParsedCall:
     start: int = 0
 
 
-def parse_calls(text: str, tools: Mapping[str, str]) -> list[ParsedCall]:
+def parse_calls(reply: Reply | str, tools: Mapping[str, str]) -> list[ParsedCall]:
     """Return the calls in a reply's answer, in order, ignoring its reasoning.
 
     Formats: `<tool_call>` around JSON (Hermes, Qwen) or around `<function=…>` (Qwen3-Coder); only JSON objects with
-    "name" and "parameters" (Llama); a code fence named after a tool around its argument, or `tool_call` around JSON.
-    `tools` maps each offered tool to the name of its only argument.
+    "name" and "parameters" (Llama); a code fence named after a tool around its argument, or `tool_call` around JSON;
+    those of `atp.parsing.families`. `tools` maps each offered tool to the name of its only argument.
     """
-    answer = split_reasoning(text)[0][:MAX_SEARCHED_CHARS]
+    answer = split_reply(reply).answer[:MAX_SEARCHED_CHARS]
     calls = _parse_llama(answer, tools)
     if not calls:
         calls = [call for call, _ in zip(_parse_marked(answer, tools), range(MAX_CALLS), strict=False)]
@@ -63,7 +62,7 @@ def _parse_llama(answer: str, tools: Mapping[str, str]) -> list[ParsedCall]:
     while not _TURN_END.match(answer, offset):
         start = _skip_space(answer, offset)
         try:
-            value, offset = _DECODER.raw_decode(answer, start)
+            value, offset = DECODER.raw_decode(answer, start)
         except (ValueError, RecursionError) as error:
             # A truncated call counts as a failed call, other text as no call.
             is_truncated_call = _LLAMA_START.match(answer, start) and _PARAMETERS.search(answer, start)
@@ -114,28 +113,28 @@ def _fence_end(answer: str, offset: int, length: int) -> re.Match[str] | None:
 
 def _parse_tagged(answer: str, start: int, tools: Mapping[str, str]) -> tuple[ParsedCall, int]:
     """Return (the call whose opening tag is at `start`, the offset to continue at)."""
-    inside = start + len(_OPEN)
+    inside = start + len(CALL_OPEN)
     function = _FUNCTION.match(answer, inside)
     result = _parse_tags(answer, function, tools, start) if function else None
     if result:
         return result
     try:
         # Decode instead of searching for the closing tag, which an argument may contain.
-        value, end = _DECODER.raw_decode(answer, _skip_space(answer, inside))
+        value, end = DECODER.raw_decode(answer, _skip_space(answer, inside))
     except (ValueError, RecursionError) as error:
         value, end, problem = None, inside, _json_error(error)
     else:
         closing = _skip_space(answer, end)
-        if answer.startswith(_CLOSE, closing):
-            return _parse_value(value, tools, start), closing + len(_CLOSE)
+        if answer.startswith(CALL_CLOSE, closing):
+            return _parse_value(value, tools, start), closing + len(CALL_CLOSE)
         problem = "the call is not valid JSON: something follows its end"
-    close, following = answer.find(_CLOSE, end), answer.find(_OPEN, end)
+    close, following = answer.find(CALL_CLOSE, end), answer.find(CALL_OPEN, end)
     if close < 0 or 0 <= following < close:
         # The rest may contain calls: resume after complete JSON, else at the next opening tag.
         return _failed(NOT_CLOSED, start), end if value is not None else following if following >= 0 else len(answer)
     if function:
         problem = "the call's function or parameter is not closed"
-    return _failed(problem, start), close + len(_CLOSE)
+    return _failed(problem, start), close + len(CALL_CLOSE)
 
 
 def _parse_tags(
@@ -158,7 +157,7 @@ def _parse_tags(
 
 def _parse_json(body: str, tools: Mapping[str, str], start: int) -> ParsedCall:
     try:
-        value = _DECODER.decode(body.strip())
+        value = DECODER.decode(body.strip())
     except (ValueError, RecursionError) as error:
         return _failed(_json_error(error), start)
     return _parse_value(value, tools, start)
@@ -185,7 +184,7 @@ def _parse_value(value: object, tools: Mapping[str, str], start: int) -> ParsedC
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):  # some models write the object as a JSON string
         try:
-            arguments = _DECODER.decode(arguments)
+            arguments = DECODER.decode(arguments)
         except (ValueError, RecursionError):
             return _check(name, None, tools, start)
     return _check(name, arguments, tools, start)
@@ -197,6 +196,8 @@ def _check(name: str, arguments: object, tools: Mapping[str, str], start: int) -
         available = f"there is {', '.join(tools)}" if tools else "there is no tool"
         return ParsedCall(_quote(name), "", f"no tool is called '{_quote(name)}'; {available}", start)
     key = tools[name]
+    if isinstance(arguments, dict) and list(arguments) == [UNNAMED]:
+        arguments = {key: arguments[UNNAMED]}
     if not isinstance(arguments, dict):
         problem = "the call's arguments are not a JSON object"
     elif key not in arguments:

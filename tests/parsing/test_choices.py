@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atp.parsing.choices import last_object, loose_number, parse_choice, read_number, split_reasoning
+from atp.parsing.choices import last_object, loose_number, parse_choice, read_number
+from atp.parsing.replies import split_reasoning
 
 OPTIONS = ("Lift A", "keep money")
 SEVERAL, UNKNOWN, EMPTY = "several options named, none chosen", "no known option named", "empty answer"

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from atp.errors import AtpError
-from atp.parsing.choices import Choice, answer_format, parse_choice, split_reasoning
+from atp.parsing.choices import Choice, answer_format, parse_choice
+from atp.parsing.replies import split_reasoning
 from atp.testbed import (
     INVALID,
     Episode,

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from atp.errors import AtpError
 from atp.parsing.answers import read_answer, same_answer
-from atp.parsing.choices import split_reasoning
+from atp.parsing.replies import split_reasoning
 from atp.parsing.tool_calls import ParsedCall, parse_calls
 from atp.testbed import (
     DEPLOYED,
