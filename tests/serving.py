@@ -74,6 +74,10 @@ class Server:
         self.process.wait()
 
 
+class _Http(ThreadingHTTPServer):
+    request_queue_size = 64  # with fewer, a busy machine refuses connections, which counts as a retry
+
+
 class Failing:
     """A server that gives its `answers` (status, headers, body) in order, and then repeats the last one."""
 
@@ -103,7 +107,7 @@ class Failing:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = _Http(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
         threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
 

@@ -39,7 +39,8 @@ from tenacity import RetryError
 from atp.agents.base import Agent, Request
 from atp.errors import AtpError
 from atp.models.spec import ModelSpec
-from atp.parsing.replies import split_reasoning
+from atp.parsing.families import UNNAMED, call_block
+from atp.parsing.replies import split_reasoning, thought_block
 from atp.parsing.tool_calls import ParsedCall, parse_calls
 from atp.testbed import Prompt, Reply
 from atp.tools import TOOLS, schema
@@ -307,7 +308,7 @@ def _separate_calls(text: str, answer_count: int, index: int) -> tuple[str, list
         tool = TOOLS.get(call.name) or next(iter(TOOLS.values()))
         # Mistral's API requires nine letters and digits.
         calls.append(ToolCall(f"call{index:03}{position:02}", tool.name, {tool.argument: call.text}))
-    return _think_block(reasoning) + before.strip(), calls
+    return thought_block(reasoning) + before.strip(), calls
 
 
 def reply_text(output: ModelOutput) -> str:
@@ -317,14 +318,12 @@ def reply_text(output: ModelOutput) -> str:
     message = output.message
     parts = message.content if isinstance(message.content, list) else []
     thoughts = [part.summary if part.redacted else part.reasoning for part in parts if part.type == "reasoning"]
-    calls = [(call.function, _json(call.arguments)) for call in message.tool_calls or []]
+    calls = [(call.function, json.dumps(call.arguments, ensure_ascii=False)) for call in message.tool_calls or []]
     sent: list[tuple[str, str]] = (output.metadata or {}).get(SENT_CALLS, [])
     if [name for name, _ in sent] == [name for name, _ in calls]:
-        calls = [(name, _arguments(name, text)) for name, text in sent]
-    call_texts = [
-        f'<tool_call>\n{{"name": {_json(name)}, "arguments": {arguments}}}\n</tool_call>' for name, arguments in calls
-    ]
-    text = _think_block("\n".join(filter(None, thoughts))) + "\n".join([message.text.strip(), *call_texts]).strip()
+        calls = [(name, _arguments(text)) for name, text in sent]
+    blocks = [call_block(name, arguments) for name, arguments in calls]
+    text = thought_block("\n".join(filter(None, thoughts))) + "\n".join([message.text.strip(), *blocks]).strip()
     return text.encode("utf-8", "replace").decode("utf-8")  # replaces lone surrogates from JSON escapes
 
 
@@ -341,7 +340,7 @@ def _sent_calls(response: dict[str, Any] | None) -> list[tuple[str, str]]:
         return []
 
 
-def _arguments(name: str, text: str) -> str:
+def _arguments(text: str) -> str:
     """Return a call's arguments as JSON: the text as sent if it is meant as an object, also where that is broken.
 
     Other text is the tool's only argument, as Inspect takes it too.
@@ -353,15 +352,7 @@ def _arguments(name: str, text: str) -> str:
         return text
     if text.strip() in ("", "null"):
         return "{}"
-    return _json({TOOLS[name].argument: text} if name in TOOLS else text)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _think_block(reasoning: str) -> str:
-    return f"<think>\n{reasoning.strip()}\n</think>\n\n" if reasoning.strip() else ""
+    return json.dumps({UNNAMED: text}, ensure_ascii=False)
 
 
 def _escape(text: str) -> str:
