@@ -87,7 +87,7 @@ def _set_splits(tokenizer: Any, spec: ModelSpec, file: str) -> None:
     from transformers.integrations.gguf import read_gguf_metadata
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-    metadata, _ = read_gguf_metadata(cached_file(spec.path, file, revision=spec.revision))
+    metadata, _ = read_gguf_metadata(str(cached_file(spec.path, file, revision=spec.revision)))
     rule = metadata.get(Keys.Tokenizer.PRE)
     if metadata[Keys.Tokenizer.MODEL] != "gpt2" or rule in ("gpt-2", *GGUF_PRE_TOKENIZER_SPLITS):
         return
