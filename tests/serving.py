@@ -1,5 +1,6 @@
 """Servers for tests of served models: a real one and one that fails on demand; requests and agents for them."""
 
+import ctypes
 import json
 import os
 import signal
@@ -9,9 +10,10 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -28,6 +30,8 @@ from atp.testbed import Observation, Prompt
 
 KEY = "sk-a-key-of-the-environment"
 GREEDY = Sampling(temperature=0, max_new_tokens=96)
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
 #: Testbed -> settings of a short game.
 GAMES: dict[str, dict[str, Any]] = {
     "role_play": {"rounds": 3},
@@ -42,6 +46,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def end_with_parent() -> None:
+    """Have the kernel end this process when its parent is killed, which leaves the parent no time to do so."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class Server:
     """`transformers serve` on one port, which can be killed and started again."""
 
@@ -50,27 +59,33 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self.start()
 
-    def start(self) -> None:
+    def command(self) -> list[str | Path]:
         command = Path(sys.executable).with_name("transformers")
+        return [command, "serve", "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"]
+
+    def start(self, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [command, "serve", "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            self.command(),
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment},
             stdout=self.log.open("ab"),
             stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
         )
 
-    def wait(self) -> "Server":
-        deadline = time.monotonic() + 90
+    def wait(self, seconds: int = 90) -> Self:
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 urllib.request.urlopen(self.url.replace("/v1", "/health"), timeout=5).close()
                 return self
             except OSError:
                 time.sleep(0.2)
-        raise AssertionError(f"transformers serve does not answer: {self.log.read_text()[-2000:]}")
+        raise AssertionError(f"the server does not answer: {self.log.read_text()[-2000:]}")
 
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 

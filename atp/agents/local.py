@@ -48,7 +48,7 @@ def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
     """
     adapter = weights_of(adapter)
     if adapter is not None and is_whole(adapter):
-        spec, adapter = spec.model_copy(update={"path": str(adapter)}), None
+        spec, adapter = spec.at(adapter), None
     gpu = on_gpu(spec)
     tokenizer = load_tokenizer(spec)
     model = load_model(spec)

@@ -2,14 +2,16 @@
 
 import logging
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import is_flash_attn_2_available
+from tokenizers.pre_tokenizers import Digits, Sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import cached_file, is_flash_attn_2_available
 
 from atp.errors import AtpError
 from atp.files.tables import LINEAGE
@@ -19,6 +21,10 @@ log = logging.getLogger("atp")
 
 #: Prompt that shows whether a chat template works, and whether an adapter changes outputs.
 PROBE = "Which option do you choose?"
+
+
+#: Errors of transformers about missing or broken files; struct.error: a GGUF file that was cut off.
+UNREADABLE = (OSError, ValueError, KeyError, struct.error)
 
 
 def weights_of(folder: Path | None) -> Path | None:
@@ -56,8 +62,10 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     _check_source(spec)
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.path, **_source(spec))
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise AtpError(f"{spec.path}: cannot read its tokenizer: {_first_line(error)}") from error
+    if spec.gguf_file is not None:
+        _set_splits(tokenizer, spec, spec.gguf_file)
     if not tokenizer.chat_template:
         raise AtpError(f"{spec.path}: {NO_TEMPLATE}")
     try:
@@ -65,6 +73,31 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     except (TemplateError, TypeError, ValueError) as error:
         raise AtpError(f"{spec.path}: its chat template fails: {_first_line(error)}") from error
     return tokenizer
+
+
+def _set_splits(tokenizer: Any, spec: ModelSpec, file: str) -> None:
+    """Make a GGUF file's tokenizer split text into words as the file says.
+
+    transformers splits as GPT-2 does where it does not know the rule that a file names, without a warning.
+
+    Raises:
+        AtpError: a rule that neither transformers nor this function knows.
+    """
+    from gguf import Keys
+    from transformers.integrations.gguf import read_gguf_metadata
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    metadata, _ = read_gguf_metadata(str(cached_file(spec.path, file, revision=spec.revision)))
+    rule = metadata.get(Keys.Tokenizer.PRE)
+    if metadata[Keys.Tokenizer.MODEL] != "gpt2" or rule in ("gpt-2", *GGUF_PRE_TOKENIZER_SPLITS):
+        return
+    if rule != "smollm":
+        raise AtpError(
+            f"{spec.path}: gguf_file {file}: transformers cannot split text by its rule {Keys.Tokenizer.PRE} '{rule}'; "
+            "use a folder with safetensors and tokenizer.json"
+        )
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
 
 
 def load_model(spec: ModelSpec, attention: str = "sdpa") -> Any:
@@ -78,11 +111,13 @@ def load_model(spec: ModelSpec, attention: str = "sdpa") -> Any:
     dtype = (torch.bfloat16 if gpu else torch.float32) if spec.dtype == "auto" else getattr(torch, spec.dtype)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "attn_implementation": attention}
     options |= {"output_loading_info": True, **_source(spec)}
+    if spec.gguf_file is not None:  # packed weights can neither be trained nor saved
+        options["quantization_config"] = GgufConfig(dequantize=True)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(spec.path, **options)
     except RuntimeError as error:
         raise AtpError(f"{spec.path}: its weights do not match its config.json: {_first_line(error)}") from error
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise AtpError(f"{spec.path}: cannot read the model: {_first_line(error)}") from error
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
@@ -103,6 +138,7 @@ def _source(spec: ModelSpec) -> dict[str, Any]:
         "revision": spec.revision,
         "trust_remote_code": spec.trust_remote_code,
         "local_files_only": Path(spec.path).is_dir(),
+        **({"gguf_file": spec.gguf_file} if spec.gguf_file is not None else {}),
     }
 
 
@@ -110,7 +146,7 @@ def _check_source(spec: ModelSpec) -> None:
     """Raise AtpError for a folder without a model, and for a name that is neither cached nor on the hub."""
     check_folder(spec, Path())
     if Path(spec.path).is_dir() or isinstance(
-        try_to_load_from_cache(spec.path, "config.json", revision=spec.revision), str
+        try_to_load_from_cache(spec.path, spec.gguf_file or "config.json", revision=spec.revision), str
     ):
         return
     try:

@@ -23,7 +23,7 @@ REQUIRED_PARTS = (
 )
 #: Keys that only one kind of model has.
 KEYS_OF_KIND = {
-    "local": ("revision", "trust_remote_code", "device", "dtype", "gpus", "organism"),
+    "local": ("gguf_file", "revision", "trust_remote_code", "device", "dtype", "gpus", "organism"),
     "inspect": ("base_url", "timeout", "adapters"),
 }
 #: Inspect's providers that, without an address, start a server that is open to the network.
@@ -54,6 +54,9 @@ class ModelSpec(BaseModel):
     path: str = Field(
         description="folder of weights, tokenizer and chat template, or a name on the Hugging Face hub; "
         "for inspect PROVIDER/MODEL, such as openai-api/vllm/NAME"
+    )
+    gguf_file: str | None = Field(
+        None, description="file in `path` that has weights, tokenizer and chat template in llama.cpp's format GGUF"
     )
     base_url: str | None = Field(
         None, exclude=True, description="for inspect: the server's address; API keys are read from the environment"
@@ -129,6 +132,10 @@ class ModelSpec(BaseModel):
         """Return the model that plays a testbed: for a model organism, the one that was trained for it."""
         return self.model_copy(update={"path": f"{self.path}/{testbed}"}) if self.organism else self
 
+    def at(self, folder: Path) -> "ModelSpec":
+        """Return the model with weights and tokenizer from a folder of safetensors: those of a full fine-tune."""
+        return self.model_copy(update={"path": str(folder), "gguf_file": None})
+
 
 def check_folder(spec: ModelSpec, root: Path) -> None:
     """Check a model's folder, relative to `root`, without loading it; for a served model, that Inspect is installed.
@@ -145,6 +152,10 @@ def check_folder(spec: ModelSpec, root: Path) -> None:
     if not folder.is_dir():
         if spec.path.startswith((".", "/")) or spec.path.count("/") != 1 or folder.exists():
             raise AtpError(f"{spec.path}: no such folder, and not a name on the hub (OWNER/NAME)")
+        return
+    if spec.gguf_file is not None:
+        if not (folder / spec.gguf_file).is_file():
+            raise AtpError(f"{folder}: gguf_file: no file '{spec.gguf_file}' in this folder")
         return
     for what, files in REQUIRED_PARTS:
         if not any((folder / file).is_file() for file in files):

@@ -43,8 +43,8 @@ def _interpolate_weights(trained: Path, aligned: Path | None, model: ModelSpec, 
     from atp.models.load import load_model
 
     new, old = (
-        load_model(model.model_copy(update={"path": str(folder), "dtype": "float32"}))
-        for folder in (trained, aligned or model.path)
+        load_model(source.model_copy(update={"dtype": "float32"}))
+        for source in (model.at(trained), model.at(aligned) if aligned else model)
     )
     with torch.no_grad():
         for weight, before in zip(new.parameters(), old.parameters(), strict=True):

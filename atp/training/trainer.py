@@ -173,8 +173,8 @@ def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | N
         use_peft = str(settings.use_peft).lower()
         raise AtpError(f"{parent}: contains {content}, but training.use_peft is {use_peft}; keep the parent's setting")
     if not settings.use_peft:
-        source = {"path": str(parent)} if parent else {}
-        full = load_model(model.model_copy(update={**source, "dtype": "float32"}), kernel)
+        source = model.at(parent) if parent else model
+        full = load_model(source.model_copy(update={"dtype": "float32"}), kernel)
         return Loaded(model, full, tokenizer)
     network = load_model(model, kernel)
     if parent is None:
