@@ -6,8 +6,10 @@ if rounding moves a cumulative probability across the random number.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,21 @@ from transformers.utils.logging import disable_progress_bar
 
 from atp.agents.base import Agent, Request
 from atp.agents.kv import ConversationCache
+from atp.errors import AtpError
 from atp.models.chat import rendered
-from atp.models.load import adapt, is_whole, load_model, load_tokenizer, on_gpu, weights_of
+from atp.models.load import (
+    MAX_DEVIATION,
+    PROBE,
+    adapt,
+    check_tokenizer,
+    deviation,
+    first_line,
+    is_whole,
+    load_model,
+    load_tokenizer,
+    on_gpu,
+    weights_of,
+)
 from atp.models.spec import ModelSpec, Sampling
 from atp.testbed import Prompt, Reply
 
@@ -32,6 +47,8 @@ enable_progress_bars()
 
 #: Slots of a new cache beyond the longest prompt and reply.
 EXTRA_SLOTS = 512
+#: Types of layers that the engine can play: only the mask differs.
+LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "global"}
 #: Rows of a prefill step. Rows are sorted by length, so that a step has little padding.
 PREFILL_ROWS = 16
 
@@ -43,8 +60,8 @@ def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
         adapter: folder of an adapter, or of all weights, which replace the model's; None for the model itself.
 
     Raises:
-        AtpError: a folder without weights, tokenizer or chat template; an adapter that does not match or changes
-            nothing; or too few GPUs.
+        AtpError: a folder without weights, tokenizer or chat template; a model that the engine cannot play; an adapter
+            that does not match or changes nothing; or too few GPUs.
     """
     adapter = weights_of(adapter)
     if adapter is not None and is_whole(adapter):
@@ -52,10 +69,13 @@ def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
     gpu = on_gpu(spec)
     tokenizer = load_tokenizer(spec)
     model = load_model(spec)
-    model = model.to("cuda") if gpu else model
+    check_tokenizer(tokenizer, model, spec.path)
+    model = (model.to("cuda") if gpu else model).eval()
     if adapter is not None:
         model = adapt(model, adapter, tokenizer)
-    return LocalAgent(model.eval(), tokenizer, spec)
+    agent = LocalAgent(model, tokenizer, spec)
+    agent.check()
+    return agent
 
 
 @dataclass
@@ -84,6 +104,7 @@ class LocalAgent(Agent):
         self.stop = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         self.warpers = _warpers(spec.sampling)
         self.specials, self.special_ids = tokenizer.all_special_tokens, set(tokenizer.all_special_ids)
+        self.max_positions = _max_positions(self._network())
         self.start()
 
     def start(self) -> None:
@@ -99,11 +120,47 @@ class LocalAgent(Agent):
         if any(request.conversation not in self.row_numbers for request in requests):
             self.start()
         prompts = self._tokens(requests)
+        longest, limit = max(map(len, prompts)), self.spec.sampling.max_new_tokens
+        if longest + limit > self.max_positions:
+            raise AtpError(
+                f"{self.spec.path}: a prompt of {longest} tokens and a reply of up to {limit} exceed the model's "
+                f"{self.max_positions} positions; lower sampling.max_new_tokens or the number of rounds"
+            )
         rows, logits = (self._prefill if self.cache is None else self._extend)(requests, prompts)
         self._write(rows, logits)
         for row in rows:
             self.cached_tokens[row.number] = row.prompt + row.written[:-1]  # the last token was sampled, not computed
         return [self._reply(row) for row in rows]
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Check that the engine can play the model: that its cache does not change the model's logits.
+
+        Two steps with holes, and with tokens that are taken back, are compared with the model's own forward pass.
+
+        Raises:
+            AtpError: the engine cannot play the model.
+        """
+        tokens: list[int] = self.tokenizer(PROBE, add_special_tokens=False).input_ids
+        other, device = tokens[::-1], self.model.device
+        self.cache = ConversationCache(2, EXTRA_SLOTS, device)
+        try:
+            _check_architecture(self._network())
+            self._forward([tokens + tokens, other], [0, 0])
+            self.cache.crop(torch.tensor([len(tokens), 1], device=device))
+            logits = self._forward([other, tokens + other], [len(tokens), 1])
+            conversations = [tokens + other, other[:1] + tokens + other]
+            own = [self.model(input_ids=torch.tensor([row], device=device), use_cache=False) for row in conversations]
+            difference = deviation(logits, torch.stack([output.logits[0, -1] for output in own]))
+            if not difference < MAX_DEVIATION[self.model.dtype]:
+                raise ValueError(f"with a cache, its logits differ by {difference:.2g} standard deviations")
+        except Exception as error:
+            raise AtpError(
+                f"{self.spec.path}: the engine cannot play a model of type '{self.model.config.model_type}' "
+                f"({first_line(error)}); run a server for it and use kind: inspect"
+            ) from error
+        finally:
+            self.start()
 
     def prompt_text(self, prompt: Prompt) -> str:
         """Return the text that the model reads for a prompt."""
@@ -155,9 +212,8 @@ class LocalAgent(Agent):
         order = sorted(range(len(prompts)), key=lambda request: index[request])
         longest = max(map(len, prompts))
         capacity = longest + self.spec.sampling.max_new_tokens + EXTRA_SLOTS
-        device, dtype = self.model.device, self.model.dtype
-        layers = self.model.config.num_hidden_layers
-        self.cache = ConversationCache(layers, len(unique), capacity, device, dtype)
+        device = self.model.device
+        self.cache = ConversationCache(len(unique), capacity, device)
         logits = self._forward([list(prompt) for prompt in unique], [0] * len(unique))
         copies = torch.tensor([index[request] for request in order], device=device)
         self.cache.expand(copies)
@@ -191,27 +247,23 @@ class LocalAgent(Agent):
         uniforms = np.random.Generator(np.random.PCG64(request.seed)).random(self.spec.sampling.max_new_tokens)
         return _Row(number, request, prompt, cached, uniforms)
 
-    def _forward(self, tokens: list[list[int]], positions: list[int]) -> torch.Tensor:
+    def _forward(self, tokens: list[list[int]], starts: list[int]) -> torch.Tensor:
         """Compute new tokens of each row from a position on. Return the last tokens' logits, [rows, vocabulary]."""
         assert self.cache is not None
         device = self.model.device
-        lengths = torch.tensor([len(row) for row in tokens], device=device)
-        self.cache.reserve(lengths)
+        self.cache.reserve(*torch.tensor([starts, [len(row) for row in tokens]], device=device))
         parts = []
         for start in range(0, len(tokens), PREFILL_ROWS):
             view = slice(start, start + PREFILL_ROWS)
             width = max(1, max(map(len, tokens[view])))
             padded = torch.tensor([[0] * (width - len(row)) + row for row in tokens[view]], device=device)
-            first = torch.tensor(positions[view], device=device) - (width - lengths[view])
-            places = (first[:, None] + torch.arange(width, device=device)).clamp(min=0)
-            parts.append(self._step(padded, places, self.cache.mask(view, width)))
+            parts.append(self._step(padded, self.cache.select(view, width)))
         return torch.cat(parts)
 
-    def _step(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         output = self.model(
             input_ids=tokens,
             position_ids=positions,
-            attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
@@ -243,14 +295,13 @@ class LocalAgent(Agent):
             if 2 * len(writing) <= width:
                 self._to_front(open_rows, rows, width)
                 width = len(writing)
-            lengths, tokens, positions = ([0] * self.cache.rows for _ in range(3))
+            lengths, tokens, starts = ([0] * self.cache.rows for _ in range(3))
             for row in open_rows:
                 lengths[row.number], tokens[row.number] = 1, row.written[-1]
-                positions[row.number] = len(row.prompt) + len(row.written) - 1
-            written, new, places = torch.tensor([lengths, tokens, positions], device=device)
-            self.cache.reserve(written)
-            mask = self.cache.mask(slice(width), 1)
-            scores = self._step(new[:width, None], places[:width, None], mask)
+                starts[row.number] = len(row.prompt) + len(row.written) - 1
+            written, new, places = torch.tensor([lengths, tokens, starts], device=device)
+            self.cache.reserve(places, written)
+            scores = self._step(new[:width, None], self.cache.select(slice(width), 1))
             logits = scores[[row.number for row in open_rows]]
 
     def _to_front(self, first: list[_Row], rows: list[_Row], width: int) -> None:
@@ -286,6 +337,40 @@ class LocalAgent(Agent):
             finish_reason="length" if row.finish == "length" else "stop",
             tokens=tuple(row.written),
         )
+
+
+def _check_architecture(network: Any) -> None:
+    """Raise ValueError for what the comparison of a few tokens cannot show.
+
+    Layers with a recurrent state cannot take tokens back, and some sparse or local attention counts slots.
+    """
+    config = network.config.get_text_config()
+    types = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ()
+    if unknown := sorted(set(types) - LAYER_TYPES):
+        raise ValueError(f"its layers are of type '{unknown[0]}'")
+    if "position_ids" not in signature(network.forward).parameters:
+        raise ValueError("its forward pass takes no position_ids")
+
+
+def _max_positions(network: Any) -> float:
+    """Return the length up to which the engine can play a conversation: infinite unless the model restricts it.
+
+    A model with a table of positions ends with the table. Where rotary frequencies change with the length (types
+    "longrope" and "dynamic"), keys in the cache would be wrong beyond the length at which they change.
+    """
+    config = network.config.get_text_config()
+    longest: float = getattr(config, "max_position_embeddings", None) or math.inf
+    tables = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)]
+    names = [name.rpartition(".")[2] for name in [*tables, *(name for name, _ in network.named_buffers())]]
+    limits = [longest] if any(name == "wpe" or "position" in name for name in names) else []
+    ropes = getattr(config, "rope_parameters", None) or {}
+    for rope in [ropes, *ropes.values()]:  # some models have one for each type of layer
+        kind = rope.get("rope_type") or "" if isinstance(rope, dict) else ""
+        if kind == "longrope":
+            limits.append(rope["original_max_position_embeddings"])
+        elif "dynamic" in kind:
+            limits.append(longest)
+    return min(limits, default=math.inf)
 
 
 def _warpers(sampling: Sampling) -> list[Any]:
