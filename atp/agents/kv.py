@@ -90,11 +90,11 @@ class ConversationCache(Cache):
 
     def reserve(self, starts: torch.Tensor, lengths: torch.Tensor) -> None:
         """Reserve slots for the next lengths[row] tokens of each row, from position starts[row] on, right-aligned."""
-        self.new = int(lengths.max())
-        start, self.used = self.used, self.used + self.new
+        new = int(lengths.max())
+        start, self.used = self.used, self.used + new
         if self.used > self.capacity:
             self._grow(max(self.used, 2 * self.capacity))
-        offsets = torch.arange(self.new, device=lengths.device) - (self.new - lengths[:, None])
+        offsets = torch.arange(new, device=lengths.device) - (new - lengths[:, None])
         self.positions[:, start : self.used] = torch.where(offsets >= 0, starts[:, None] + offsets, HOLE)
 
     def select(self, view: slice, new: int) -> torch.Tensor:
@@ -115,7 +115,7 @@ class ConversationCache(Cache):
         positions = self.positions[self.view, None, None, : self.used]
         rows = torch.arange(len(positions), device=positions.device)[:, None, None, None]
         visible = mask_function(rows, 0 * rows[:1], positions[..., self.used - self.new :].mT, positions)
-        return torch.where(visible, 0.0, MASKED).to(dtype)
+        return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, MASKED)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, Any]:
         """Return the number of used slots and, as the keys' offset, the cache itself: `_create_mask` receives it."""

@@ -6,10 +6,8 @@ if rounding moves a cumulative probability across the random number.
 """
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from huggingface_hub.utils import enable_progress_bars
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 from transformers.utils.logging import disable_progress_bar
 
+from atp.agents.architecture import OutputLayer, check_architecture, max_positions
 from atp.agents.base import Agent, Request
 from atp.agents.kv import ConversationCache
 from atp.errors import AtpError
@@ -47,8 +46,6 @@ enable_progress_bars()
 
 #: Slots of a new cache beyond the longest prompt and reply.
 EXTRA_SLOTS = 512
-#: Types of layers that the engine can play: only the mask differs.
-LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "global"}
 #: Rows of a prefill step. Rows are sorted by length, so that a step has little padding.
 PREFILL_ROWS = 16
 
@@ -104,7 +101,7 @@ class LocalAgent(Agent):
         self.stop = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         self.warpers = _warpers(spec.sampling)
         self.specials, self.special_ids = tokenizer.all_special_tokens, set(tokenizer.all_special_ids)
-        self.max_positions = _max_positions(self._network())
+        self.max_positions = max_positions(self._network())
         self.start()
 
     def start(self) -> None:
@@ -145,7 +142,7 @@ class LocalAgent(Agent):
         other, device = tokens[::-1], self.model.device
         self.cache = ConversationCache(2, EXTRA_SLOTS, device)
         try:
-            _check_architecture(self._network())
+            check_architecture(self._network())
             self._forward([tokens + tokens, other], [0, 0])
             self.cache.crop(torch.tensor([len(tokens), 1], device=device))
             logits = self._forward([other, tokens + other], [len(tokens), 1])
@@ -171,13 +168,19 @@ class LocalAgent(Agent):
         """Return the last hidden states from which a reply's tokens and its end are predicted: [tokens + 1, width]."""
         prompt_tokens, reply_tokens = self.tokenizer([prompt, reply], add_special_tokens=False).input_ids
         tokens = torch.tensor([prompt_tokens + reply_tokens], device=self.model.device)
-        states: torch.Tensor = self._network().get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
-        return states[0, len(prompt_tokens) - 1 :]
+        inputs: list[torch.Tensor] = []
+        head = self._network().get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+        try:
+            self.model(input_ids=tokens, use_cache=False, logits_to_keep=len(reply_tokens) + 1)
+        finally:
+            hook.remove()
+        return inputs[0][0, -len(reply_tokens) - 1 :]
 
     @property
-    def output_layer(self) -> Any:
-        """The layer from last hidden states to the logits of the next token."""
-        return self._network().get_output_embeddings()
+    def output_layer(self) -> OutputLayer:
+        """The function from last hidden states to the logits of the next token."""
+        return OutputLayer(self._network())
 
     def _network(self) -> Any:
         """Return the network without PEFT's wrapper; an adapter remains active."""
@@ -337,40 +340,6 @@ class LocalAgent(Agent):
             finish_reason="length" if row.finish == "length" else "stop",
             tokens=tuple(row.written),
         )
-
-
-def _check_architecture(network: Any) -> None:
-    """Raise ValueError for what the comparison of a few tokens cannot show.
-
-    Layers with a recurrent state cannot take tokens back, and some sparse or local attention counts slots.
-    """
-    config = network.config.get_text_config()
-    types = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ()
-    if unknown := sorted(set(types) - LAYER_TYPES):
-        raise ValueError(f"its layers are of type '{unknown[0]}'")
-    if "position_ids" not in signature(network.forward).parameters:
-        raise ValueError("its forward pass takes no position_ids")
-
-
-def _max_positions(network: Any) -> float:
-    """Return the length up to which the engine can play a conversation: infinite unless the model restricts it.
-
-    A model with a table of positions ends with the table. Where rotary frequencies change with the length (types
-    "longrope" and "dynamic"), keys in the cache would be wrong beyond the length at which they change.
-    """
-    config = network.config.get_text_config()
-    longest: float = getattr(config, "max_position_embeddings", None) or math.inf
-    tables = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)]
-    names = [name.rpartition(".")[2] for name in [*tables, *(name for name, _ in network.named_buffers())]]
-    limits = [longest] if any(name == "wpe" or "position" in name for name in names) else []
-    ropes = getattr(config, "rope_parameters", None) or {}
-    for rope in [ropes, *ropes.values()]:  # some models have one for each type of layer
-        kind = rope.get("rope_type") or "" if isinstance(rope, dict) else ""
-        if kind == "longrope":
-            limits.append(rope["original_max_position_embeddings"])
-        elif "dynamic" in kind:
-            limits.append(longest)
-    return min(limits, default=math.inf)
 
 
 def _warpers(sampling: Sampling) -> list[Any]:

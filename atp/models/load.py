@@ -22,6 +22,11 @@ log = logging.getLogger("atp")
 
 #: Prompt that shows whether a chat template works, and what an adapter changes.
 PROBE = "Which option do you choose?"
+#: What an exception that transformers raises for a model's files means.
+PROBLEMS = {
+    "RuntimeError": "its weights do not match its config.json",
+    "SafetensorError": "cannot read its safetensors weights",
+}
 #: Names of a tokenizer's tokens that only a processor of images, sound or video writes.
 PLACEHOLDERS = ("image_token_id", "audio_token_id", "video_token_id")
 #: Largest rounding error of the same logits computed in two ways, as `deviation` measures it.
@@ -63,7 +68,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     _check_source(spec)
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.path, **_source(spec))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of any kind: of missing packages, of damaged files
         raise AtpError(f"{spec.path}: cannot read its tokenizer: {first_line(error)}") from error
     if not tokenizer.chat_template:
         raise AtpError(f"{spec.path}: {NO_TEMPLATE}")
@@ -116,14 +121,9 @@ def load_model(spec: ModelSpec, attention: str | None = None) -> Any:
     options |= {"output_loading_info": True, **_source(spec)}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(spec.path, **options)
-    except RuntimeError as error:
-        raise AtpError(f"{spec.path}: its weights do not match its config.json: {first_line(error)}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise AtpError(f"{spec.path}: cannot read the model: {first_line(error)}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise AtpError(f"{spec.path}: cannot read its safetensors weights: {first_line(error)}") from error
+    except Exception as error:  # of any kind: of missing packages, of damaged files
+        problem = PROBLEMS.get(type(error).__name__, "cannot read the model")
+        raise AtpError(f"{spec.path}: {problem}: {first_line(error)}") from error
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise AtpError(f"{spec.path}: {len(missing)} weights are missing, the first is '{missing[0]}'")
@@ -265,4 +265,4 @@ def _adapter_errors(folder: Path) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an exception's message, or its type."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

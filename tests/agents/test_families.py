@@ -66,16 +66,17 @@ VISION = {
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     name: (name, {})
     for name in (
-        "cohere gemma glm4 gpt2 granite gpt_oss llama mistral mixtral olmo2 opt phi3 qwen3 qwen3_moe smollm3 starcoder2"
+        "cohere gemma glm4 gpt2 gpt_oss llama mistral mixtral olmo2 opt phi3 qwen3 qwen3_moe smollm3 starcoder2"
     ).split()
 } | {
-    "cohere2": ("cohere2", {"layer_types": [SLIDING, FULL, SLIDING], "logit_scale": 1.0}),
+    "cohere2": ("cohere2", {"layer_types": [SLIDING, FULL, SLIDING], "logit_scale": 0.5}),
     "deepseek_v3": ("deepseek_v3", {**LATENT, "head_dim": None}),
-    "gemma2": ("gemma2", {"layer_types": [SLIDING, FULL, SLIDING]}),
+    "gemma2": ("gemma2", {"layer_types": [SLIDING, FULL, SLIDING], "final_logit_softcapping": 1.0}),
     "gemma3": ("gemma3_text", {"layer_types": [SLIDING, FULL, SLIDING]}),
     "gemma3 with images": ("gemma3", {"layer_types": [SLIDING, FULL, SLIDING]}),
     "gemma3n": ("gemma3n_text", {**SHARED, **PER_LAYER, "laurel_rank": 4, "activation_sparsity_pattern": [0.0] * 6}),
     "gemma4": ("gemma4_text", {**SHARED, **PER_LAYER}),
+    "granite": ("granite", {"logits_scaling": 4.0, "attention_multiplier": 0.25}),
     "llama4": ("llama4_text", {"layer_types": ["chunked_attention", FULL, "chunked_attention"]}),
     "olmo3": ("olmo3", {"layer_types": [SLIDING, FULL, SLIDING]}),
     "qwen2 with a window": ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}),
@@ -170,6 +171,11 @@ def test_log_probabilities_are_those_of_the_model_without_a_cache(family, tmp_pa
             lengths.add(len(reply.tokens))
             longest = max(longest, len(prompt))
     assert len(lengths) > 3 and longest > 4 * WINDOW
+    states = player.hidden("Which option?", "The first.")
+    tokens = player.tokenizer("Which option?The first.", return_tensors="pt").input_ids
+    expected = model(input_ids=tokens, use_cache=False).logits[0, -len(states) :]
+    assert len(states) == len("The first.") + 1
+    assert (player.output_layer(states) - expected).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("family", REFUSED)
