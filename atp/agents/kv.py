@@ -1,20 +1,25 @@
 """Key/value cache for a batch of conversations, kept between rounds so that each token is computed only once.
 
 All rows write to the same slots, so that one slice serves the whole batch. A row with fewer new tokens, or one that was
-cropped, has unused slots there (holes), which the attention mask hides. The cache is compacted when it uses more
-than 1.2 times the slots of its longest row. A step may be computed for a subset of rows, so that rows with few new
-tokens are not padded to the length of those with many.
+cropped, has unused slots there (holes). A slot's number therefore isn't its token's position. The model still decides
+which tokens attend to which: its mask functions (causal, sliding window, chunks) are evaluated on the positions of the
+slots' tokens. The cache is compacted when it uses more than 1.2 times the slots of its longest row. A step may be
+computed for a subset of rows, so that rows with few new tokens are not padded to the length of those with many.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 #: Compact the cache when it uses more than this many times the slots of the longest row.
 MAX_SLOT_RATIO = 1.2
 MASKED = torch.finfo(torch.bfloat16).min
+#: Position of an unused slot: after all tokens, so that no token attends to it.
+HOLE = torch.iinfo(torch.int32).max
 
 
 class _Layer(CacheLayerMixin):
@@ -58,7 +63,7 @@ class _Layer(CacheLayerMixin):
                 tensor[: len(index), :, : self.kv.used] = tensor[index, :, : self.kv.used]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.kv.used, 0
+        return self.kv.get_mask_sizes(query_length, 0)
 
     def get_seq_length(self) -> int:
         return self.kv.used
@@ -68,84 +73,90 @@ class _Layer(CacheLayerMixin):
 
 
 class ConversationCache(Cache):
-    """Keys and values of `rows` conversations, and which slots of each row hold a token.
+    """Keys and values of `rows` conversations, and which token each slot of a row holds.
 
-    `bias` is the additive attention mask of the slots, [rows, capacity]: 0 where a row holds a token, else MASKED.
-    `view` is the slice of rows that the next step computes.
+    `positions` has the position of each slot's token in its conversation, [rows, capacity]; HOLE in an unused slot.
+    `view` is the slice of rows that the next step computes, `new` the number of slots.
     """
 
-    def __init__(self, layers: int, rows: int, capacity: int, device: torch.device, dtype: torch.dtype):
-        self.cache_layers = [_Layer(self) for _ in range(layers)]
-        super().__init__(layers=list(self.cache_layers))
-        self.rows, self.capacity, self.used = rows, capacity, 0
-        self.view = slice(None)
-        self.bias = torch.full((rows, capacity), MASKED, dtype=dtype, device=device)
+    layers: list[Any]  # of _Layer, created by the model's first step
 
-    def reserve(self, lengths: torch.Tensor) -> None:
-        """Reserve slots for the next lengths[row] tokens of each row, right-aligned; a length of 0 skips the row."""
+    def __init__(self, rows: int, capacity: int, device: torch.device):
+        create_layer: Any = partial(_Layer, self)
+        super().__init__(layer_class_to_replicate=create_layer)
+        self.rows, self.capacity, self.used, self.new = rows, capacity, 0, 0
+        self.view = slice(None)
+        self.positions = torch.full((rows, capacity), HOLE, device=device)
+
+    def reserve(self, starts: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Reserve slots for the next lengths[row] tokens of each row, from position starts[row] on, right-aligned."""
         new = int(lengths.max())
         start, self.used = self.used, self.used + new
         if self.used > self.capacity:
             self._grow(max(self.used, 2 * self.capacity))
-        present = torch.arange(new, device=self.bias.device) >= new - lengths[:, None]
-        self.bias[:, start : self.used] = torch.where(present, 0.0, MASKED).to(self.bias.dtype)
+        offsets = torch.arange(new, device=lengths.device) - (new - lengths[:, None])
+        self.positions[:, start : self.used] = torch.where(offsets >= 0, starts[:, None] + offsets, HOLE)
 
-    def mask(self, view: slice, new: int) -> torch.Tensor:
-        """Select the rows of the next step, which computes the last `new` slots, and return their additive mask.
+    def select(self, view: slice, new: int) -> torch.Tensor:
+        """Select the rows of the next step, which computes the last `new` slots; return their tokens' positions."""
+        self.view, self.new = view, new
+        positions = self.positions[view, self.used - new : self.used]
+        return positions.masked_fill(positions == HOLE, 0)
 
-        Returns:
-            [rows, 1, new, used]: a token attends to its row's earlier tokens and itself. Padding attends to itself, so
-            that its softmax is defined.
+    def mask(self, mask_function: Callable[..., torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+        """Return the additive mask of the next step, [rows, 1, new, used].
+
+        An unused slot attends to unused slots, itself included, so that its softmax is defined.
+
+        Args:
+            mask_function: the model's function of a row's number, a head's, a token's position and another token's,
+                which returns whether the first token attends to the other.
         """
-        self.view = view
-        visible = self.bias[view, None, None, : self.used]
-        if new == 1:
-            return visible
-        mask = visible.repeat(1, 1, new, 1)
-        start = self.used - new
-        causal = torch.triu(torch.full((new, new), MASKED, dtype=mask.dtype, device=mask.device), diagonal=1)
-        mask[..., start:] = torch.minimum(mask[..., start:], causal)
-        slots = torch.arange(new, device=mask.device)
-        mask[:, 0, slots, start + slots] = 0.0
-        return mask
+        positions = self.positions[self.view, None, None, : self.used]
+        rows = torch.arange(len(positions), device=positions.device)[:, None, None, None]
+        visible = mask_function(rows, 0 * rows[:1], positions[..., self.used - self.new :].mT, positions)
+        return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, MASKED)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, Any]:
+        """Return the number of used slots and, as the keys' offset, the cache itself: `_create_mask` receives it."""
+        return self.used, self
 
     def crop(self, lengths: torch.Tensor) -> None:  # type: ignore[override]  # the base class takes one length
         """Keep the first lengths[row] tokens of each row; compact the cache if holes waste too many slots."""
-        occupied = self.bias[:, : self.used] == 0
-        kept_slots = occupied & (occupied.cumsum(dim=1) <= lengths[:, None])
-        self.bias[:, : self.used].masked_fill_(occupied & ~kept_slots, MASKED)
+        self.positions.masked_fill_(self.positions >= lengths[:, None], HOLE)
         longest = int(lengths.max())
         if self.used > MAX_SLOT_RATIO * longest:
-            self._compact(kept_slots, longest)
+            self._compact(longest)
 
     def expand(self, index: torch.Tensor) -> None:
         """Replace row i by a copy of row index[i], for a new batch of len(index) rows."""
         self.rows = len(index)
-        self.bias = self.bias[index]
-        for layer in self.cache_layers:
+        self.positions = self.positions[index]
+        for layer in self.layers:
             layer.change(lambda tensor: tensor[index])
 
     def reorder(self, index: torch.Tensor) -> None:
         """Copy row index[i] to row i, for the first len(index) rows."""
         first = slice(len(index))
-        self.bias[first] = self.bias[index]
-        for layer in self.cache_layers:
+        self.positions[first] = self.positions[index]
+        for layer in self.layers:
             layer.move(index)
 
-    def _compact(self, kept_slots: torch.Tensor, longest: int) -> None:
+    def _compact(self, longest: int) -> None:
         """Move each row's tokens together so that they end at slot `longest`."""
+        kept_slots = self.positions[:, : self.used] != HOLE
         order = kept_slots.to(torch.int8).argsort(dim=1, stable=True)[:, self.used - longest :]
-        self.bias[:, :longest] = self.bias.gather(1, order)
-        self.bias[:, longest:] = MASKED
-        for layer in self.cache_layers:
+        self.positions[:, :longest] = self.positions.gather(1, order)
+        self.positions[:, longest:] = HOLE
+        for layer in self.layers:
             layer.change(lambda tensor: _gather(tensor, order))
         self.used = longest
 
     def _grow(self, capacity: int) -> None:
         extra = capacity - self.capacity
         self.capacity = capacity
-        self.bias = torch.nn.functional.pad(self.bias, (0, extra), value=MASKED)
-        for layer in self.cache_layers:
+        self.positions = torch.nn.functional.pad(self.positions, (0, extra), value=HOLE)
+        for layer in self.layers:
             layer.change(lambda tensor: torch.nn.functional.pad(tensor, (0, 0, 0, extra)))
 
 
@@ -154,3 +165,15 @@ def _gather(tensor: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     index = order[:, None, :, None].expand(-1, tensor.shape[1], -1, tensor.shape[3])
     tensor[:, :, : order.shape[1]] = tensor.gather(2, index)
     return tensor
+
+
+def _create_mask(create_mask: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Create the mask of a step from the positions in a ConversationCache, and any other mask as transformers does."""
+    cache = kwargs.get("kv_offset")
+    if isinstance(cache, ConversationCache):
+        return cache.mask(kwargs["mask_function"], kwargs["dtype"])
+    return create_mask(*args, **kwargs)
+
+
+for _attention in ("sdpa", "eager"):
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_attention, partial(_create_mask, ALL_MASK_ATTENTION_FUNCTIONS[_attention]))

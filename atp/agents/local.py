@@ -17,10 +17,24 @@ from huggingface_hub.utils import enable_progress_bars
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 from transformers.utils.logging import disable_progress_bar
 
+from atp.agents.architecture import OutputLayer, check_architecture, max_positions
 from atp.agents.base import Agent, Request
 from atp.agents.kv import ConversationCache
+from atp.errors import AtpError
 from atp.models.chat import Chat
-from atp.models.load import adapt, is_whole, load_model, load_tokenizer, on_gpu, weights_of
+from atp.models.load import (
+    MAX_DEVIATION,
+    PROBE,
+    adapt,
+    check_tokenizer,
+    deviation,
+    first_line,
+    is_whole,
+    load_model,
+    load_tokenizer,
+    on_gpu,
+    weights_of,
+)
 from atp.models.spec import ModelSpec, Sampling
 from atp.testbed import Prompt, Reply
 
@@ -34,6 +48,8 @@ enable_progress_bars()
 EXTRA_SLOTS = 512
 #: Rows of a prefill step. Rows are sorted by length, so that a step has little padding.
 PREFILL_ROWS = 16
+#: Logits that are in memory at once where hidden states are computed.
+MAX_LOGITS = 2**27
 
 
 def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
@@ -43,8 +59,8 @@ def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
         adapter: folder of an adapter, or of all weights, which replace the model's; None for the model itself.
 
     Raises:
-        AtpError: a folder without weights, tokenizer or chat template; an adapter that does not match or changes
-            nothing; or too few GPUs.
+        AtpError: a folder without weights, tokenizer or chat template; a model that the engine cannot play; an adapter
+            that does not match or changes nothing; or too few GPUs.
     """
     adapter = weights_of(adapter)
     if adapter is not None and is_whole(adapter):
@@ -52,10 +68,13 @@ def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
     gpu = on_gpu(spec)
     tokenizer = load_tokenizer(spec)
     model = load_model(spec)
-    model = model.to("cuda") if gpu else model
+    check_tokenizer(tokenizer, model, spec.path)
+    model = (model.to("cuda") if gpu else model).eval()
     if adapter is not None:
         model = adapt(model, adapter, tokenizer)
-    return LocalAgent(model.eval(), tokenizer, spec)
+    agent = LocalAgent(model, tokenizer, spec)
+    agent.check()
+    return agent
 
 
 @dataclass
@@ -87,6 +106,7 @@ class LocalAgent(Agent):
         self.specials = {content: number for content, number in specials if content}
         self.stop = self.chat.stop_tokens(model.generation_config)
         self.warpers = _warpers(spec.sampling)
+        self.max_positions = max_positions(self._network())
         self.start()
 
     def start(self) -> None:
@@ -103,11 +123,47 @@ class LocalAgent(Agent):
             self.start()
         texts = [self.prompt_text(request.prompt) for request in requests]
         prompts = self._tokens(requests, texts)
+        longest, limit = max(map(len, prompts)), self.spec.sampling.max_new_tokens
+        if longest + limit > self.max_positions:
+            raise AtpError(
+                f"{self.spec.path}: a prompt of {longest} tokens and a reply of up to {limit} exceed the model's "
+                f"{self.max_positions} positions; lower sampling.max_new_tokens or the number of rounds"
+            )
         rows, logits = (self._prefill if self.cache is None else self._extend)(requests, prompts)
         self._write(rows, logits)
         for row in rows:
             self.cached_tokens[row.number] = row.prompt + row.written[:-1]  # the last token was sampled, not computed
         return [self._reply(row, text) for row, text in zip(rows, texts, strict=True)]
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Check that the engine can play the model: that its cache does not change the model's logits.
+
+        Two steps with holes, and with tokens that are taken back, are compared with the model's own forward pass.
+
+        Raises:
+            AtpError: the engine cannot play the model.
+        """
+        tokens: list[int] = self.tokenizer(PROBE, add_special_tokens=False).input_ids
+        other, device = tokens[::-1], self.model.device
+        self.cache = ConversationCache(2, EXTRA_SLOTS, device)
+        try:
+            check_architecture(self._network())
+            self._forward([tokens + tokens, other], [0, 0])
+            self.cache.crop(torch.tensor([len(tokens), 1], device=device))
+            logits = self._forward([other, tokens + other], [len(tokens), 1])
+            conversations = [tokens + other, other[:1] + tokens + other]
+            own = [self.model(input_ids=torch.tensor([row], device=device), use_cache=False) for row in conversations]
+            difference = deviation(logits, torch.stack([output.logits[0, -1] for output in own]))
+            if not difference < MAX_DEVIATION[self.model.dtype]:
+                raise ValueError(f"with a cache, its logits differ by {difference:.2g} standard deviations")
+        except Exception as error:
+            raise AtpError(
+                f"{self.spec.path}: the engine cannot play a model of type '{self.model.config.model_type}' "
+                f"({first_line(error)}); run a server for it and use kind: inspect"
+            ) from error
+        finally:
+            self.start()
 
     def prompt_text(self, prompt: Prompt) -> str:
         """Return the text that the model reads for a prompt."""
@@ -115,27 +171,37 @@ class LocalAgent(Agent):
 
     @torch.inference_mode()
     def hidden(self, conversations: Sequence[tuple[list[int], list[int]]]) -> list[torch.Tensor]:
-        """Return the last hidden states from which a reply's tokens are predicted, [tokens, width] in memory.
+        """Return the inputs of the output layer from which a reply's tokens are predicted, [tokens, width] in memory.
 
         Args:
             conversations: tokens of a prompt, tokens of the reply to it.
         """
+        inputs: list[torch.Tensor] = []
+        head = self._network().get_output_embeddings()
+        longest = max((len(reply) for _, reply in conversations), default=1)
+        rows = max(1, min(PREFILL_ROWS, MAX_LOGITS // (longest * head.weight.shape[0])))
+        hook = head.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0].cpu()))
         states = []
-        for begin in range(0, len(conversations), PREFILL_ROWS):
-            batch = conversations[begin : begin + PREFILL_ROWS]
-            width = max(len(prompt + reply) for prompt, reply in batch)
-            # Padding is behind all tokens, so causal attention does not see it.
-            rows = [prompt + reply + [0] * (width - len(prompt + reply)) for prompt, reply in batch]
-            tokens = torch.tensor(rows, device=self.model.device)
-            computed = self._network().get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state.cpu()
-            for row, (prompt, reply) in zip(computed, batch, strict=True):
-                states.append(row[len(prompt) - 1 : len(prompt) + len(reply) - 1].clone())
+        try:
+            for begin in range(0, len(conversations), rows):
+                batch = conversations[begin : begin + rows]
+                width = max(len(prompt + reply) for prompt, reply in batch)
+                start = min(len(prompt) for prompt, _ in batch) - 1
+                # Padding is behind all tokens, so causal attention does not see it.
+                padded = [prompt + reply + [0] * (width - len(prompt + reply)) for prompt, reply in batch]
+                tokens = torch.tensor(padded, device=self.model.device)
+                self.model(input_ids=tokens, use_cache=False, logits_to_keep=width - start)
+                for row, (prompt, reply) in zip(inputs.pop(), batch, strict=True):
+                    first = len(prompt) - 1 - start
+                    states.append(row[first : first + len(reply)].clone())
+        finally:
+            hook.remove()
         return states
 
     @property
-    def output_layer(self) -> Any:
-        """The layer from last hidden states to the logits of the next token."""
-        return self._network().get_output_embeddings()
+    def output_layer(self) -> OutputLayer:
+        """The function from last hidden states to the logits of the next token."""
+        return OutputLayer(self._network())
 
     def _network(self) -> Any:
         """Return the network without PEFT's wrapper; an adapter remains active."""
@@ -170,9 +236,8 @@ class LocalAgent(Agent):
         order = sorted(range(len(prompts)), key=lambda request: index[request])
         longest = max(map(len, prompts))
         capacity = longest + self.spec.sampling.max_new_tokens + EXTRA_SLOTS
-        device, dtype = self.model.device, self.model.dtype
-        layers = self.model.config.num_hidden_layers
-        self.cache = ConversationCache(layers, len(unique), capacity, device, dtype)
+        device = self.model.device
+        self.cache = ConversationCache(len(unique), capacity, device)
         logits = self._forward([list(prompt) for prompt in unique], [0] * len(unique))
         copies = torch.tensor([index[request] for request in order], device=device)
         self.cache.expand(copies)
@@ -206,27 +271,23 @@ class LocalAgent(Agent):
         uniforms = np.random.Generator(np.random.PCG64(request.seed)).random(self.spec.sampling.max_new_tokens)
         return _Row(number, request, prompt, cached, uniforms)
 
-    def _forward(self, tokens: list[list[int]], positions: list[int]) -> torch.Tensor:
+    def _forward(self, tokens: list[list[int]], starts: list[int]) -> torch.Tensor:
         """Compute new tokens of each row from a position on. Return the last tokens' logits, [rows, vocabulary]."""
         assert self.cache is not None
         device = self.model.device
-        lengths = torch.tensor([len(row) for row in tokens], device=device)
-        self.cache.reserve(lengths)
+        self.cache.reserve(*torch.tensor([starts, [len(row) for row in tokens]], device=device))
         parts = []
         for start in range(0, len(tokens), PREFILL_ROWS):
             view = slice(start, start + PREFILL_ROWS)
             width = max(1, max(map(len, tokens[view])))
             padded = torch.tensor([[0] * (width - len(row)) + row for row in tokens[view]], device=device)
-            first = torch.tensor(positions[view], device=device) - (width - lengths[view])
-            places = (first[:, None] + torch.arange(width, device=device)).clamp(min=0)
-            parts.append(self._step(padded, places, self.cache.mask(view, width)))
+            parts.append(self._step(padded, self.cache.select(view, width)))
         return torch.cat(parts)
 
-    def _step(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _step(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         output = self.model(
             input_ids=tokens,
             position_ids=positions,
-            attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
@@ -258,14 +319,13 @@ class LocalAgent(Agent):
             if 2 * len(writing) <= width:
                 self._to_front(open_rows, rows, width)
                 width = len(writing)
-            lengths, tokens, positions = ([0] * self.cache.rows for _ in range(3))
+            lengths, tokens, starts = ([0] * self.cache.rows for _ in range(3))
             for row in open_rows:
                 lengths[row.number], tokens[row.number] = 1, row.written[-1]
-                positions[row.number] = len(row.prompt) + len(row.written) - 1
-            written, new, places = torch.tensor([lengths, tokens, positions], device=device)
-            self.cache.reserve(written)
-            mask = self.cache.mask(slice(width), 1)
-            scores = self._step(new[:width, None], places[:width, None], mask)
+                starts[row.number] = len(row.prompt) + len(row.written) - 1
+            written, new, places = torch.tensor([lengths, tokens, starts], device=device)
+            self.cache.reserve(places, written)
+            scores = self._step(new[:width, None], self.cache.select(slice(width), 1))
             logits = scores[[row.number for row in open_rows]]
 
     def _to_front(self, first: list[_Row], rows: list[_Row], width: int) -> None:

@@ -1,14 +1,16 @@
-"""Load a model's weights and tokenizer, and LoRA adapters on top of them."""
+"""Load a model's weights and tokenizer, and adapters on top of them."""
 
 import logging
 import os
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from jinja2 import TemplateError
+from safetensors import safe_open
 from tokenizers.pre_tokenizers import Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import cached_file, is_flash_attn_2_available
@@ -19,12 +21,17 @@ from atp.models.spec import NO_TEMPLATE, ModelSpec, check_folder
 
 log = logging.getLogger("atp")
 
-#: Prompt that shows whether a chat template works, and whether an adapter changes outputs.
+#: Prompt that shows whether a chat template works, and what an adapter changes.
 PROBE = "Which option do you choose?"
-
-
-#: Errors of transformers about missing or broken files; struct.error: a GGUF file that was cut off.
-UNREADABLE = (OSError, ValueError, KeyError, struct.error)
+#: What an exception that transformers raises for a model's files means.
+PROBLEMS = {
+    "RuntimeError": "its weights do not match its config.json",
+    "SafetensorError": "cannot read its safetensors weights",
+}
+#: Names of a tokenizer's tokens that only a processor of images, sound or video writes.
+PLACEHOLDERS = ("image_token_id", "audio_token_id", "video_token_id")
+#: Largest rounding error of the same logits computed in two ways, as `deviation` measures it.
+MAX_DEVIATION = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
 
 def weights_of(folder: Path | None) -> Path | None:
@@ -49,12 +56,12 @@ def on_gpu(spec: ModelSpec) -> bool:
     return available > 0
 
 
-def attention(spec: ModelSpec) -> str:
-    """Return the attention implementation for training: FlashAttention if it is installed, else PyTorch's.
+def attention(spec: ModelSpec) -> str | None:
+    """Return the attention implementation for training: FlashAttention if it is installed, else the model's default.
 
-    Rollouts always use PyTorch's, because FlashAttention does not support the engine's masks with holes.
+    Rollouts always use the default, because FlashAttention does not support the engine's masks with holes.
     """
-    return "flash_attention_2" if on_gpu(spec) and is_flash_attn_2_available() else "sdpa"
+    return "flash_attention_2" if on_gpu(spec) and is_flash_attn_2_available() else None
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:
@@ -62,8 +69,8 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     _check_source(spec)
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.path, **_source(spec))
-    except UNREADABLE as error:
-        raise AtpError(f"{spec.path}: cannot read its tokenizer: {_first_line(error)}") from error
+    except Exception as error:  # of any kind: of missing packages, of damaged files
+        raise AtpError(f"{spec.path}: cannot read its tokenizer: {first_line(error)}") from error
     if spec.gguf_file is not None:
         _set_splits(tokenizer, spec, spec.gguf_file)
     if not tokenizer.chat_template:
@@ -71,7 +78,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": PROBE}], tokenize=False, **spec.chat_template)
     except (TemplateError, TypeError, ValueError) as error:
-        raise AtpError(f"{spec.path}: its chat template fails: {_first_line(error)}") from error
+        raise AtpError(f"{spec.path}: its chat template fails: {first_line(error)}") from error
     return tokenizer
 
 
@@ -100,8 +107,37 @@ def _set_splits(tokenizer: Any, spec: ModelSpec, file: str) -> None:
     backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
 
 
-def load_model(spec: ModelSpec, attention: str = "sdpa") -> Any:
+def check_tokenizer(tokenizer: Any, model: Any, path: str) -> None:
+    """Check that a model has an embedding for each token that a prompt can have, and a token that ends a reply.
+
+    A tokenizer without an end-of-sequence token gets the one of generation_config.json.
+
+    Raises:
+        AtpError: tokens without an embedding, or no end-of-sequence token.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    unused = {getattr(tokenizer, name, None) for name in PLACEHOLDERS}
+    outside = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if number := min(outside.keys() - unused, default=None):
+        raise AtpError(
+            f"{path}: its embedding has {rows} rows, but its tokenizer has token {number} ('{outside[number]}'); "
+            "resize the model's embedding (resize_token_embeddings) and train the new rows, or remove the token"
+        )
+    if tokenizer.eos_token_id is None:
+        ends = model.generation_config.eos_token_id
+        if ends is None:
+            raise AtpError(
+                f"{path}: no end-of-sequence token in tokenizer_config.json or generation_config.json, so no reply "
+                "would end; set eos_token in tokenizer_config.json"
+            )
+        tokenizer.eos_token_id = ends[0] if isinstance(ends, list) else ends
+
+
+def load_model(spec: ModelSpec, attention: str | None = None) -> Any:
     """Return the model: float32 on a CPU, bfloat16 on a GPU, unless spec.dtype is another type.
+
+    Args:
+        attention: name of the attention implementation; None: PyTorch's, or the model's own where that lacks something.
 
     Raises:
         AtpError: no such model, or missing, corrupt or unfit weights.
@@ -115,14 +151,9 @@ def load_model(spec: ModelSpec, attention: str = "sdpa") -> Any:
         options["quantization_config"] = GgufConfig(dequantize=True)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(spec.path, **options)
-    except RuntimeError as error:
-        raise AtpError(f"{spec.path}: its weights do not match its config.json: {_first_line(error)}") from error
-    except UNREADABLE as error:
-        raise AtpError(f"{spec.path}: cannot read the model: {_first_line(error)}") from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise AtpError(f"{spec.path}: cannot read its safetensors weights: {_first_line(error)}") from error
+    except Exception as error:  # of any kind: of missing packages, of damaged files
+        problem = PROBLEMS.get(type(error).__name__, "cannot read the model")
+        raise AtpError(f"{spec.path}: {problem}: {first_line(error)}") from error
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise AtpError(f"{spec.path}: {len(missing)} weights are missing, the first is '{missing[0]}'")
@@ -153,49 +184,116 @@ def _check_source(spec: ModelSpec) -> None:
         HfApi().model_info(spec.path, revision=spec.revision, timeout=30)
     except Exception as error:
         raise AtpError(
-            f"{spec.path}: not in the local cache, and not available from the Hugging Face hub: {_first_line(error)}; "
+            f"{spec.path}: not in the local cache, and not available from the Hugging Face hub: {first_line(error)}; "
             "'path' in config/models can also be a folder"
         ) from error
 
 
 def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
-    """Return the model with a LoRA adapter. Raises AtpError if the folder has no adapter for this model."""
+    """Return the model with an adapter; only a LoRA adapter can be trainable.
+
+    Raises:
+        AtpError: a folder without an adapter for this model, or an adapter that adds tokens to the prompt.
+    """
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / file).is_file():
             raise AtpError(f"{folder}: not an adapter folder: no {file}")
-    from peft import PeftModel  # takes seconds, which a model without an adapter does not need
+    from peft import PeftConfig, get_peft_model  # takes seconds, which a model without an adapter does not need
 
-    try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except Exception as error:
-        raise AtpError(f"{folder}: not an adapter for this model: {_first_line(error)}") from error
+    with _adapter_errors(folder):
+        config: Any = PeftConfig.from_pretrained(str(folder))
+        if config.is_prompt_learning or (trainable and config.peft_type != "LORA"):
+            raise AtpError(f"{folder}: not a LoRA adapter: peft_type {config.peft_type.value}")
+        if getattr(config, "alora_invocation_tokens", None):
+            raise AtpError(f"{folder}: not a plain LoRA adapter: alora_invocation_tokens; it acts on part of a prompt")
+        config.inference_mode = not trainable
+        adapted = get_peft_model(model, config)
+    add_adapter(adapted, folder, "default", trainable)
+    return adapted
 
 
-def add_adapter(network: Any, folder: Path, name: str) -> None:
-    """Load another adapter into a network, inactive and not trainable. Raises AtpError as `with_adapter` does."""
-    try:
-        network.load_adapter(str(folder), name)
-    except Exception as error:
-        raise AtpError(f"{folder}: not an adapter for this model: {_first_line(error)}") from error
+def add_adapter(network: Any, folder: Path, name: str, trainable: bool = False) -> None:
+    """Load an adapter's weights into a network. Raises AtpError if one doesn't fit, or if one is missing."""
+    from peft import get_peft_model_state_dict
+
+    with _adapter_errors(folder), safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        try:
+            result = network.load_adapter(str(folder), name, is_trainable=trainable)
+            saved = get_peft_model_state_dict(network, adapter_name=name, save_embedding_layers=False)
+            missing = sorted(saved.keys() - set(file.keys())) if result.missing_keys else []
+        except KeyError as error:  # a module that the adapter replaces as a whole
+            missing = [error.args[0]]
+    if missing:
+        raise AtpError(f"{folder}: not a whole adapter: no weights for '{missing[0]}'")
+    if result.unexpected_keys:
+        raise AtpError(f"{folder}: not an adapter for this model: no module for '{result.unexpected_keys[0]}'")
 
 
 def adapt(model: Any, folder: Path, tokenizer: Any) -> Any:
-    """Return the model with an adapter, merged in float32, separate in bfloat16, where rounding would lose it.
+    """Return the model with an adapter. LoRA is merged in float32, but not in bfloat16, where rounding would lose it.
 
     Raises:
         AtpError: an adapter that changes nothing, or none for this model.
     """
     probe = tokenizer(PROBE, return_tensors="pt").input_ids.to(model.device)
+    adapted = with_adapter(model, folder).eval()
     with torch.inference_mode():
-        before = model(probe).logits
-    adapted = with_adapter(model, folder)
-    updates = [weight for name, weight in adapted.named_parameters() if "lora_B" in name]
+        logits = adapted(probe).logits
+        if _changes_nothing(adapted, probe, logits):
+            raise AtpError(f"{folder}: this adapter changes nothing: its outputs are the base model's")
+    config = adapted.peft_config["default"]
+    if model.dtype != torch.float32 or config.peft_type != "LORA" or config.lora_bias:
+        return adapted
+    _untie(adapted)
+    with _adapter_errors(folder):
+        merged = adapted.merge_and_unload()
     with torch.inference_mode():
-        same = torch.equal(adapted(probe).logits, before)
-    if same or not any(weight.any() for weight in updates):
-        raise AtpError(f"{folder}: this adapter changes nothing: its outputs are the base model's")
-    return adapted.merge_and_unload() if model.dtype == torch.float32 else adapted
+        if not deviation(merged(probe).logits, logits) < MAX_DEVIATION[torch.float32]:
+            raise AtpError(f"{folder}: this adapter cannot be merged: the model's outputs change")
+    return merged
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def deviation(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the root mean square of the difference, in standard deviations of the expected logits."""
+    return ((logits - expected).float().square().mean().sqrt() / expected.float().std()).item()
+
+
+def _changes_nothing(adapted: Any, probe: torch.Tensor, logits: torch.Tensor) -> bool:
+    """Return whether the model's logits are the same without its adapter, and so are the embeddings of all tokens."""
+    embedding = adapted.get_input_embeddings()
+    tokens = torch.arange(embedding.weight.shape[0], device=probe.device)
+    with adapted.disable_adapter():
+        same = torch.equal(adapted(probe).logits, logits)
+        embedded = embedding(tokens) if same else None
+    return embedded is not None and torch.equal(embedding(tokens), embedded)
+
+
+def _untie(adapted: Any) -> None:
+    """Give the output layer its own weights if it or the embedding has an adapter: merged, one would change both."""
+    network = adapted.get_base_model()
+    embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
+    if isinstance(embedding, torch.nn.Embedding) and isinstance(head, torch.nn.Linear):
+        return
+    shared = set[int]()
+    for module in adapted.modules():
+        weight = module._parameters.get("weight")
+        if weight is not None and id(weight) in shared:
+            module.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+        shared.add(id(weight))
+    network.config.tie_word_embeddings = False
+
+
+@contextmanager
+def _adapter_errors(folder: Path) -> Iterator[None]:
+    """Turn PEFT's exceptions into an AtpError."""
+    try:
+        yield
+    except AtpError:
+        raise
+    except Exception as error:
+        raise AtpError(f"{folder}: not an adapter for this model: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message, or its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -159,11 +159,20 @@ def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | N
     When all weights are trained they are float32, as the optimiser needs them.
 
     Raises:
-        AtpError: a folder without a model or its adapter; a parent that was trained with other LoRA settings.
+        AtpError: a folder without a model or its adapter; a tokenizer that does not fit the model; a parent that was
+            trained with other LoRA settings.
     """
     from peft import LoraConfig
 
-    from atp.models.load import attention, is_whole, load_model, load_tokenizer, weights_of, with_adapter
+    from atp.models.load import (
+        attention,
+        check_tokenizer,
+        is_whole,
+        load_model,
+        load_tokenizer,
+        weights_of,
+        with_adapter,
+    )
 
     parent = weights_of(parent)
     kernel = attention(model)  # first: it reports a missing GPU before anything is loaded
@@ -175,8 +184,10 @@ def load_trainable(model: ModelSpec, settings: TrainerSettings, parent: Path | N
     if not settings.use_peft:
         source = model.at(parent) if parent else model
         full = load_model(source.model_copy(update={"dtype": "float32"}), kernel)
+        check_tokenizer(tokenizer, full, model.path)
         return Loaded(model, full, tokenizer)
     network = load_model(model, kernel)
+    check_tokenizer(tokenizer, network, model.path)
     if parent is None:
         rank, scale = settings.lora_r, settings.lora_alpha
         lora = LoraConfig(r=rank, lora_alpha=scale, target_modules="all-linear", task_type="CAUSAL_LM")
