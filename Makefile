@@ -43,12 +43,12 @@ test-cluster: $(BIN)/.installed ## a study through SLURM's daemons on this machi
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
 
 test-vllm: .venv-vllm/.installed models/smollm2-135m/config.json ## vLLM on CPUs against the engine (minutes)
-	$(BIN)/python -m pytest -m vllm tests/vllm
+	$(BIN)/python -m pytest -m vllm tests/servers
 
-.venv-vllm/.installed: tests/vllm/requirements.lock | $(BIN)/.installed
+.venv-vllm/.installed: tests/servers/requirements.lock | $(BIN)/.installed
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-vllm
 	UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --python .venv-vllm/bin/python --no-deps \
-		-r tests/vllm/requirements.lock
+		-r tests/servers/requirements.lock
 	@touch $@
 
 lint: $(BIN)/.installed ## style, types, workflow
