@@ -117,6 +117,8 @@ def check_tokenizer(tokenizer: Any, model: Any, path: str) -> None:
     """
     rows = model.get_input_embeddings().weight.shape[0]
     unused = {getattr(tokenizer, name, None) for name in PLACEHOLDERS}
+    if tokenizer.unk_token_id not in tokenizer("\x00\U0010fffd", add_special_tokens=False).input_ids:
+        unused.add(tokenizer.unk_token_id)  # a tokenizer of bytes knows all text
     outside = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
     if number := min(outside.keys() - unused, default=None):
         raise AtpError(
