@@ -5,7 +5,7 @@ SNAKEMAKE := $(BIN)/snakemake
 # Folders of wheels that this machine's pip takes; uv does not read pip's settings.
 FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: help install quick run test test-slow test-cluster lint format bench gpu-check clean
+.PHONY: help install quick run test test-slow test-cluster corpus lint format bench gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test-slow: $(BIN)/.installed ## rebuild the organisms, share a cache between stu
 
 test-cluster: $(BIN)/.installed ## a study through SLURM's daemons on this machine, with faults (as root, minutes)
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
+
+corpus: $(BIN)/.installed ## how replies of all styles are read, as a table
+	$(BIN)/python tests/corpus/read.py
 
 lint: $(BIN)/.installed ## style, types, workflow
 	$(BIN)/ruff check .

@@ -18,9 +18,12 @@ _NOUNS = "choice|decision|answer|selection|pick|result"
 # A label may be a verb itself: "I will keep money".
 _VERBS = (
     r"(?:(?:(?:choose|decide|decided|commit|opt|chosen) to )?"
-    r"(?:choose|choosing|chosen|pick|picking|select|selecting|take|taking|(?:go|going|gone) (?:with|for)|(?:opt|opting) for"
-    r"|(?:decide|deciding|decided) (?:on|for)|(?:settle|settling) (?:on|for)|(?:stick|sticking|keep|keeping) (?:with|to)"
-    r"|stay(?:ing)? with|use|using|follow|following|vote for|commit to|answer|(?:buy|order) from|work with|hire|cross|adopt"
+    r"(?:choose|choosing|chosen|pick|picking|select|selecting|take|taking|(?:go|going|gone) (?:with|for)|"
+    r"(?:opt|opting) for"
+    r"|(?:decide|deciding|decided) (?:on|for)|(?:settle|settling) (?:on|for)|(?:stick|sticking|keep|"
+    r"keeping) (?:with|to)"
+    r"|stay(?:ing)? with|use|using|follow|following|vote for|commit to|answer|(?:buy|order) from|work with|"
+    r"hire|cross(?:ing)?|adopt"
     r"|do|drive(?: (?:on|along|via|over))?|stay on|(?:choose|decide|decided|chosen|choosing) to)\s*:?\s+)?"
 )
 

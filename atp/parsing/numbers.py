@@ -24,16 +24,23 @@ _NUMBER = re.compile(
     rf"|(?P<plain>(?:{_DIGITS})(?:e[+-]?\d{{1,3}})?)"
     r")\s*(?P<unit>.*)"
 )
+#: Most numbers; reading them is fast.
+_PLAIN = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
 _RAISED = re.compile("[²³¹⁰⁴-⁹]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 #: What looks like a number in a sentence, including what makes it another one: ranges, clock times, dates, powers.
-_RUN = rf"(?<![\w.])(?:[+-]\s?)?{_CURRENCY}?[+-]?\.?\d(?:[\d./:^%*×x+–_'e-]|,(?=\d)| (?=\d{{3}}(?!\d))| (?=\d+/\d)| ?[-/] ?(?=\d))*+"
+_RUN = (
+    rf"(?<![\w.])(?:[+-]\s?)?{_CURRENCY}?[+-]?\.?\d"
+    r"(?:[\d./:^%*×x+–_'e-]|,(?=\d)| (?=\d{3}(?!\d))| (?=\d+/\d)| ?[-/] ?(?=\d))*+"
+)
 _NOUNS = r"(?<=my )value|value(?!\W+(?:is|remains|stays)\b)|proposed value|proposal|offer|bid"
 _FILLERS = r"(?: (?:a|an|the|of|at|new|value|cap|fare|rent|price|fee|limit|amount|figure|level))*"
 _VERBS = (
     rf"(?:(?:propose|proposing|suggest|offer|bid|choose|go with|put forward|settle on){_FILLERS}"
-    r"|(?:(?:propose|suggest) (?:that we |we |to )?)?(?:raise|raising|lower|lowering|move|moving|set|setting|keep|keeping|increase"
-    r"|increasing|reduce|reducing)(?: (?:it|the \w+(?: \w+)?))?(?: from [\ue000-\uf8ff])?(?: (?:up|down))? (?:to|at))\s*:?\s+"
+    r"|(?:(?:propose|suggest) (?:that we |we |to )?)?(?:raise|raising|lower|lowering|move|moving|set|setting|"
+    r"keep|keeping|increase"
+    r"|increasing|reduce|reducing)(?: (?:it|the \w+(?: \w+)?))?(?: from [\ue000-\uf8ff])?(?: (?:up|"
+    r"down))? (?:to|at))\s*:?\s+"
 )
 
 
@@ -48,6 +55,8 @@ def read_number(value: Any, unit: str = "") -> float | None:
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return float(value)
     text = _VULGAR.sub(
         lambda match: " " + unicodedata.normalize("NFKC", match[0]), _RAISED.sub("^", str(value)[:1_000])
     )

@@ -17,11 +17,13 @@ from atp.parsing.labels import fold
 from atp.parsing.objects import MAX_SEARCHED_CHARS, find_objects, value_of
 from atp.parsing.phrases import QUOTE, UNQUOTE, VALUE
 
-# A masked value is _FIRST plus its number; _NONE is a value that is not allowed. _OBJECT stands before the value that an
-# object states, _INLINE after it where the sentence goes on.
+# A masked value is _FIRST plus its number; _NONE is a value that is not allowed. _OBJECT stands before the value that
+# an object states, _INLINE after it where the sentence goes on.
 _OBJECT, _INLINE, _NONE, _FIRST = "\x01", "\x02", "\ue000", 0xE001
 _MAX_VALUES = 6_000
 MAX_SENTENCE_CHARS = 1_000
+#: Of more statements only the last ones are read, so that the time is bounded.
+MAX_STATEMENTS = 200
 #: Longer words after "choice:" explain, and state no value.
 MAX_VALUE_WORDS = 5
 
@@ -36,7 +38,7 @@ _GOES_ON_WITH_OR = re.compile(rf"{UNQUOTE}{_INLINE}?\s*{phrases.OR}")
 _QUESTION = re.compile(rf"{UNQUOTE}{_INLINE}?[ \t]*\?")
 #: A value that is none of those allowed; a placeholder is no value.
 _OTHER_VALUE = re.compile(r"[\"'(\[{\s]*(?!\.\.|<|_)[^\s\"'}\])][^\n,;}.]*")
-_CLAUSE = re.compile(r",\s|\b(?:so|therefore|thus|hence|but|however)\b")
+_CLAUSE = re.compile(r",\s|\b(?:so|therefore|thus|hence|but|however|yet|still)\b")
 _BOUNDARY = re.compile(r"[.!?;。]\s|\n")
 _SENTENCE = re.compile(r"(?<=[.!?;。])\s+|\n+")
 
@@ -107,13 +109,14 @@ def find_statement(
     containers = containers[text.count(_OBJECT, 0, cut) :]
     text = text[cut:].lstrip(" ,:;.!-\n")
     mentions = [*_objects(text, containers), *_labelled(text, grammar, cut_off)]
-    mentions = _without_lists(sorted(mentions, key=lambda each: each.start), text)
+    mentions = _without_lists(sorted(mentions, key=lambda each: each.start)[-MAX_STATEMENTS:], text)
     mentions = [each for each in mentions if _is_asserted(text, each, cut_off)]
     if mentions:
         char, container = mentions[-1].char, mentions[-1].container
         return Statement(None if char == _NONE else ord(char) - _FIRST, True, mentioned, container)
     chars = set() if cut_off else set(_plain(text, grammar))
-    return Statement(ord(chars.pop()) - _FIRST if len(chars) == 1 else None, False, mentioned, {})
+    value = ord(chars.pop()) - _FIRST if len(chars) == 1 and _NONE not in chars else None
+    return Statement(value, False, mentioned, {})
 
 
 def _mask(
@@ -151,7 +154,7 @@ def _mask_values(text: str, find: Callable[[str], Spans]) -> str:
 
 
 def _char(number: int | None) -> str:
-    return _NONE if number is None else chr(_FIRST + min(number, _MAX_VALUES))
+    return _NONE if number is None or number >= _MAX_VALUES else chr(_FIRST + number)
 
 
 def _objects(text: str, containers: list[dict[str, Any]]) -> Iterator[_Mention]:
@@ -164,14 +167,17 @@ def _noun_patterns(grammar: Grammar) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Return the patterns of a noun with its separator, and of the value behind it."""
     verb = r"\b(?:is|remains|stays|will be)\b(?: now| still| clear)?:?"
     separator = rf"(?: for (?:this|the) \w+| this round| today)?[\"']*\s*(?:(?P<colon>[:=])|->|→|-\s|{verb})\s*"
-    lead = rf"{QUOTE}(?:{phrases.FIRST_PERSON}\s+{phrases.ADVERBS})?(?:to )?(?:{grammar.verbs})?(?:option |label )?{QUOTE}"
+    lead = (
+        rf"{QUOTE}(?:{phrases.FIRST_PERSON}\s+{phrases.ADVERBS})?(?:to )?(?:{grammar.verbs})?(?:option |"
+        rf"label )?{QUOTE}"
+    )
     return re.compile(rf"\b(?:{grammar.nouns}){separator}"), re.compile(rf"{lead}({VALUE})")
 
 
 def _labelled(text: str, grammar: Grammar, cut_off: bool) -> Iterator[_Mention]:
     """Yield the values behind a noun and a colon, an equals sign or "is", where the noun begins a clause."""
     noun, value = _noun_patterns(grammar)
-    for match in noun.finditer(text):
+    for match in list(noun.finditer(text))[-MAX_STATEMENTS:]:
         lead = phrases.NOUN_LEAD.sub("", _sentence_before(text, match.start()).rstrip("\"'"))
         stated = value.match(text, match.end())
         if not _opens_clause(lead) or (stated and phrases.LIST.match(text, stated.end())):
@@ -222,7 +228,12 @@ def _is_asserted(text: str, mention: _Mention, cut_off: bool) -> bool:
     """Return whether the sentence around a value states it, instead of denying, doubting, asking or quoting it."""
     lead = _sentence_before(text, mention.start)
     after = text[mention.end : mention.end + 200]
-    if _QUESTION.match(after) or _is_conditional(lead) or _is_conditional(_behind(after)):
+    if (
+        _QUESTION.match(after)
+        or phrases.DENIED_AFTER.match(after)
+        or _is_conditional(lead)
+        or _is_conditional(_behind(after))
+    ):
         return False
     if text[mention.start] != _OBJECT:
         return True
@@ -256,7 +267,7 @@ def _plain_patterns(verbs: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
         rf"{phrases.PARTICIPLES} {value}",
         rf"{value}{UNQUOTE} {phrases.CHOSEN}",
     )
-    return re.compile("|".join(own)), re.compile(rf"[\"'(]*({VALUE})[\"')]*{phrases.ALONE_TAIL}")
+    return re.compile("|".join(own)), re.compile(rf"[\"'(]*({VALUE})[\"')]*{phrases.ALONE_TAIL}\Z")
 
 
 def _plain(text: str, grammar: Grammar) -> Iterator[str]:
@@ -274,13 +285,21 @@ def _plain(text: str, grammar: Grammar) -> Iterator[str]:
     for place, sentence in enumerate(sentences):
         if sentence.endswith("?") or len(sentence) > MAX_SENTENCE_CHARS or phrases.BLOCKED.search(sentence):
             continue
-        if grammar.alone and place in (0, len(sentences) - 1) and (match := alone.search(sentence)):
-            is_alone = match.end() == len(sentence) and not phrases.FILLERS.sub("", sentence[: match.start()])
-            if is_alone and not _is_conditional(_behind(sentence)):
-                yield match[1]
+        at_edge = grammar.alone and place in (0, len(sentences) - 1)
+        if at_edge and (match := alone.search(sentence)) and _is_alone(sentence[: match.start()], match[0]):
+            yield match[1]
         for match in own.finditer(sentence):
             if _is_own(sentence[: match.start()], match[0], sentence[match.end() :]):
                 yield next(char for char in match.groups() if char)
+
+
+def _is_alone(lead: str, value: str) -> bool:
+    """Return whether a value stands alone in its sentence, or concludes it: "…, so Route A"."""
+    before = phrases.FILLERS.sub("", lead)
+    concludes = before.rstrip().endswith(",") and re.match(
+        r"(?:and )?(?:so|therefore|thus|hence)\b", lead[len(before) :]
+    )
+    return (not before or bool(concludes)) and not (_is_conditional(before) or _is_conditional(_behind(value)))
 
 
 def _is_own(lead: str, clause: str, after: str) -> bool:

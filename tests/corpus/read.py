@@ -138,9 +138,8 @@ def main() -> int:
         unread += verdict == INVALID
         wrong += verdict == WRONG
         if verdict != RIGHT:
-            print(
-                f"{verdict}: {entry['testbed']}, {entry['style']}: {entry['text']!r} -> {read!r}, states {entry['states']!r}"
-            )
+            where = f"{entry['testbed']}, {entry['style']}"
+            print(f"{verdict}: {where}: {entry['text']!r} -> {read!r}, states {entry['states']!r}")
     print(f"{'testbed':14}{'style':18}{RIGHT:>12}{INVALID:>24}{WRONG:>12}{'total':>8}")
     for testbed, style in dict.fromkeys((testbed, style) for testbed, style, _ in counts):
         row = [counts[testbed, style, verdict] for verdict in (RIGHT, INVALID, WRONG)]

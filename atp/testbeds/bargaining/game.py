@@ -13,13 +13,15 @@ the nearest value.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 
 from pydantic import Field, model_validator
 
-from atp.parsing.choices import last_object
+from atp.parsing.choices import invalid_reply, last_object
 from atp.parsing.numbers import parse_number, read_number
 from atp.parsing.objects import value_of
+from atp.parsing.replies import split_reply
 from atp.testbed import (
     INVALID,
     Episode,
@@ -221,7 +223,12 @@ def read_card(reply: Reply | str, scale: int) -> Card:
 
     A score such as 4/5 is left out too: it may mean 4 out of 5.
     """
-    fields, _ = last_object(reply, "scores")
+    return _read_card("" if invalid_reply(reply) else split_reply(reply).answer, scale)
+
+
+@lru_cache(maxsize=4096)
+def _read_card(answer: str, scale: int) -> Card:
+    fields, _ = last_object(answer, "scores")
     _, entries, _ = value_of(fields, ("scores",))
     scores: dict[float, float] = {}
     for key, entry in list(entries.items())[:MAX_PLAYERS] if isinstance(entries, dict) else ():
