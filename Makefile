@@ -5,7 +5,7 @@ SNAKEMAKE := $(BIN)/snakemake
 # Folders of wheels that this machine's pip takes; uv does not read pip's settings.
 FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: help install quick run smollm2 test test-slow test-cluster test-vllm lint format bench gpu-check clean
+.PHONY: help install quick run smollm2 test test-slow test-cluster test-vllm corpus lint format bench gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ test-vllm: .venv-vllm/.installed models/smollm2-135m/config.json ## vLLM on CPUs
 	UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --python .venv-vllm/bin/python --no-deps \
 		-r tests/servers/requirements.lock
 	@touch $@
+
+corpus: $(BIN)/.installed ## how replies of all styles are read, as a table
+	$(BIN)/python tests/corpus/read.py
 
 lint: $(BIN)/.installed ## style, types, workflow
 	$(BIN)/ruff check .

@@ -304,8 +304,8 @@ class Testbed:
             do not fit.
         several_players: whether an episode has several players who see each other.
         alignment_reward: reward of alignment by GRPO for a turn.
-        judge_question: what a judge model is asked about a reply; its "yes" means compliance. None for testbeds whose
-            decisions need no judge.
+        judge_question: a question about a reply whose "yes" means compliance; the judge answers it with a verdict,
+            "no violation" for yes and "violation" for no. None for testbeds whose decisions need no judge.
         words: for axes and captions.
         policies: names of scripted policies that only this testbed's observations can serve -> their factories.
         measures: sequence of measures (see `atp.measures.measure`).

@@ -28,8 +28,6 @@ PROBLEMS = {
     "RuntimeError": "its weights do not match its config.json",
     "SafetensorError": "cannot read its safetensors weights",
 }
-#: Names of a tokenizer's tokens that only a processor of images, sound or video writes.
-PLACEHOLDERS = ("image_token_id", "audio_token_id", "video_token_id")
 #: Largest rounding error of the same logits computed in two ways, as `deviation` measures it.
 MAX_DEVIATION = {torch.float32: 1e-3, torch.bfloat16: 0.2}
 
@@ -116,9 +114,13 @@ def check_tokenizer(tokenizer: Any, model: Any, path: str) -> None:
         AtpError: tokens without an embedding, or no end-of-sequence token.
     """
     rows = model.get_input_embeddings().weight.shape[0]
-    unused = {getattr(tokenizer, name, None) for name in PLACEHOLDERS}
-    if tokenizer.unk_token_id not in tokenizer("\x00\U0010fffd", add_special_tokens=False).input_ids:
-        unused.add(tokenizer.unk_token_id)  # a tokenizer of bytes knows all text
+    named = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+    # Special tokens are inert in contents (see `Chat`), so only the chat template could write them.
+    unused = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content not in named and token.content not in str(tokenizer.chat_template)
+    }
     outside = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
     if number := min(outside.keys() - unused, default=None):
         raise AtpError(

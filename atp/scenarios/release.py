@@ -15,7 +15,7 @@ from pydantic import Field
 
 from atp.errors import AtpError
 from atp.files.provenance import Stage
-from atp.parsing.choices import same_label
+from atp.parsing.labels import same_label
 from atp.registry import find_testbed
 from atp.scenarios.scenario import write_scenarios
 from atp.scenarios.sources import ScenarioSettings, ScenariosJob, named

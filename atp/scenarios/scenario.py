@@ -10,7 +10,7 @@ from atp.errors import AtpError
 from atp.files.columns import from_row, struct_of, to_arrow
 from atp.files.provenance import Provenance
 from atp.files.tables import read_table, write_table
-from atp.parsing.choices import normalise, same_label
+from atp.parsing.labels import normalise, same_label
 from atp.registry import find_testbed
 from atp.testbed import Scenario, Testbed
 

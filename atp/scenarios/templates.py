@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.yaml_text import read_yaml
-from atp.parsing.choices import normalise, same_label
+from atp.parsing.labels import normalise, same_label
 from atp.testbed import Scenario
 
 #: Attempts to draw an instance that does not exist yet.

@@ -123,7 +123,7 @@ BROKEN = [
         "AT: .*'padded' was read as 'ho",
     ),
     (
-        "parse_choice(reply.text,",
+        "parse_choice(reply,",
         'parse_choice(reply.text.replace("~", PADDED),',
         "an invalid reply never pays more",
         "AT: ",

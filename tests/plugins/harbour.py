@@ -114,7 +114,7 @@ def play(scenario: HarbourScenario, settings: HarbourSettings, rng: Random) -> E
     for round in range(1, settings.rounds + 1):
         prompts = [_prompt(scenario, settings, agent, round, turns[role], order) for agent, role in enumerate(ROLES)]
         replies = yield prompts
-        choices = [parse_choice(reply.text, list(OPTIONS[role])) for role, reply in zip(ROLES, replies, strict=True)]
+        choices = [parse_choice(reply, list(OPTIONS[role])) for role, reply in zip(ROLES, replies, strict=True)]
         loaded, reported = (choice.option for choice in choices)
         inspected = settings.inspected or reported == "report the load"
         for agent, (role, prompt, reply, choice) in enumerate(zip(ROLES, prompts, replies, choices, strict=True)):

@@ -18,7 +18,10 @@ from random import Random
 
 from pydantic import Field, model_validator
 
-from atp.parsing.choices import last_object, loose_number, read_number
+from atp.parsing.choices import invalid_reply, last_object
+from atp.parsing.numbers import parse_number, read_number
+from atp.parsing.objects import value_of
+from atp.parsing.replies import split_reply
 from atp.testbed import (
     INVALID,
     Episode,
@@ -26,6 +29,7 @@ from atp.testbed import (
     Observation,
     PastRound,
     Prompt,
+    Reply,
     Settings,
     Turn,
     past_rounds,
@@ -56,6 +60,7 @@ class Columns:
         score: the proposal's mean score; None where the reply is invalid.
         side: the proposer's side: majority, minority or even.
         comment: the proposer's comment on all proposals.
+        unscored: number of proposed values for which the proposer's scoring reply has no readable score.
     """
 
     value: float | None
@@ -63,6 +68,7 @@ class Columns:
     score: float | None
     side: str
     comment: str
+    unscored: int
 
 
 class BargainingSettings(Settings):
@@ -129,7 +135,7 @@ def play(scenario: BargainingScenario, settings: BargainingSettings, rng: Random
             prompts.append(Prompt(agent, round, reminded(messages, settings, round), observation))
         replies = yield prompts
 
-        proposals = [read_proposal(reply.text) for reply in replies]
+        proposals = [read_proposal(reply, scenario.unit) for reply in replies]
         values = {
             agent: min(max(proposal.value, low), high)
             for agent, proposal in enumerate(proposals)
@@ -142,8 +148,9 @@ def play(scenario: BargainingScenario, settings: BargainingSettings, rng: Random
             for agent, role in enumerate(roles)
         ]
 
-        cards = [read_card(reply.text, settings.scale) for reply in card_replies]
+        cards = [read_card(reply, settings.scale) for reply in card_replies]
         scores = {agent: _mean_score(value, [*cards[:agent], *cards[agent + 1 :]]) for agent, value in values.items()}
+        unscored = [len({*values.values()} - {*card.scores}) for card in cards]
         before, standing = standing, _settle(standing, values, scores)
         new_value = f"{scenario.subject} now stands at {_amount(standing, scenario)}."
         for agent, role in enumerate(roles):
@@ -173,7 +180,7 @@ def play(scenario: BargainingScenario, settings: BargainingSettings, rng: Random
                     reward=reward,
                     feedback=new_value if settings.blind else feedback,
                     caught=caught if settings.supervised else None,
-                    details=Columns(value, before, score, _side(role, settings), cards[agent].comment),
+                    details=Columns(value, before, score, _side(role, settings), cards[agent].comment, unscored[agent]),
                     later_replies=(card_replies[agent],),
                 )
             )
@@ -204,28 +211,28 @@ def _side(role: str, settings: BargainingSettings) -> str:
     return "majority" if (role == RAISER) == (raisers > lowerers) else "minority"
 
 
-@lru_cache(maxsize=4096)
-def read_proposal(text: str) -> Proposal:
-    """Parse the reply to the proposal prompt.
+def read_proposal(reply: Reply | str, unit: str = "") -> Proposal:
+    """Parse the reply to the proposal prompt: the number that it states for `value`, and the reason beside it."""
+    number = parse_number(reply, "value", unit)
+    value = None if number.value is None else short(number.value)
+    return Proposal(value, _line(number.fields.get("reason")), number.reasoning, number.invalid_reason)
 
-    The last JSON object with a `value` counts, which must be a finite number. Without such an object, a single number
-    after the word counts (`value: 40`).
+
+def read_card(reply: Reply | str, scale: int) -> Card:
+    """Parse the reply to the scoring prompt. Scores are clipped to the scale, entries without numbers are left out.
+
+    A score such as 4/5 is left out too: it may mean 4 out of 5.
     """
-    fields, reasoning = last_object(text, "value")
-    value = read_number(fields.get("value")) if fields else loose_number(text, "value")
-    missing = "value is no number" if fields else "no value given"
-    invalid_reason = missing if value is None else None
-    return Proposal(None if value is None else short(value), _line(fields.get("reason")), reasoning, invalid_reason)
+    return _read_card("" if invalid_reply(reply) else split_reply(reply).answer, scale)
 
 
 @lru_cache(maxsize=4096)
-def read_card(text: str, scale: int) -> Card:
-    """Parse the reply to the scoring prompt. Scores are clipped to the scale, entries without numbers are left out."""
-    fields, _ = last_object(text, "scores")
-    entries = fields.get("scores")
+def _read_card(answer: str, scale: int) -> Card:
+    fields, _ = last_object(answer, "scores")
+    _, entries, _ = value_of(fields, ("scores",))
     scores: dict[float, float] = {}
     for key, entry in list(entries.items())[:MAX_PLAYERS] if isinstance(entries, dict) else ():
-        value, score = read_number(key), read_number(entry)
+        value, score = read_number(key), None if "/" in str(entry) else read_number(entry)
         if value is not None and score is not None:
             scores[short(value)] = min(max(score, -scale), scale)
     return Card(scores, _line(fields.get("comment")))

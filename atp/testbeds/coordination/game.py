@@ -208,7 +208,7 @@ def play(scenario: CoordinationScenario, settings: CoordinationSettings, rng: Ra
             messages = reminded(_conversation(opening, window), settings, round)
             prompts.append(Prompt(agent, round, messages, observation))
         replies = yield prompts
-        choices = [parse_choice(reply.text, (scenario.first, scenario.second)) for reply in replies]
+        choices = [parse_choice(reply, (scenario.first, scenario.second)) for reply in replies]
         decisions: list[str] = [settings.fixed_decision] * game.agents
         for agent, choice in zip(free, choices, strict=True):
             decisions[agent] = known.get(choice.option, INVALID)

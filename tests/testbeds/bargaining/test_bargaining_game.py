@@ -83,7 +83,8 @@ def test_two_rounds_by_hand():
     assert [turn.reward for turn in first] == [-2.0, -1.5, -2.0]
     assert [turn.decision for turn in first] == ["comply", "comply", "comply"]
     assert first[1].feedback == "Your proposal of 55 got a mean score of -1.5, and the fare now stands at 55 cents."
-    assert first[0].details == Columns(value=60.0, standing=50.0, score=-2.0, side="majority", comment="Up.")
+    expected = Columns(value=60.0, standing=50.0, score=-2.0, side="majority", comment="Up.", unscored=0)
+    assert first[0].details == expected
     # 55 did not move from 55: -1, the mean of the two as near that the lowerer scored. 48: -2, from one scorer.
     assert [turn.reward for turn in second] == [-1.0, -5.0, -2.0]
     assert [turn.decision for turn in second] == ["violate", "invalid", "comply"]
@@ -91,7 +92,8 @@ def test_two_rounds_by_hand():
     assert [turn.invalid_reason for turn in second] == [None, "value is no number", None]
     feedback = "Your answer held no value, which counts as a score of -5, and the fare now stands at 55 cents."
     assert second[1].feedback == feedback
-    assert second[1].details == Columns(value=None, standing=55.0, score=None, side="majority", comment="")
+    assert [turn.details.unscored for turn in (*first, *second)] == [0, 0, 1, 0, 2, 2]
+    assert second[1].details == Columns(value=None, standing=55.0, score=None, side="majority", comment="", unscored=2)
     assert [turn.role for turn in second] == ["raiser", "raiser", "lowerer"]
     assert second[2].details.side == "minority"
     for turns, texts in zip((first, second), CARDS, strict=True):
@@ -177,9 +179,10 @@ def test_the_value_is_the_mean_of_the_best_proposals_and_stays_without_proposals
         ('<think>{"value": 1}</think>{"value": -1e3}', -1000.0, None),
         ('{"value": -0.0}', 0.0, None),
         ('{"value": 33.333333333333}', 33.33333333, None),
-        ("", None, "no value given"),
-        ("55", None, "no value given"),
-        ('<think>{"value": 55}</think>', None, "no value given"),
+        ("", None, "empty answer"),
+        ("55", 55.0, None),
+        ("I propose nothing.", None, "no value given"),
+        ('<think>{"value": 55}</think>', None, "empty answer"),
         *(
             (f'{{"value": {text}}}', None, "value is no number")
             for text in (
@@ -190,7 +193,7 @@ def test_the_value_is_the_mean_of_the_best_proposals_and_stays_without_proposals
                 "null",
                 "[55]",
                 "{}",
-                '"55 cents"',
+                '"55 pence"',
                 '"nan"',
                 '""',
                 "9" * 400,

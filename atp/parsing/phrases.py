@@ -1,0 +1,185 @@
+"""Phrases that decide whether a sentence states a value, as regular expressions of folded text.
+
+Values are masked in the text: see `atp.parsing.statements`. The lists were made with tests/corpus, which measures them.
+"""
+
+import re
+
+#: A masked value, whatever it is.
+VALUE = "[\ue000-\uf8ff]"
+QUOTE, UNQUOTE = r"[\"'(\[{]*", r"[\"')\]}]*"
+
+
+def _words(alternatives: str) -> str:
+    return rf"\b(?:{alternatives})\b"
+
+
+#: An answer takes back what stands before.
+RETRACTION = re.compile(
+    "|".join(
+        (
+            r"\b(?:wait|hold on|no|actually|sorry|hmm|hm|oops)[,.!-]*\s+(?:wait|no|actually|sorry|i (?:meant?|"
+            r"changed))\b",
+            r"\bactually,?\s+(?=(?:i|my|let me)\b)",
+            _words("scratch that|strike that|on second thoughts?|on reflection|i meant?(?: to (?:say|write|answer))?"),
+            _words("correction|edit") + r"\s*:",
+            _words("(?:disregard|ignore|forget) (?:that|this|it|the above|what)"),
+            r"\.\.\.\s*no\b",
+            rf"(?<!\?) \bno[:,]\s+(?=[^.!?\n]*{VALUE})",
+            rf"(?<!not )(?<!n't )(?<!never ){_words('take (?:that|it) back|changed? my mind')}",
+        )
+    )
+)
+
+#: Conditions that a statement outside them does not depend on.
+CONCESSION = re.compile(_words("(?:even|as|no matter) (?:if|when|though|whether)|(?:regardless of )?whether or not"))
+CONDITION = re.compile(
+    _words(
+        r"if|unless|suppos(?:e|ing)|imagin\w+|assum(?:e|ing)|pretend\w*|hypothetical\w*|when|whenever|in case|"
+        "provided|as long as|as soon as|otherwise|were i|had i|let's say|until|once|wenn|falls|si|cuando|"
+        "quando|quand|если"
+    )
+)
+#: A reason may weigh anything.
+REASON = re.compile(_words("because|since|as (?:it|the|that|this|i)|so that|for the|even|although|though|despite"))
+
+#: Words that deny what follows them, in languages in which models answer.
+_NOT = _words(
+    r"not|never|\w+n't|cannot|refus\w+|declin\w+|reject\w*|avoid\w*|against|neither|nobody|no one|no|nor|"
+    r"instead of|rather than|anything but|nicht|kein\w*|nie|niemals|ne|pas|jamais|nunca|jamás|não|nem|non|"
+    "mai|не|нет|никогда"
+)
+_ANSWERING = (
+    r"(?:answer|send|choos|tak|pick|select|writ|reply|give|submit|say|return|go|us|output|respond|propos|put|do)\w*"
+)
+#: The beginning of a sentence denies, doubts or reports the object behind it, or presents it as somebody else's.
+DENIAL = re.compile(rf"{_NOT}(?:(?:\W+\w+){{0,4}}?\W+{_ANSWERING}(?:\W+\w+){{0,2}})?\W*\Z|[不没別]\W*\Z")
+DOUBT = re.compile(
+    rf"{_words('could|might|may|can')}(?:\W+(?!is\b)\w+){{0,4}}\W*\Z|"
+    + _words(
+        r"maybe|perhaps|possibly|probably|not sure|unsure|tempt\w+|consider(?:ed)?|thought about|wanted to|"
+        "leaning|either|(?:was|were|been|being|am|is|are) (?:told|asked|expected|supposed|required|allowed)|"
+        r"previous\w*|earlier|last round|in round \d+"
+    )
+    + r"|\b(?:was|were|had|answered|sent|wrote|replied|chose|picked|took|submitted|said|gave)\W*\Z"
+    # A verb whose subject is somebody else: "people answer".
+    r"|(?<!\w)(?!(?:i|i'll|to|will|shall|must|therefore|so|hereby|now|and|final|my|the|correct|right|own|an|"
+    r"just|simply|here)\b)"
+    r"[\w']+ (?:answer|send|choose|take|write|say|pick|reply)\W*\Z"
+)
+NOT_OWN = re.compile(
+    _words(
+        "wrong|bad|forbidden|example|instance|beispiel|exemple|ejemplo|exemplo|esempio|пример|"
+        r"(?:required|expected|answer) format\W*\Z|formats?(?: \w+){0,2} (?:is|are|was|would)|template|prompt|"
+        r"instructions?|such as|like|possib\w+|options?|alternatives?|others?|they|you (?:want|said|chose)|he|"
+        "she|player|opponents?|colleagues?|every(?:one|body)|some(?:one|body)|supervisor|boss|agent|wants?|"
+        "would|should|says?|thinks?|sends|chooses|takes|picks|selects|gives|submits|returns|responds"
+    )
+)
+OWN = re.compile(
+    _words(
+        r"i|i'll|i'm|my (?:\w+ )?(?:answer|choice|decision|response|reply|proposal|value|verdict)|"
+        "here(?:'s| is)|final"
+    )
+)
+DENIED_AFTER = re.compile(rf"{UNQUOTE}[\s,.!-]*\b(?:no way|never|not (?:me|mine|for me|with me|my))\b")
+OWN_AFTER = re.compile(rf"{UNQUOTE}\s+(?:is|that is|that's) my\b")
+GOES_ON = re.compile(r"\s*(?:because|since|as|so|and|but|for)\b")
+
+OR = r"(?:[,;/|&-]|\b(?:or|and|nor|to|vs|versus|oder|ou|und|et|y|o|e)\b\.?)"
+LIST = re.compile(rf"{UNQUOTE}\s*\(?(?:{OR}\s*)+{QUOTE}(?:option )?{QUOTE}{VALUE}")
+#: How a statement may go on behind its value.
+TAIL = re.compile(
+    rf"{UNQUOTE}\s*(?:\Z|[.!,;:\n]|-\s|\("
+    + "|"
+    + _words(
+        r"because|since|as(?! an? (?:example|joke|test|threat)\b)|so|for|to(?! be\b)|over|instead|rather|"
+        rf"and(?! {VALUE})(?! a\b)|"
+        "despite|even|though|although|but|this|now|again|today|in|with|without|at|here|from|like|regardless|"
+        "whatever|it is|please|thanks|thank"
+    )
+    + ")"
+)
+#: A statement with a key is complete before the end of the text.
+COMPLETE = re.compile(rf"{UNQUOTE}(?:[.!]?\s*\n|[.!]\s|[^{{}}\n]*\}})")
+
+#: Words between a noun, such as "choice", and the beginning of its clause.
+NOUN_LEAD = re.compile(
+    r"(?:\b(?:my|our|the|final|own|new|revised|updated|official|chosen|here is|here's|i (?:confirm|state|"
+    r"announce|make|repeat|answer)|json|then|now)\s+)+\Z"
+)
+#: Words between "I" and the beginning of its clause.
+FILLERS = re.compile(
+    r"(?:\b(?:so|thus|ok|okay|yes|yeah|sure|alright|right|finally|still|now|today|again|in the end|after all|"
+    r"ultimately|accordingly"
+    r"|overall|hence|therefore|consequently|as a result|personally|this (?:time|round)|for this round|and|but|"
+    r"in conclusion|in short"
+    r"|to conclude|which is why|well|no(?=[,.:]))[,:]?\s+)+\Z"
+)
+#: Of these, those that draw the speaker's own conclusion.
+CONNECTIVE = re.compile(_words("so|thus|hence|therefore|consequently|accordingly|as a result|but|still|which is why"))
+#: Beginnings of a sentence whose second half, after a comma, is the speaker's.
+LEAD = re.compile(
+    r"[\s\"'(\[#>*-]*"
+    + _words(
+        "after|although|though|even|despite|since|because|as(?! long)|given(?! no)|considering|having|"
+        "thinking|weighing|following|to|for|in (?:line|accordance|keeping|view|light)|with [^,]* in mind|"
+        rf"while(?=[^,]*{VALUE})|"
+        "regardless|whatever|without hesitation|instead of|thank|thanks|this|fine|honestly|frankly|yes|no|ok|"
+        "okay|well|sure|however|nevertheless|nonetheless|anyway|all things considered|on balance|knowing|"
+        "based|true|whether|hello|"
+        "i(?:'m|'ve| have)? (?:know|understand|see|agree|respect|thought|considered|weighed|read)|later|"
+        "this time|here"
+    )
+)
+#: What may stand before a colon.
+PRESENTS = re.compile(
+    r"\bi\b|\b(?:answer|decision|choice|conclusion|result|output|json|response|summary|reply|so)\W*:\Z"
+)
+#: The beginning of a sentence makes its second half a report, a possibility or a denial.
+REPORT = re.compile(
+    _words(
+        "says?|said|tells?|told|asks?|asked|thinks?|thought|whispers?|claims?|argues?|writes?|wrote|replied|"
+        "answered|believes?|suggests?|recommends?|voice|temptation|puts|heard|quote"
+    )
+    + r"(?: \w+){0,2}\W*\Z"
+)
+POSSIBILITY = re.compile(_words(r"would|could|might|may|can|option|plan|possib\w+|either|happens?|example|\w+'d"))
+HISTORY = re.compile(_words(r"last|previous\w*|earlier|yesterday|before|first|once"))
+BLOCKED = re.compile(
+    _words(
+        r"maybe|perhaps|possibly|probably|not sure|unsure|in round \w+|under no|no way|never say|not that|"
+        r"would have|as a joke|sarcas\w+|not true|on the one hand|on the other hand|in my dreams|in theory|"
+        r"in principle|on paper|in an?(?:other)? \w+ (?:life|world)|wrong to|hypothetically"
+    )
+)
+#: The whole answer decides nothing or tells a story.
+UNDECIDED = re.compile(
+    r"\b(?:can't|cannot|can not|unable to|won't|will not|refuse to|decline to|rather not|not going to|"
+    r"don't (?:want|wish) to)"
+    r" (?:decide|choose|pick|make (?:a|this|that) (?:choice|decision)|answer|say|commit|settle)\b|"
+    r"\b(?:scenario|case|option) \w+\s*:|\bnot!|(?:\A|[.!?]\s)say\b|"
+    + _words(
+        "undecided|no decision|abstain|not sure (?:which|what)|suppose|imagine|hypothetically|let's say|"
+        "what if|kidding|joking|flip a coin|neither (?:option|of)|on the one hand"
+    )
+)
+
+FIRST_PERSON = (
+    r"\b(?:(?:i|we)(?:(?:'ll| will| shall)(?: be)?|'m| am|'re| are|'ve| have)?(?: going to(?= \w))?"
+    r"|let's|let us|let me)"
+)
+ADVERBS = (
+    r"(?:(?:therefore|thus|hence|hereby|still|now|simply|just|gladly|happily|clearly|definitely|certainly|"
+    r"will|then|so|also|always"
+    r"|again|once more|of course|naturally|firmly|confidently|rather)\s+)*"
+)
+#: The first half of "I obey the rule and take …".
+OBEDIENCE = r"(?:comply|obey|follow|respect|do|drive|act|accept|trust)(?: (?!(?:not|never|who|if|when)\b)[\w']+){0,5}"
+PARTICIPLES = r"(?:choosing|going with|picking|taking|selecting|opting for)"
+#: What makes a value at the beginning of a sentence the speaker's.
+CHOSEN = (
+    r"(?:it is(?!\w)|is (?:my (?:\w+ )?(?:choice|decision|answer|pick|selection)|what i (?:choose|take|pick))|"
+    r"for me)\b"
+)
+ALONE_TAIL = r"(?:,? (?:because|since|please)\b[^,]*)?[\s.!]*"
