@@ -1,10 +1,14 @@
 """What the engine needs to know about a network's architecture, read from its configuration and its modules."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
 import torch
+
+from atp.agents.kv import ATTENTION
 
 #: Types of layers that the engine can play: only the mask differs.
 LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "global"}
@@ -24,6 +28,20 @@ def check_architecture(network: Any) -> None:
         raise ValueError(f"its layers are of type '{unknown[0]}'")
     if "position_ids" not in signature(network.forward).parameters:
         raise ValueError("its forward pass takes no position_ids")
+
+
+@contextmanager
+def masked_attention(network: Any) -> Iterator[None]:
+    """Play with an attention implementation that can apply the cache's masks; training may use FlashAttention."""
+    usual = network.config._attn_implementation
+    if usual in ATTENTION:
+        yield
+        return
+    network.set_attn_implementation("sdpa" if network._supports_sdpa else "eager")
+    try:
+        yield
+    finally:
+        network.set_attn_implementation(usual)
 
 
 def max_positions(network: Any) -> float:

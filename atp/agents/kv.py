@@ -17,6 +17,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 #: Compact the cache when it uses more than this many times the slots of the longest row.
 MAX_SLOT_RATIO = 1.2
+#: Attention implementations that can apply the cache's masks.
+ATTENTION = ("sdpa", "eager")
 MASKED = torch.finfo(torch.bfloat16).min
 #: Position of an unused slot: after all tokens, so that no token attends to it.
 HOLE = torch.iinfo(torch.int32).max
@@ -175,5 +177,5 @@ def _create_mask(create_mask: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     return create_mask(*args, **kwargs)
 
 
-for _attention in ("sdpa", "eager"):
+for _attention in ATTENTION:
     ALL_MASK_ATTENTION_FUNCTIONS.register(_attention, partial(_create_mask, ALL_MASK_ATTENTION_FUNCTIONS[_attention]))

@@ -17,7 +17,7 @@ from huggingface_hub.utils import enable_progress_bars
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 from transformers.utils.logging import disable_progress_bar
 
-from atp.agents.architecture import OutputLayer, check_architecture, max_positions
+from atp.agents.architecture import OutputLayer, check_architecture, masked_attention, max_positions
 from atp.agents.base import Agent, Request
 from atp.agents.kv import ConversationCache
 from atp.errors import AtpError
@@ -129,8 +129,9 @@ class LocalAgent(Agent):
                 f"{self.spec.path}: a prompt of {longest} tokens and a reply of up to {limit} exceed the model's "
                 f"{self.max_positions} positions; lower sampling.max_new_tokens or the number of rounds"
             )
-        rows, logits = (self._prefill if self.cache is None else self._extend)(requests, prompts)
-        self._write(rows, logits)
+        with masked_attention(self._network()):
+            rows, logits = (self._prefill if self.cache is None else self._extend)(requests, prompts)
+            self._write(rows, logits)
         for row in rows:
             self.cached_tokens[row.number] = row.prompt + row.written[:-1]  # the last token was sampled, not computed
         return [self._reply(row, text) for row, text in zip(rows, texts, strict=True)]

@@ -219,3 +219,14 @@ def test_a_placeholder_for_images_needs_no_embedding(tmp_path):
     player = load(tmp_path / "model")
     assert len(player.tokenizer) == VOCABULARY + 1
     assert player.answer([ask(0, 1, [{"role": "user", "content": "What does this show? <image>"}])])
+
+
+def test_another_attention_implementation_is_replaced_in_play_only(tmp_path):
+    """Training may use FlashAttention, which cannot apply the engine's masks."""
+    player = load(save_family(tmp_path / "model", "mistral", {}))
+    requests = [ask(number, 1, [{"role": "user", "content": "abc " * (number + 1)}]) for number in range(3)]
+    replies = player.answer(requests)
+    player.start()
+    player.model.set_attn_implementation("flex_attention")
+    assert player.answer(requests) == replies
+    assert player.model.config._attn_implementation == "flex_attention"
