@@ -27,7 +27,7 @@ pytestmark = [
 
 MODEL = Path("models/smollm2-135m").absolute()
 PYTHON = Path(".venv-vllm/bin/python").absolute()
-SAMPLING = Sampling(temperature=0, max_new_tokens=48)
+GREEDY = Sampling(temperature=0, max_new_tokens=48)
 QUESTION = "What is 6*7?"
 THOUGHT = "<think>\nI compute it.\n</think>\n\n"
 CALL = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "6*7"}}\n</tool_call>'
@@ -68,14 +68,14 @@ class VllmServer(Server):
     def start(self) -> None:
         super().start(VLLM_TARGET_DEVICE="cpu", VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1")
 
-    def agent(self, adapter: str | None, thinking: bool) -> Any:
+    def agent(self, adapter: str | None, thinking: bool, sampling: Sampling = GREEDY) -> Any:
         """Return the served agent, with the name of its adapter."""
         spec = ModelSpec(
             kind="inspect",
             path="openai-api/local/model",
             base_url=self.url,
             adapters={str(folder): f"openai-api/local/{name}" for name, folder in self.adapters.items()},
-            sampling=SAMPLING,
+            sampling=sampling,
             # The server's reasoning parser takes a whole reply for a thought, unless a request turns thinking off.
             chat_template={"enable_thinking": thinking},
         )
@@ -141,7 +141,7 @@ def train_adapter(examples: Sequence[tuple[list[Message], str]], folder: Path) -
 
 @pytest.mark.parametrize(("adapter", "scenarios"), [(None, 24), ("chooser", 12)])
 def test_a_model_behind_vllm_decides_as_the_same_model_here(server, tmp_path, adapter, scenarios):
-    spec = ModelSpec(path=str(MODEL), sampling=SAMPLING, device="cpu")
+    spec = ModelSpec(path=str(MODEL), sampling=GREEDY, device="cpu")
     here = load_agent("local", spec, server.adapters[adapter] if adapter else None)
     turns = play(here, "role_play", tmp_path / "here.parquet", scenarios)
     server.wait(300)
@@ -169,3 +169,11 @@ def test_thoughts_and_calls_that_vllm_parses_arrive_as_a_local_model_writes_them
     messages = [{"role": role, "content": content} for role, content in roles]
     (answer,) = server.agent("caller", thinking=False).answer([request(0, messages=messages, tools=("calculator",))])
     assert answer.text == ANSWER
+
+
+def test_a_seed_draws_the_same_reply_again(server):
+    agent = server.wait(300).agent("chooser", thinking=False, sampling=Sampling(temperature=2, max_new_tokens=16))
+    requests = [request(number, QUESTION) for number in (0, 0, 1, 2)]
+    first, same, *others = [reply.text for reply in agent.answer(requests)]
+    assert first == same
+    assert len({first, *others}) == 3
