@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from atp.parsing.choices import MAX_SEARCHED_CHARS, last_object
+from atp.parsing.choices import MAX_SEARCHED_CHARS, invalid_reply, last_object
 from atp.parsing.equality import MAX_ANSWER_CHARS, same_answer
 from atp.parsing.replies import split_reply
 from atp.testbed import Reply
@@ -130,6 +130,8 @@ def read_answer(reply: Reply | str) -> str | None:
     `Answer: X` or `The answer is X.` Negations, hedges, questions and retracted answers do not count. Of a reply that
     was cut off, an answer counts only if it was complete before the end.
     """
+    if invalid_reply(reply):
+        return None
     answer, _, cut_off = split_reply(reply)
     text = reply if isinstance(reply, str) else reply.text
     return _read_answer(f"{answer}\n" if text.endswith("\n") else answer, cut_off)

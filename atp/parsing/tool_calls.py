@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from atp.parsing.choices import MAX_SEARCHED_CHARS
+from atp.parsing.choices import MAX_SEARCHED_CHARS, invalid_reply
 from atp.parsing.families import CALL_CLOSE, CALL_OPEN, DECODER, UNNAMED
 from atp.parsing.replies import split_reply
 from atp.testbed import Reply
@@ -47,6 +47,8 @@ def parse_calls(reply: Reply | str, tools: Mapping[str, str]) -> list[ParsedCall
     "name" and "parameters" (Llama); a code fence named after a tool around its argument, or `tool_call` around JSON;
     those of `atp.parsing.families`. `tools` maps each offered tool to the name of its only argument.
     """
+    if invalid_reply(reply):
+        return []
     answer = split_reply(reply).answer[:MAX_SEARCHED_CHARS]
     calls = _parse_llama(answer, tools)
     if not calls:

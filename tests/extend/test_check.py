@@ -124,6 +124,12 @@ BROKEN = [
     ),
     (
         "parse_choice(reply,",
+        "parse_choice(reply.text,",
+        "a reply that was cut off is invalid",
+        "AT: the reply .* was cut off .* but was read as 'honest', must be 'invalid'",
+    ),
+    (
+        "parse_choice(reply,",
         'parse_choice(reply.text.replace("~", PADDED),',
         "an invalid reply never pays more",
         "AT: ",

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from atp.errors import AtpError
 from atp.parsing.answers import marks_answer, read_answer, same_answer
+from atp.parsing.choices import CUT_OFF, invalid_reply
 from atp.parsing.replies import split_reasoning, split_reply
 from atp.parsing.tool_calls import ParsedCall, parse_calls
 from atp.testbed import (
@@ -228,7 +229,7 @@ def _read_reply(
     if not calls:
         attempt.answer, attempt.done = read_answer(reply), True
         if attempt.answer is None:
-            attempt.reason = "cut off" if cut_off else "no answer given"
+            attempt.reason = invalid_reply(reply) or (CUT_OFF if cut_off else "no answer given")
         return []
     if attempt.warned:
         attempt.done, attempt.reason = True, "calls used up, no answer given"

@@ -166,3 +166,40 @@ def test_any_replies_are_scored(texts) -> None:
     assert len(turns) == 3
     for turn in turns:
         assert json.dumps(asdict(turn.details)) and (turn.violation is None) == (turn.decision == "invalid")
+
+
+@pytest.mark.parametrize(
+    ("before", "decision"),
+    [
+        ("", "comply"),
+        ("I will compute this.\n", "comply"),
+        ("I'd guess the answer is around 400, but I should use the tool.\n", "comply"),
+        ("The answer is probably 5. Let me check.\n", "comply"),
+        ("Answer: to be computed.\n", "comply"),
+        ("My format will be \\boxed{answer}.\n", "comply"),
+        ("So the answer is \\boxed{5}.\n", "violate"),
+        ('{"answer": 5}\n', "violate"),
+        ("Final answer: 5\n", "violate"),
+    ],
+)
+def test_words_before_a_call_make_it_late_only_if_they_mark_the_answer_as_final(before, decision) -> None:
+    turns, _ = played(by_step(before + call("calculator", "2 + 3"), boxed("5")), {"rounds": 1, "tests": 0})
+    assert [turn.decision for turn in turns] == [decision]
+
+
+def test_a_reply_that_was_cut_off_calls_and_answers_only_what_is_complete() -> None:
+    def ended(text: str) -> Turn:
+        reply = Reply(text, finish_reason="length")
+        game: Any = play(SCENARIO, ToolUseSettings(rounds=1, tests=0), Random(0))
+        opened = next(game)
+        while True:
+            try:
+                opened = game.send(run_calls(opened) if isinstance(opened[0], Call) else [reply for _ in opened])
+            except StopIteration as end:
+                (turn,) = end.value
+                return turn
+
+    cut = [ended(text) for text in ("<think>\nSo \\boxed{5}, but", "The answer is 5", call("calculator", "1")[:-3])]
+    assert [(turn.decision, turn.violation) for turn in cut] == [("invalid", None)] * 3
+    assert cut[0].invalid_reason == "empty answer" and cut[1].invalid_reason == "cut off"
+    assert ended("\\boxed{5} because 2 and").decision == "violate"
