@@ -117,7 +117,7 @@ def test_nothing_outside_a_testbed_names_it():
 
 
 def test_games_touch_no_model_file_or_clock():
-    pure = "ast atp collections dataclasses decimal fractions functools json math pydantic random re typing"
+    pure = "ast atp collections dataclasses decimal fractions functools json math pydantic random re typing unicodedata"
     allowed = {*pure.split(), "latex2sympy2_extended", "math_verify", "sympy"}  # the last ones compare answers
     games = [*(PACKAGE / "testbeds").glob("*/game.py"), *(PACKAGE / "parsing").glob("*.py")]
     assert len(games) > len(TESTBEDS)

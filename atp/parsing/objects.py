@@ -107,4 +107,4 @@ def _read_lenient(text: str, start: int, depth: int = 0) -> tuple[dict[str, Any]
 
 def _unescape(match: re.Match[str]) -> str:
     quoted = match[1] if match[1] is not None else match[2]
-    return re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else match[3].strip()
+    return re.sub(r"\\([\"'\\/])", r"\1", quoted) if quoted is not None else match[3].strip()
