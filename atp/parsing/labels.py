@@ -32,6 +32,11 @@ def normalise(text: str) -> str:
     return " ".join([word for word in words if word != "the"] or words)
 
 
+def has_name(label: str) -> bool:
+    """Return whether a label has a letter, digit or sign by which a reply can name it."""
+    return bool(normalise(label).strip("?"))
+
+
 def same_label(one: str, other: str) -> bool:
     """Return whether a reply that names one of two labels could also mean the other."""
     return normalise(one) == normalise(other)

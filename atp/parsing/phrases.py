@@ -21,10 +21,10 @@ RETRACTION = re.compile(
             r"\b(?:wait|hold on|no|actually|sorry|hmm|hm|oops)[,.!-]*\s+(?:wait|no|actually|sorry|i (?:meant?|"
             r"changed))\b",
             r"\bactually,?\s+(?=(?:i|my|let me)\b)",
-            _words("scratch that|strike that|on second thoughts?|on reflection|i meant?(?: to (?:say|write|answer))?"),
+            _words("scratch that|strike that|on second thoughts?|on reflection|i meant(?: to (?:say|write|answer))?"),
             _words("correction|edit") + r"\s*:",
             _words("(?:disregard|ignore|forget) (?:that|this|it|the above|what)"),
-            r"\.\.\.\s*no\b",
+            r"\.\.\.\s*no[,:.]",
             rf"(?<!\?) \bno[:,]\s+(?=[^.!?\n]*{VALUE})",
             rf"(?<!not )(?<!n't )(?<!never ){_words('take (?:that|it) back|changed? my mind')}",
         )
@@ -55,7 +55,7 @@ _ANSWERING = (
 #: The beginning of a sentence denies, doubts or reports the object behind it, or presents it as somebody else's.
 DENIAL = re.compile(rf"{_NOT}(?:(?:\W+\w+){{0,4}}?\W+{_ANSWERING}(?:\W+\w+){{0,2}})?\W*\Z|[不没別]\W*\Z")
 DOUBT = re.compile(
-    rf"{_words('could|might|may|can')}(?:\W+(?!is\b)\w+){{0,4}}\W*\Z|"
+    rf"{_words('could|might|may|can')}(?:\W+(?!is\b)\w+){{0,4}}?\W+(?:{_ANSWERING}|be)(?:\W+(?!is\b)\w+){{0,2}}\W*\Z|"
     + _words(
         r"maybe|perhaps|possibly|probably|not sure|unsure|tempt\w+|consider(?:ed)?|thought about|wanted to|"
         "leaning|either|(?:was|were|been|being|am|is|are) (?:told|asked|expected|supposed|required|allowed)|"

@@ -133,7 +133,8 @@ def _mask(
         offset = end
         has_key, value, container = value_of(found, grammar.keys)
         number = read(value) if has_key else None
-        if has_key and (number is not None or grammar.keys[0] in map(str.casefold, container)):
+        # Another key than the one that was asked for may state something else than a choice.
+        if has_key and (isinstance(value, str) or grammar.keys[0] in map(str.casefold, container)):
             goes_on = re.match(r"[ \t\"'`)*]*([^\W\d_])", answer[end : end + 20])
             masked.append(_OBJECT + _char(number) + (_INLINE if goes_on and goes_on[1].islower() else ""))
             containers.append(container)

@@ -10,7 +10,7 @@ from atp.errors import AtpError
 from atp.files.columns import from_row, struct_of, to_arrow
 from atp.files.provenance import Provenance
 from atp.files.tables import read_table, write_table
-from atp.parsing.labels import normalise, same_label
+from atp.parsing.labels import has_name, same_label
 from atp.registry import find_testbed
 from atp.testbed import Scenario, Testbed
 
@@ -22,7 +22,7 @@ def check_labels(scenario_id: str, first: str, second: str) -> None:
     if same_label(first, second):
         raise AtpError(f"scenario {scenario_id}: both options have the label '{first}', they must differ")
     for label in (first, second):
-        if not normalise(label):
+        if not has_name(label):
             raise AtpError(f"scenario {scenario_id}: the label '{label}' has no letter, digit or sign")
 
 

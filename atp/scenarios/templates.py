@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.yaml_text import read_yaml
-from atp.parsing.labels import normalise, same_label
+from atp.parsing.labels import has_name, same_label
 from atp.testbed import Scenario
 
 #: Attempts to draw an instance that does not exist yet.
@@ -74,7 +74,7 @@ class TwoOptions(Template):
         for first, second in (*self.labels, *self.described):
             if same_label(first, second):
                 raise ValueError(f"both options have the label '{first}', they must differ")
-            if not (normalise(first) and normalise(second)):
+            if not (has_name(first) and has_name(second)):
                 raise ValueError(f"labels '{first}' and '{second}': each must have a letter, digit or sign")
         return self
 
