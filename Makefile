@@ -5,7 +5,7 @@ SNAKEMAKE := $(BIN)/snakemake
 # Folders of wheels that this machine's pip takes; uv does not read pip's settings.
 FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: help install quick run smollm2 test test-slow test-cluster test-vllm corpus lint format bench gpu-check clean
+.PHONY: help install quick run smollm2 test test-slow test-cluster test-real test-vllm corpus lint format bench gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,13 +34,16 @@ run: $(BIN)/.installed ## run the default study; ends by naming its report
 	@$(SNAKEMAKE) --cores all --profile workflow/profiles/default
 
 test: $(BIN)/.installed ## run the tests (minutes)
-	$(BIN)/python -m pytest -m "not slow and not cluster and not vllm" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not cluster and not real and not vllm" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(BIN)/.installed ## rebuild the organisms, share a cache between studies, and other tests of minutes
 	$(BIN)/python -m pytest -m slow
 
 test-cluster: $(BIN)/.installed ## a study through SLURM's daemons on this machine, with faults (as root, minutes)
 	$(BIN)/python -m pytest -m cluster -rs tests/cluster
+
+test-real: smollm2 ## a pretrained model through every stage, against transformers' own numbers (minutes)
+	$(BIN)/python -m pytest -m real tests/real
 
 test-vllm: .venv-vllm/.installed models/smollm2-135m/config.json ## vLLM on CPUs against the engine (minutes)
 	$(BIN)/python -m pytest -m vllm tests/servers
