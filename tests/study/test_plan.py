@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from atp.cli import app
 from atp.errors import AtpError
-from atp.files.provenance import Provenance
+from atp.files.provenance import VERSION, Provenance
 from atp.files.tables import read_provenance, write_table
 from atp.registry import find_testbed
 from atp.rollout.engine import RolloutJob, rollout_stage
@@ -147,7 +147,7 @@ def test_a_broken_artifact_is_one_line_that_names_it(folder, content):
     lineage.parent.mkdir(parents=True)
     for content, message in (
         ("{", "no readable lineage.json"),
-        ('{"schema": 3, "params": 1, "cost": 2}', "was not written by a stage"),
+        (json.dumps({"schema": VERSION, "params": 1, "cost": 2}), "was not written by a stage"),
     ):
         lineage.write_text(content)
         with pytest.raises(AtpError, match=rf"^{re.escape(str(lineage.parent))}: .*{message}"):

@@ -191,7 +191,7 @@ def rewritten(path: Path, out: Path, change: Any) -> Path:
 @pytest.mark.parametrize(
     ("data", "method", "change", "said"),
     [
-        ("turns", "sft", lambda row: row, "not a selection file: no column 'step'"),
+        ("turns", "sft", lambda row: row["violation"] is not None and row, "not a selection file: no column 'step'"),
         ("pairs", "dpo", lambda row: row, "not a selection file: no column 'variant'"),
         ("best_of_n", "sft", lambda row: row | {"messages": []}, "messages have the roles none"),
         ("best_of_n", "sft", lambda row: row | {"scenario_id": "x"}, "scenario 'x' is not in the training split of"),
