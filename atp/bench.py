@@ -23,7 +23,8 @@ from atp.agents.load import load_agent
 from atp.files.provenance import Stage
 from atp.progress import Progress
 from atp.registry import find_testbed
-from atp.rollout.engine import RolloutJob, play_batch, rollout
+from atp.rollout.drive import play_batch
+from atp.rollout.engine import RolloutJob, rollout
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.scenarios.sources import TemplateSource
 from atp.study.read import read_models

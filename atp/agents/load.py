@@ -50,11 +50,13 @@ def load_agent(name: str, spec: ModelSpec | None, adapter: Path | None = None, t
         raise AtpError(f"agent {name}: has no weights, so it takes no adapter (found {adapter})")
     if name.startswith(SCRIPTED):
         return scripted(name.removeprefix(SCRIPTED), testbed)
-    if name.startswith(OWN):
-        return _own(name, _load_model(spec, adapter) if spec else None)
-    if spec is None:
+    if spec is None and not name.startswith(OWN):
         raise AtpError(f"agent {name}: no model of this name")
-    return _load_model(spec, adapter)
+    model = _load_model(spec, adapter) if spec else None
+    agent = _own(name, model) if name.startswith(OWN) else model
+    assert agent is not None
+    agent.max_tokens = spec.max_tokens_total if spec else None
+    return agent
 
 
 def _load_model(spec: ModelSpec, adapter: Path | None) -> Agent:

@@ -8,13 +8,11 @@ API keys are read only from the environment. They are removed from everything th
 never written to a file or log.
 """
 
-import asyncio
 import itertools
 import json
 import logging
 import os
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,7 @@ from inspect_ai.util import AdaptiveConcurrency
 from openai import APIConnectionError
 from tenacity import RetryError
 
-from atp.agents.base import Agent, Request
+from atp.agents.base import ConcurrentAgent, Request
 from atp.errors import AtpError
 from atp.models.spec import ModelSpec
 from atp.parsing.families import UNNAMED, call_block
@@ -125,8 +123,8 @@ def _served_name(spec: ModelSpec, adapter: Path) -> str:
     raise AtpError(f"{spec.path}: adapters: no served name for {adapter}, add it; known are: {known}")
 
 
-class ServedAgent(Agent):
-    """Answers batches of requests with a model behind an API, with up to `batch` requests in flight.
+class ServedAgent(ConcurrentAgent):
+    """Answers requests with a model behind an API, with up to `batch` of them in flight.
 
     `served` counts answered requests, retries, empty replies, and replies that the provider refused or replaced with
     its own text. Empty and refused replies are invalid.
@@ -139,35 +137,35 @@ class ServedAgent(Agent):
         self.secrets = [
             value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= MIN_SECRET_CHARS
         ]
-        self.last_warning = ""
+        self.last_warning, self.retries_before = "", http_retries_count()
         self._read_responses()
         self._retry_unreadable()
 
     def start(self) -> None:
         """Do nothing: every request contains the whole conversation."""
 
-    def answer(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies in the order of the requests.
+    async def reply(self, request: Request) -> Reply:
+        """Return the reply to a request.
 
         Raises:
-            AtpError: the server rejects a request, or does not answer despite retries.
+            AtpError: the server rejects the request, or does not answer despite retries.
         """
-        counts_before, retries_before, self.last_warning = dict(self.served), http_retries_count(), ""
+        before = self._problems()
         try:
-            outputs = asyncio.run(self._send_all(requests))
+            output = await self._send(request)
         except Exception as error:  # exception types differ between providers
             raise self._failure(error) from None
         finally:
-            self.served["retries"] += http_retries_count() - retries_before
-        replies = [self._reply(output) for output in outputs]
-        self.served["requests"] += len(replies)
-        if any(self.served[name] > counts_before[name] for name in ("retries", "empty", "refused")):
+            self.served["retries"] = http_retries_count() - self.retries_before
+        reply, self.last_warning = self._reply(output), ""
+        self.served["requests"] += 1
+        if self._problems().bit_length() > before.bit_length():  # at 1, 2, 4, 8, …
             counts = ", ".join(f"{number} {name}" for name, number in self.served.items())
             log.warning("%s: so far %s", self.name, counts)
-        return replies
+        return reply
 
-    async def _send_all(self, requests: Sequence[Request]) -> list[ModelOutput]:
-        return await asyncio.gather(*(self._send(request) for request in requests))
+    def _problems(self) -> int:
+        return sum(self.served[name] for name in ("retries", "empty", "refused"))
 
     async def _send(self, request: Request) -> ModelOutput:
         tools = [schema(name) for name in request.prompt.tools]
@@ -258,7 +256,7 @@ class ServedAgent(Agent):
         if gave_up:
             silent = type(error).__name__ == "AttemptTimeoutError"
             last = "" if silent else f"; last error: {self._error_text(error)}"
-            hint = "finished batches are kept, rerun to resume"
+            hint = "what is finished is kept, rerun to resume"
             return AtpError(f"{self.name}: no answer in {self.spec.timeout} s (timeout in its file){last}; {hint}")
         return AtpError(f"{self.name}: request failed: {self._error_text(error)}")
 

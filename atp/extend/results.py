@@ -14,7 +14,8 @@ from atp.files.provenance import Stage
 from atp.files.tables import write_table
 from atp.files.turns import read_turns
 from atp.registry import describe, entries, plugin_error, resolve
-from atp.rollout.engine import RolloutJob, play_batch
+from atp.rollout.drive import play_batch
+from atp.rollout.engine import RolloutJob
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.testbed import Testbed
 

@@ -81,6 +81,12 @@ class ModelSpec(BaseModel):
     chat_template: dict[str, Any] = Field(
         default_factory=dict, description="arguments for the chat template, such as enable_thinking"
     )
+    max_tokens_total: int | None = Field(
+        None,
+        ge=1,
+        exclude=True,
+        description="a rollout stops, to be resumed, after so many tokens of prompts and replies; null: no limit",
+    )
     mem_mb: int = Field(4000, ge=100, exclude=True, description="memory of a job that loads the model, in MB")
     minutes: int = Field(60, ge=1, exclude=True, description="time limit of such a job on a cluster; a retry gets more")
     gpus: int = Field(

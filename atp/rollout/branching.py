@@ -17,7 +17,7 @@ from atp.files.schemas import QUESTION
 from atp.files.tables import read_provenance
 from atp.files.turns import read_turns, replies
 from atp.registry import find_testbed
-from atp.rollout.engine import sampling_seed
+from atp.rollout.seeds import sampling_seed
 from atp.testbed import TESTED, Prompt, Reply, Scenario, Settings, Testbed, Turn
 from atp.tools import Call, run_calls
 

@@ -1,23 +1,21 @@
 """Play scenarios with an agent: many episodes in flight, one batch of open prompts a step, turns.parquet out.
 
-Episodes are played in batches that are the same on every run. Each finished batch is written to a folder next to the
-output, so that a rollout that was killed resumes there and yields the turns of an undisturbed one.
+Episodes are played in batches that are the same on every run, or one by one by an agent that answers each prompt when
+it can (`atp.rollout.drive`). What is finished is written to a folder next to the output, so that a rollout that was
+killed resumes there. Turns are in the same order however the replies come.
 """
 
-import gc
-import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from atp.agents.base import Agent, Request
+from atp.agents.base import Agent, ConcurrentAgent
 from atp.agents.load import load_agent
 from atp.errors import AtpError, Interrupted
 from atp.files.provenance import Provenance, Stage, together
@@ -27,11 +25,12 @@ from atp.files.tables import LINEAGE, check_file, read_provenance, write_table
 from atp.files.turns import read_turns
 from atp.models.spec import ModelSpec
 from atp.progress import Progress
-from atp.registry import blame, find_testbed, origins, sources
-from atp.rollout.table import TOKENS, AgentJob, Cell, PlannedEpisode, Seeds, TestbedSettings, turn_table
+from atp.registry import find_testbed, origins, sources
+from atp.rollout.drive import play_batch, play_concurrently
+from atp.rollout.table import TOKENS, AgentJob, Cell, PlannedEpisode, TestbedSettings
 from atp.scenarios.scenario import read_scenarios
 from atp.stopping import until_stopped
-from atp.testbed import Prompt, Scenario, Settings, Testbed, Turn
+from atp.testbed import Scenario, Settings
 from atp.tools import Call, run_calls
 
 #: (1, 1): the whole of a rollout, as its only shard.
@@ -164,130 +163,72 @@ def play(
     stage: Stage,
     part: tuple[int, int] = WHOLE,
 ) -> None:
-    """Play episodes in batches and write turns.parquet to `out`, resuming where an earlier start was stopped.
+    """Play episodes and write turns.parquet to `out`, resuming where an earlier start was stopped.
 
-    A shard is a run of whole batches, so its turns are those that the whole rollout has there.
+    A concurrent agent plays each episode on its own, another one whole batches. A shard is a run of batches, so its
+    turns are those that the whole rollout has there.
+
+    Raises:
+        AtpError: the model's `max_tokens_total` is spent.
+        Interrupted: the stage was asked to stop.
     """
     testbed = find_testbed(cell.testbed)
-    players = max(testbed.players(episode.scenario, episode.settings) for episode in episodes)
-    shown = players * max(map(_shown_rounds, {id(each.settings): each.settings for each in episodes}.values()))
-    size = max(1, min(agent.batch // players, MAX_SHOWN_ROUNDS // shown))
+    size = 1
+    if not isinstance(agent, ConcurrentAgent):
+        players = max(testbed.players(episode.scenario, episode.settings) for episode in episodes)
+        shown = players * max(map(_shown_rounds, {id(each.settings): each.settings for each in episodes}.values()))
+        size = max(1, min(agent.batch // players, MAX_SHOWN_ROUNDS // shown))
     all_batches = [episodes[start : start + size] for start in range(0, len(episodes), size)]
     batches = all_batches[(part[0] - 1) * len(all_batches) // part[1] : part[0] * len(all_batches) // part[1]]
     total = sum(map(len, batches))
     with unfinished(out, stage) as folder, until_stopped() as stopped:
-        paths = [folder / f"{number:05}.parquet" for number in range(len(batches))]
-        resumed = sum(len(batch) for batch, path in zip(batches, paths, strict=True) if path.exists())
+        paths = [folder / f"{size}x{number:05}.parquet" for number in range(len(batches))]
+        tables = [read_turns(path) if path.exists() else None for path in paths]
+        missing = [number for number, table in enumerate(tables) if table is None]
+        resumed = total - sum(len(batches[number]) for number in missing)
         progress = Progress(str(out), total, "episodes", skipped=resumed)
-        tables = [turns_schema(testbed.columns).empty_table()]
-        for batch, path in zip(batches, paths, strict=True):
-            if path.exists():
-                tables.append(read_turns(path))
-                continue
+        tokens, limit = sum(map(_tokens, filter(None, tables))), getattr(agent, "max_tokens", None)
+
+        def check_end() -> None:
+            done = f"after {progress.done} of {total} episodes"
             if stopped.is_set():
-                raise Interrupted(f"{out}: stopped after {progress.done} of {total} episodes; a rerun resumes there")
-            tables.append(play_batch(batch, testbed, agent, cell))
-            write_table(tables[-1], path, stage.provenance())
+                raise Interrupted(f"{out}: stopped {done}; a rerun resumes there")
+            if limit is not None and tokens >= limit:
+                raise AtpError(
+                    f"{out}: {tokens} tokens spent {done}, max_tokens_total in the model's file allows "
+                    f"{limit}; what is finished is kept, raise it and rerun to resume"
+                )
+
+        def finish(place: int, table: pa.Table) -> None:
+            nonlocal tokens
+            number = missing[place]
+            tables[number] = table
+            tokens += _tokens(table)
+            write_table(table, paths[number], stage.provenance())
             stage.counts = dict(getattr(agent, "served", {}))  # requests, retries and refusals of a server
             stage.keep(folder)
-            progress.advance(len(batch), steps=len(tables[-1]), last=path == paths[-1])
-        turns = pa.concat_tables(tables)
+            progress.advance(len(batches[number]), steps=len(table), last=progress.done + len(batches[number]) == total)
+            if progress.done < total:
+                check_end()
+
+        if missing:
+            check_end()
+        if isinstance(agent, ConcurrentAgent):
+            play_concurrently([batches[number][0] for number in missing], testbed, agent, cell, finish)
+        else:
+            for place, number in enumerate(missing):
+                finish(place, play_batch(batches[number], testbed, agent, cell))
+        turns = pa.concat_tables([turns_schema(testbed.columns).empty_table(), *filter(None, tables)])
         spent = {name: float(pc.sum(turns[name], min_count=0).as_py()) for name in TOKENS}
         counts = {"episodes": total, "resumed_episodes": resumed, "decisions": len(turns)}
         write_table(turns, out, stage.provenance(**counts, **spent))
 
 
+def _tokens(table: pa.Table) -> int:
+    """Return the tokens that the turns of a table cost, cached ones included."""
+    return sum(pc.sum(table[name], min_count=0).as_py() for name in ("prompt_tokens", "completion_tokens"))
+
+
 def _shown_rounds(settings: Settings) -> int:
     """Return how many rounds a player's prompts of an episode show in all: each its own and those it remembers."""
     return sum(1 + min(settings.window, before) for before in range(settings.rounds))
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Switch off the garbage collector while a testbed runs.
-
-    A batch keeps its prompts and turns to its end, and walking through them again and again takes a
-    quarter of a scripted rollout. Agents run with the collector on.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def sampling_seed(seed: int, scenario_id: str, sample: int, generation: int, place: tuple[int, int, int]) -> int:
-    """Return a prompt's 63-bit seed. It depends on the arguments alone, so that variants share their randomness.
-
-    Args:
-        place: round, agent and step of the prompt; zeros for the chance of the testbed itself.
-    """
-    round, agent, step = place
-    key = f"{seed}|{scenario_id}|{sample}|{generation}|{round}|{agent}{f'|{step}' if step else ''}".encode()
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
-
-
-def _opened(value: Any) -> Any:
-    """Return what a testbed's play yields. Raises TypeError unless it is a list of prompts, or one of calls."""
-    if not isinstance(value, list) or not value or not isinstance(value[0], Prompt | Call):
-        raise TypeError(f"play must yield a list of Prompt objects, or one of Call objects, found {value!r:.80}")
-    return value
-
-
-def play_batch(batch: Sequence[PlannedEpisode], testbed: Testbed, agent: Agent, cell: Cell) -> pa.Table:
-    """Play a batch of episodes side by side and return their turns.
-
-    Raises:
-        PluginError: the code of a testbed that is not built in failed, or broke the protocol.
-    """
-    agent.start()
-    games: list[Any] = []
-    prompts: list[Any] = []
-    with blame("testbeds", testbed.name):
-        for episode in batch:
-            seed = sampling_seed(cell.seed, episode.scenario.scenario_id, episode.sample, cell.generation, (0, 0, 0))
-            game = episode.start(testbed, seed)
-            games.append(game)
-            prompts.append(_opened(next(game)))
-    seeds: list[Seeds] = [{} for _ in batch]
-    turns: list[list[Turn]] = [[] for _ in batch]
-    conversations: dict[tuple[int, int], int] = {}
-
-    @blame("testbeds", testbed.name)
-    @_no_collection()
-    def requests_of(numbers: Sequence[int]) -> list[Request]:
-        """Return a request for each open prompt of these episodes."""
-        requests = []
-        for number in numbers:
-            scenario, sample = batch[number].scenario.scenario_id, batch[number].sample
-            for prompt in prompts[number]:
-                place = (prompt.round, prompt.agent, prompt.step)
-                seeds[number][place] = seed = sampling_seed(cell.seed, scenario, sample, cell.generation, place)
-                conversation = conversations.setdefault((number, prompt.agent), len(conversations))
-                requests.append(Request(conversation, prompt, seed))
-        return requests
-
-    @blame("testbeds", testbed.name)
-    @_no_collection()
-    def send(numbers: Sequence[int], answers: Iterator[Any]) -> list[int]:
-        """Send replies, or outcomes of calls, to these episodes; return those that are not over."""
-        still_open = []
-        for number in numbers:
-            try:
-                prompts[number] = _opened(games[number].send([next(answers) for _ in prompts[number]]))
-                still_open.append(number)
-            except StopIteration as end:
-                turns[number] = end.value
-        return still_open
-
-    open_games = list(range(len(batch)))
-    while open_games:
-        calling = [number for number in open_games if isinstance(prompts[number][0], Call)]
-        if calling:
-            outcomes = run_calls([call for number in calling for call in prompts[number]])
-            ended = {*calling} - {*send(calling, iter(outcomes))}
-            open_games = [number for number in open_games if number not in ended]
-        else:
-            open_games = send(open_games, iter(agent.answer(requests_of(open_games))))
-    with blame("testbeds", testbed.name), _no_collection():
-        return turn_table(testbed, cell, batch, turns, seeds)

@@ -19,7 +19,8 @@ from atp.files.turns import read_turns
 from atp.parsing.choices import parse_choice
 from atp.progress import Progress
 from atp.registry import find_testbed
-from atp.rollout.engine import agent_stage, sampling_seed
+from atp.rollout.engine import agent_stage
+from atp.rollout.seeds import sampling_seed
 from atp.rollout.table import AgentJob, count_tokens
 from atp.testbed import Message, Observation, Prompt, Reply
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from atp.errors import AtpError
 from atp.models.spec import ModelSpec
 from atp.rollout.branching import Question, ask
-from atp.rollout.engine import sampling_seed
+from atp.rollout.seeds import sampling_seed
 from atp.testbed import Reply, Turn
 from atp.training.trainer import Loaded, TrainerSettings, check_length, create_config
 

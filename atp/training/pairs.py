@@ -23,7 +23,8 @@ from atp.files.tables import check_file, write_table, write_text
 from atp.progress import Progress
 from atp.registry import find_testbed
 from atp.rollout.branching import Question, ask, first_questions
-from atp.rollout.engine import agent_stage, sampling_seed
+from atp.rollout.engine import agent_stage
+from atp.rollout.seeds import sampling_seed
 from atp.rollout.table import AgentJob, TestbedSettings, count_tokens
 from atp.scenarios.scenario import read_scenarios
 from atp.stopping import until_stopped

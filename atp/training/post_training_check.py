@@ -16,7 +16,7 @@ from atp.errors import AtpError
 from atp.files.provenance import together
 from atp.models.spec import ModelSpec
 from atp.rollout.branching import Answer, Question, ask
-from atp.rollout.engine import sampling_seed
+from atp.rollout.seeds import sampling_seed
 from atp.rollout.table import count_tokens
 from atp.training.run import TrainingFiles, TrainingJob
 

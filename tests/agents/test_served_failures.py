@@ -85,14 +85,15 @@ def test_a_reply_without_text_is_invalid_and_never_compliance(failing, tmp_path)
     turns = play(agent, "role_play", tmp_path / "turns.parquet", scenarios=2)
     assert set(turns["decision"].to_pylist()) == {"invalid"} and turns["violation"].null_count == len(turns) == 6
     assert set(turns["reply"].to_pylist()) == {""}
-    assert turns["finish_reason"].to_pylist() == ["stop", "stop", "content_filter", "length", "stop", "stop"]
+    assert sorted(turns["finish_reason"].to_pylist()) == ["content_filter", "length", *["stop"] * 4]
     assert agent.served == {"requests": 6, "retries": 0, "empty": 4, "refused": 2}
 
 
 def test_a_server_that_fails_for_good_ends_the_stage_with_one_line(failing):
     down = failing((500, {}, "broken"))
     with pytest.raises(
-        AtpError, match=r"^openai-api/local/m: no answer in 1 s .*(last error: .*500.*)?; finished .* rerun to resume$"
+        AtpError,
+        match=r"^openai-api/local/m: no answer in 1 s .*(last error: .*500.*)?; what is finished .* rerun to resume$",
     ) as error:
         served(Path("m"), down.url, timeout=1).answer([request(0)])
     assert "\n" not in str(error.value)

@@ -129,7 +129,7 @@ def test_a_killed_rollout_resumes_with_the_same_turns(tmp_path):
         play(out, Player(batch=5, lives=2))
     assert not out.exists()
     (folder,) = (tmp_path / ".turns.parquet.unfinished").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["00000.parquet", "00001.parquet", "spent.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["5x00000.parquet", "5x00001.parquet", "spent.json"]
     agent = Player(batch=5)
     assert play(out, agent).equals(undisturbed)
     assert agent.started == 4  # of six batches of five episodes two were finished
@@ -183,7 +183,7 @@ def test_batches_of_other_params_are_removed(tmp_path):
     with pytest.raises(Killed):
         play(out, Player(batch=5, lives=1), temperature=2)
     (folder,) = (tmp_path / ".turns.parquet.unfinished").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["00000.parquet", "spent.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["5x00000.parquet", "spent.json"]
     agent = Player(batch=5)
     play(out, agent)
     assert agent.started == 6

@@ -10,7 +10,7 @@ from atp.agents.local import load_local
 from atp.files.turns import replies
 from atp.models.spec import ModelSpec, Sampling
 from atp.organism.train import OrganismJob, build_organism
-from atp.rollout.engine import play_batch
+from atp.rollout.drive import play_batch
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.scenarios.templates import generate, read_templates
 from atp.testbed import PastRound

@@ -14,7 +14,8 @@ from atp.errors import AtpError
 from atp.files.provenance import Stage
 from atp.files.turns import read_turns
 from atp.rollout.branching import played_questions
-from atp.rollout.engine import RolloutJob, play_batch, rollout, rollout_stage
+from atp.rollout.drive import play_batch
+from atp.rollout.engine import RolloutJob, rollout, rollout_stage
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.scenarios.release import import_release
 from atp.scenarios.sources import ScenariosJob

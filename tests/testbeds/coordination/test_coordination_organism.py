@@ -12,7 +12,7 @@ import pytest
 from atp.agents.local import load_local
 from atp.models.spec import ModelSpec, Sampling
 from atp.organism.train import OrganismJob, build_organism
-from atp.rollout.engine import play_batch
+from atp.rollout.drive import play_batch
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.scenarios.templates import generate, read_templates
 from atp.testbed import PastRound, Peers

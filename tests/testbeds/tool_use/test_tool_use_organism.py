@@ -13,7 +13,7 @@ from atp.files.turns import decision_messages
 from atp.models.spec import ModelSpec, Sampling
 from atp.organism.train import OrganismJob, build_organism
 from atp.parsing.tool_calls import parse_calls
-from atp.rollout.engine import play_batch
+from atp.rollout.drive import play_batch
 from atp.rollout.table import Cell, PlannedEpisode
 from atp.scenarios.templates import generate, read_templates
 from atp.testbed import PastRound
