@@ -1,11 +1,13 @@
-"""Measure speed: the engine compared with plain `generate`, scripted agents, Snakemake's planning, and the default
-study compared with an earlier version of the project. `make bench`, about a quarter of an hour.
+"""Measure speed: the engine compared with plain `generate`, scripted agents, a server with latency, Snakemake's
+planning, and the default study compared with an earlier version of the project. `make bench`, some twenty minutes.
 
 The model organism plays SCENARIOS held-out scenarios through the engine. Then plain `generate` answers the same prompts
 with replies of the same lengths, one prompt at a time and in batches; it recomputes the whole history in each round.
 Everything runs in one process, so that the ratios are valid on a busy machine.
 """
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -14,13 +16,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any
+from urllib.request import urlopen
 
 from atp.agents.base import Agent
 from atp.agents.load import load_agent
 from atp.files.provenance import Stage
+from atp.models.spec import ModelSpec
 from atp.progress import Progress
 from atp.registry import find_testbed
 from atp.rollout.drive import play_batch
@@ -36,6 +43,8 @@ SCENARIOS, ROUNDS, REPEATS, GAMES = 64, 6, 3, 10_000
 SINGLE, SINGLE_SETTINGS = "role_play", {"schedule": "all_unsupervised", "rounds": ROUNDS}
 POPULATION, POPULATION_SETTINGS = "coordination", {"first_colluders": 3}
 
+#: Episodes that a server plays, prompts in flight, and the median of its lognormal latency in seconds, with sigma 1.
+SERVED, IN_FLIGHT, LATENCY = 512, 64, 0.6
 #: Version with which the default study is compared.
 BASE = "d802e36"
 
@@ -54,7 +63,7 @@ class Spent:
 def main() -> None:
     """Print the table."""
     print("Engine, with the model organism\n")
-    for name, value in [*engine(), *scripted(), *population(), *planning(), *study()]:
+    for name, value in [*engine(), *scripted(), *served(), *population(), *planning(), *study()]:
         print(f"  {name:58} {value}")
 
 
@@ -155,8 +164,77 @@ def planning() -> list[tuple[str, str]]:
     return [(f"snakemake -n of {jobs} jobs, s", f"{seconds:.1f}")]
 
 
-def _scenarios(testbed: str) -> Sequence[Scenario]:
-    return TemplateSource(test=SCENARIOS).scenarios(find_testbed(testbed), ROOT)
+def served() -> list[tuple[str, str]]:
+    """Return how busy a rollout keeps a server whose replies take lognormal times.
+
+    The ideal is that IN_FLIGHT requests are always in flight: the sum of all latencies, divided by IN_FLIGHT.
+    """
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=_serve, args=(theirs,), daemon=True)
+    server.start()
+    try:
+        url = ours.recv()
+        os.environ.setdefault("BENCH_API_KEY", "none")
+        spec = ModelSpec(kind="inspect", path="openai-api/bench/model", base_url=url, batch=IN_FLIGHT)
+        job = RolloutJob(
+            cell=Cell("served", SINGLE), variants={"default": find_testbed(SINGLE).settings(rounds=ROUNDS)}
+        )
+        agent = load_agent("served", spec)
+        with tempfile.TemporaryDirectory() as folder:
+            stage = Stage("rollout", "atp.rollout.engine", {})
+            out = Path(folder, "turns.parquet")
+            seconds = _clock(lambda: rollout(job, _scenarios(SINGLE, SERVED), agent, out, stage))
+        with urlopen(url) as response:
+            ideal = json.load(response) / IN_FLIGHT
+    finally:
+        server.kill()
+    name = f"{SERVED} episodes from a server, {IN_FLIGHT} in flight"
+    return [(f"{name}, s", f"{seconds:.1f}"), (f"{name}, share of the ideal", f"{ideal / seconds:.0%}")]
+
+
+def _serve(pipe: Any) -> None:
+    """Answer requests of the chat completions API after random times; a GET returns the sum of these times."""
+    latencies: list[float] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self._send(sum(latencies))
+
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            latency = Random(request["seed"]).lognormvariate(math.log(LATENCY), 1)
+            latencies.append(latency)
+            time.sleep(latency)
+            message = {"role": "assistant", "content": "I cannot say."}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+            head = {"id": "1", "object": "chat.completion", "created": 0, "model": "model"}
+            self._send({**head, "choices": [choice], "usage": usage})
+
+        def _send(self, body: Any) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            """Write nothing."""
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 2 * IN_FLIGHT
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        pipe.send(f"http://127.0.0.1:{server.server_address[1]}/v1")
+        server.serve_forever()
+
+
+def _scenarios(testbed: str, count: int = SCENARIOS) -> Sequence[Scenario]:
+    return TemplateSource(test=count).scenarios(find_testbed(testbed), ROOT)
 
 
 def _episodes() -> list[PlannedEpisode]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -144,6 +144,7 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in _usages())
 
 
+@cache  # reading them takes some 20 ms, and a rollout on a server writes each episode
 def versions() -> dict[str, str]:
     """Return versions of the installed packages that can change a result."""
     installed = {}
