@@ -228,7 +228,7 @@ BROKEN = [
         AGENT,
         r"AT: agent 'first': .*answer\(\) returned 7 replies, must be a list of 8",
     ),
-    ("[Reply(next", "[str(next", AGENT, "AT: agent 'first': .*returned .*, must be atp.testbed.Reply objects"),
+    ("[Reply(next", "[str(next", AGENT, "AT: agent 'first': .*the reply is .*, must be an atp.testbed.Reply"),
     (
         "    def answer(",
         "    batch = 0\n\n    def answer(",

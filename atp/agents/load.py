@@ -8,7 +8,7 @@ MODEL                        a file of config/models
 from collections.abc import Sequence
 from pathlib import Path
 
-from atp.agents.base import Agent, Request
+from atp.agents.base import Agent, ConcurrentAgent, Request
 from atp.agents.scripted import SCRIPTED, scripted
 from atp.errors import AtpError
 from atp.models.spec import ModelSpec, check_folder
@@ -88,15 +88,30 @@ class _Checked(Agent):
             if not isinstance(replies, list) or len(replies) != len(requests):
                 count = f"{len(replies)} replies" if isinstance(replies, list) else type(replies).__name__
                 raise TypeError(f"answer() returned {count}, must be a list of {len(requests)}")
-            for reply in replies:
-                if not isinstance(reply, Reply) or not isinstance(reply.text, str):
-                    raise TypeError(f"answer() returned {reply!r:.80}, must be atp.testbed.Reply objects")
-                reply.text = reply.text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
-        return replies
+            return [_checked(reply) for reply in replies]
+
+
+class _CheckedConcurrent(_Checked, ConcurrentAgent):
+    """The same for an agent whose episodes do not wait for each other."""
+
+    agent: ConcurrentAgent
+
+    async def reply(self, request: Request) -> Reply:
+        with blame("agents", self.name):
+            return _checked(await self.agent.reply(request))
+
+
+def _checked(reply: Reply) -> Reply:
+    """Return a reply whose text can be stored. Raises TypeError for anything else."""
+    if not isinstance(reply, Reply) or not isinstance(reply.text, str):
+        raise TypeError(f"the reply is {reply!r:.80}, must be an atp.testbed.Reply with a text")
+    reply.text = reply.text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
+    return reply
 
 
 def _own(agent: str, model: Agent | None) -> Agent:
     name = agent.split(":", 2)[1]
     with blame("agents", name):
         kind = find("agents", name).value
-        return _Checked(name, kind(model) if model else kind())
+        own = kind(model) if model else kind()
+        return (_CheckedConcurrent if isinstance(own, ConcurrentAgent) else _Checked)(name, own)

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pytest
 
 from atp.agents.base import Agent, ConcurrentAgent, Request
+from atp.agents.load import load_agent
 from atp.agents.policies import bandit
 from atp.agents.scripted import ScriptedAgent
 from atp.errors import AtpError
 from atp.files.provenance import Stage
 from atp.files.tables import read_provenance
 from atp.files.turns import read_turns
-from atp.registry import find_testbed
+from atp.registry import find_testbed, load_plugins
 from atp.rollout.engine import RolloutJob, rollout
 from atp.rollout.table import Cell
 from atp.scenarios.sources import source_settings
@@ -121,3 +122,35 @@ def test_a_budget_stops_a_rollout_and_keeps_what_is_finished(tmp_path):
             play(agent, out)
         agent.max_tokens = 360
         assert len(play(agent, out)) == 36
+
+
+OWN = """
+from atp.agents.base import ConcurrentAgent
+from atp.testbed import Reply
+
+
+class Own(ConcurrentAgent):
+    name = "own"
+
+    async def reply(self, request):
+        answers = request.prompt.observation.answers
+        return Reply(next(iter(answers.values())))
+
+
+AGENTS = [Own]
+"""
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_an_agent_of_a_plugin_can_be_concurrent(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    load_plugins([str(file)])
+    agent = load_agent("agent:own", None)
+    assert isinstance(agent, ConcurrentAgent)
+    assert set(play(agent, tmp_path / "turns.parquet")["decision"].to_pylist()) == {"comply"}
+    broken = tmp_path / "broken.py"
+    broken.write_text(OWN.replace("Reply(next", "str(next").replace('"own"', '"broken"'))
+    load_plugins([str(broken)])
+    with pytest.raises(AtpError, match=r"broken.py:\d+: .*must be an atp.testbed.Reply"):
+        play(load_agent("agent:broken", None), tmp_path / "broken.parquet")
