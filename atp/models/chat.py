@@ -9,7 +9,7 @@ loaded, finds the form that loses nothing, and refuses a model for which there i
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -31,15 +31,16 @@ TOOL_TEXT = (
 THOUGHT_FIELDS = ("thinking", "reasoning_content", "reasoning")
 #: Marks that an agent's own reply may contain.
 OWN_MARKS = {*THOUGHT_MARKS, *THOUGHT_MARKS.values(), CALL_OPEN, CALL_CLOSE}
-_MARK = re.compile(r"<[^<>\s][^<>\n]{0,60}>|\[/?[A-Z_]{2,30}\]")
-#: The line before a content in templates without marks, such as "### User:".
-_HEADER = re.compile(r"(?:^|\n)([#\w][#\w ]{1,30}:)\s*\Z")
+_MARK = re.compile(r"<[^<>\s][^<>\n]{0,60}>|\[/?[A-Z_]{2,30}\]|\[\|[^\[\]\n]{1,40}\|\]")
+#: The words before a content in templates without marks, such as "### User:".
+_HEADER = re.compile(r"(?:^|[\n>\]])([#\w][#\w ]{1,30}:)\s*\Z")
+_JSON_CALL = re.compile(r"<tool_call>\s*\{")
 #: What templates of hybrid models write before a reply without a thought.
 _EMPTY_THOUGHT = re.compile(r"\A<think>\s*</think>\s*")
 
 # The conversation that is rendered to find out what a template does. The argument has what formats get wrong.
 _SYSTEM, _USER, _ASSISTANT, _NEXT = "Probesystem", "Probeuser", "Probeassistant", "Probenext"
-_THOUGHT, _END = "Probethought", "(end of reply)"
+_THOUGHT, _BEFORE, _END = "Probethought", "Probebefore", "(end of reply)"
 _PROBE = [
     {"role": "system", "content": _SYSTEM},
     {"role": "user", "content": _USER},
@@ -55,15 +56,17 @@ class ToolForm:
 
     Args:
         native: it takes tools, calls and results. Without it, messages describe them.
-        verbatim: it writes calls as replies are stored, so that replies stay as they are.
+        verbatim: a reply's text is what it writes for the reply, so that replies of the model stay as they are.
         one_by_one: a message may have only one call.
         as_text: a call's arguments are JSON text, not an object.
+        words_as_thought: the words before a call are given as a thought, otherwise it would move them.
     """
 
     native: bool = True
     verbatim: bool = False
     one_by_one: bool = False
     as_text: bool = False
+    words_as_thought: bool = False
 
 
 class Chat:
@@ -78,15 +81,19 @@ class Chat:
         _add_response_template(tokenizer)
         self._parser = getattr(tokenizer, "response_template", None)
         self.thought_field = self._find_thought_field()
-        self.tool_form = ToolForm(native=False)
+        self.tool_form, self.json_calls, self.call_marks = ToolForm(native=False), True, set[str]()
         self._escape_marks(set())
         self.in_parts, self.folds_system, self.merges_users = self._find_form()
         written = self._written(_PROBE[:2], (), _with_thought(self.prompt(_PROBE[:2]), _ASSISTANT))
         #: Whether a reply without calls is written as it is stored.
         self.writes_plainly = written is None or _EMPTY_THOUGHT.sub("", written).startswith((_ASSISTANT, _THOUGHT))
-        end = (written or "").partition(_ASSISTANT)[2].strip()
+        following = self.prompt(_PROBE).partition(_ASSISTANT)[2]
+        end = _turn_end((written or "").partition(_ASSISTANT)[2], following)
         #: The text that ends a reply, and whether the template writes it.
         self.turn_end, self.writes_end = end or str(tokenizer.eos_token), bool(end)
+        #: The mark that is in its place where another message follows.
+        first = _MARK.match(following)
+        self.next_end = self.turn_end if following.startswith(self.turn_end) else first.group() if first else ""
         marks = {*_special_tokens(tokenizer), *_template_marks(self.prompt(_PROBE))}
         self.tool_form = self._find_tool_form()
         if self.tool_form.native:
@@ -112,6 +119,7 @@ class Chat:
             AtpError: the chat template changes the prompt when a reply follows it.
         """
         _, reasoning = split_reasoning(reply)
+        reply = self._own_text(reply)
         calls = self.tool_form.native and not self.tool_form.verbatim and parse_calls(reply, _arguments(tools))
         if self.writes_plainly and not calls and not (reasoning and self.thought_field):
             opened = opened_thought(self.prompt(messages, tools))
@@ -127,21 +135,31 @@ class Chat:
         """Return the text that a prompt has after the end of the agent's last reply.
 
         Raises:
-            AtpError: the chat template leaves earlier replies out.
+            AtpError: the chat template leaves earlier replies out, or moves their calls.
         """
         last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
-        text, replied = (
-            self.prompt(messages, tools),
-            self._render(messages[: last + 1], tools, ends_open=False).rstrip(),
-        )
+        text, before = self.prompt(messages, tools), self.prompt(messages[:last], tools)
+        replied = self._render(messages[: last + 1], tools, ends_open=False).rstrip()
+        end = replied.rfind(self.turn_end, len(before))
+        replied = replied[: end + len(self.turn_end)] if end >= 0 else replied
         if text.startswith(replied):
             return text[len(replied) :]
         # The template changes the reply, such as its thought, once a message follows: find the end of its text.
-        marked = [*messages[:last], {**messages[last], "content": f"{messages[last]['content']}{_END}"}]
-        _, found, added = self.prompt([*marked, *messages[last + 1 :]], tools).rpartition(_END)
-        if not found:
-            raise AtpError(f"{self.spec.path}: its chat template leaves earlier replies out; use another model")
-        return added.removeprefix(self.turn_end)
+        reply = self._own_text(messages[last]["content"])
+        if not (self.tool_form.native and not self.tool_form.verbatim and parse_calls(reply, _arguments(tools))):
+            marked = [*messages[:last], {"role": "assistant", "content": f"{reply}{_END}"}, *messages[last + 1 :]]
+            _, found, added = self.prompt(marked, tools).rpartition(_END)
+            if found:
+                return added.removeprefix(self.next_end)
+        raise AtpError(
+            f"{self.spec.path}: its chat template does not keep earlier replies as they are; use another one"
+        )
+
+    def check_continuation(self, tool: str) -> None:
+        """Raise AtpError if a reply that calls a tool cannot be continued from its own tokens."""
+        call = _calling(_ARGUMENTS[:1], tool)["content"]
+        reply = {"role": "assistant", "content": f"{_BEFORE}\n{call}"}
+        self.continuation([*_PROBE[:2], reply, *_results()[:1]], (tool,))
 
     def stop_tokens(self, generation_config: Any) -> set[int]:
         """Return the tokens that end a reply: the tokenizer's, the generation config's, and the template's."""
@@ -241,19 +259,39 @@ class Chat:
             fitted[0]["content"] = "\n\n".join([fitted[0]["content"], *texts])
         return fitted
 
+    def _own_text(self, reply: str) -> str:
+        """Return a reply with calls as the model writes them; those of other agents' replies are JSON."""
+        if not self.tool_form.verbatim or self.json_calls or not _JSON_CALL.search(reply):
+            return reply
+        answer, reasoning = split_reasoning(reply)
+        calls = [call for call in parse_calls(answer, _arguments(TOOLS)) if call.name in TOOLS]
+        texts = [_outside_calls(answer, calls)]
+        form, self.tool_form = self.tool_form, replace(self.tool_form, verbatim=False)
+        try:
+            for call in calls:
+                prompt = self.prompt(_PROBE[:2], (call.name,))
+                block = _with_thought(prompt, _calling((call.text,), call.name)["content"])
+                written = self._written(_PROBE[:2], (call.name,), block) or ""
+                texts.append(written.removesuffix(self.turn_end).rpartition("</think>")[2].strip())
+        finally:
+            self.tool_form = form
+        return thought_block(reasoning) + "\n".join(filter(None, texts))
+
     def _reply_parts(self, reply: str, results: int) -> tuple[dict[str, Any], list[ParsedCall]]:
         """Return an assistant's message without its calls, and the calls.
 
         A call that could not be run, and has a result, becomes a call with an empty argument.
         """
         message = {"role": "assistant"}
-        if (not self.tool_form.native or self.tool_form.verbatim) and not self.thought_field:
+        own = not self.tool_form.native or self.tool_form.verbatim
+        reply = self._own_text(reply)
+        if own and not self.thought_field:
             return message | {"content": self._escape_own(reply)}, []
         answer, reasoning = split_reasoning(reply)
         calls: list[ParsedCall] = []
-        if self.tool_form.native and not self.tool_form.verbatim:
+        if not own:
             calls = parse_calls(answer, _arguments(TOOLS))
-            content = answer[: calls[0].start].strip() if calls else answer
+            content = _outside_calls(answer, calls)
             missing = [ParsedCall("", "")] * (results - len(calls))
             calls = [*calls, *missing][: results or len(calls)]
             calls = [call if call.name in TOOLS else ParsedCall(next(iter(TOOLS)), "") for call in calls]
@@ -262,11 +300,12 @@ class Chat:
             content = self._escape_own(answer)
         if not self.thought_field:
             return message | {"content": thought_block(self._escape(reasoning)) + content}, calls
-        if not reasoning:
-            return message | {"content": content}, calls
         thought = self._escape(reasoning)
-        if calls and content and self.thought_field == "thinking":  # gpt-oss takes only one of them with a call
-            thought, content = f"{thought}\n{content}", ""
+        # gpt-oss takes only one of them with a call; Gemma 4 writes words behind a call's result.
+        if calls and content and (self.tool_form.words_as_thought or (thought and self.thought_field == "thinking")):
+            thought, content = f"{thought}\n{content}".strip(), ""
+        if not thought:
+            return message | {"content": content}, calls
         return message | {"content": content, self.thought_field: thought}, calls
 
     def _call_field(self, calls: Sequence[ParsedCall], position: int) -> dict[str, Any]:
@@ -298,10 +337,9 @@ class Chat:
         return messages
 
     def _escape_marks(self, marks: set[str]) -> None:
-        """Make marks inert in contents from now on."""
-        self._marks, self._foreign_marks = (
-            _alternatives(each) for each in (marks, {mark for mark in marks if mark.lower() not in OWN_MARKS})
-        )
+        """Make marks inert in contents from now on, those of thoughts and calls not in the agent's own replies."""
+        foreign = {mark for mark in marks if mark.lower() not in OWN_MARKS and mark not in self.call_marks}
+        self._marks, self._foreign_marks = _alternatives(marks), _alternatives(foreign)
 
     def _escape(self, text: str) -> str:
         return self._marks.sub(_spaced, text)
@@ -345,27 +383,68 @@ class Chat:
         )
 
     def _find_tool_form(self) -> ToolForm:
-        """Return the first form in which no call or result is lost, and a call is read back as it was."""
+        """Return the first form in which nothing is lost, and a call is read back as it was."""
         if "tools" not in self.template:
             return ToolForm(native=False)
         forms = [ToolForm(), ToolForm(as_text=True), ToolForm(one_by_one=True), ToolForm(one_by_one=True, as_text=True)]
         for form in forms if "tool_calls" in self.template else [ToolForm(verbatim=True)]:
             self.tool_form = form
             try:
-                text = self.prompt([*_PROBE[:2], _calling(_ARGUMENTS), *_results()], (_TOOL,))
-                prompt = self.prompt(_PROBE[:2], (_TOOL,))
-                call = _calling(_ARGUMENTS[:1])["content"]
-                written = self._written(_PROBE[:2], (_TOOL,), _with_thought(prompt, call))
+                written = self._probe_tools()
             except AtpError:
                 continue
-            if written is None or not _in_order(text, (_USER, "probe + 4", _RESULTS[1])) or _RESULTS[0] not in text:
+            if written is None:
                 continue
-            stored = self._stored(prompt, written.removesuffix(self.turn_end), finished=True)
-            if [(call.text, call.error) for call in parse_calls(stored, _arguments((_TOOL,)))] == [
-                (_ARGUMENTS[0], None)
-            ]:
-                return ToolForm(verbatim=True) if call in written and not form.one_by_one else form
+            # Where a reply's own text is what the template writes for it, the reply stays as it is.
+            self.tool_form, self.json_calls = replace(form, verbatim=True), True
+            try:
+                if self._probe_tools(written) == written:
+                    self.json_calls, self.call_marks = bool(_JSON_CALL.search(written)), {*_MARK.findall(written)}
+                    return self.tool_form
+            except AtpError:
+                pass
+            if form.verbatim or self._keeps_words(form):
+                return form
+            if self.thought_field and self._keeps_words(replace(form, words_as_thought=True)):
+                return self.tool_form
         return ToolForm(native=False)
+
+    def _probe_tools(self, native: str = "") -> str | None:
+        """Return a call as the template writes it in the present form, without the end; None if anything is lost.
+
+        Args:
+            native: the call's text where it is known.
+        """
+        prompt = self.prompt(_PROBE[:2], (_TOOL,))
+        call = native or _calling(_ARGUMENTS[:1])["content"]
+        replies = {"role": "assistant", "content": native} if native else _calling(_ARGUMENTS)
+        results = _results()[:1] if native else _results()
+        text = self.prompt([*_PROBE[:2], replies, *results], (_TOOL,))
+        written = self._written(_PROBE[:2], (_TOOL,), call if native else _with_thought(prompt, call))
+        shown = (_USER, _RESULTS[0]) if native else (_USER, "probe + 4", _RESULTS[1])
+        if _TOOL not in prompt or _SYSTEM not in prompt or _RESULTS[0] not in text or not _in_order(text, shown):
+            return None
+        if written is None:
+            return None
+        written = written.removesuffix(self.turn_end)
+        read = parse_calls(self._stored(prompt, written, finished=True), _arguments((_TOOL,)))
+        return written if [(call.text, call.error) for call in read] == [(_ARGUMENTS[0], None)] else None
+
+    def _keeps_words(self, form: ToolForm) -> bool:
+        """Return whether a form keeps the words before a call."""
+        self.tool_form = form
+        reply = {"role": "assistant", "content": f"{_BEFORE}\n{_calling(_ARGUMENTS[:1])['content']}"}
+        text = self.prompt([*_PROBE[:2], reply, *_results()[:1]], (_TOOL,))
+        return _in_order(text, (_BEFORE, "17 * {3}", _RESULTS[0]))
+
+
+def _turn_end(last: str, middle: str) -> str:
+    """Return the text that ends a reply: the marks behind the last one that are also behind one in the middle.
+
+    Phi-3's template writes another mark at the end of all, gpt-oss another one in place of the usual.
+    """
+    ends = [last[: mark.end()] for mark in _MARK.finditer(last) if middle.startswith(last[: mark.end()])]
+    return ends[-1].strip() if ends else last.strip()
 
 
 def _block(field: str, value: Any, closed: bool) -> str:
@@ -376,15 +455,22 @@ def _block(field: str, value: Any, closed: bool) -> str:
     return call_block(str(value["function"]["name"]), arguments, closed)
 
 
+def _outside_calls(answer: str, calls: Sequence[ParsedCall]) -> str:
+    """Return an answer's text before, between and after its calls."""
+    if CALL_OPEN in answer:
+        return re.sub(rf"{CALL_OPEN}.*?(?:{CALL_CLOSE}|\Z)", "", answer, flags=re.DOTALL).strip()
+    return answer[: calls[0].start].strip() if calls else answer
+
+
 def _with_thought(prompt: str, answer: str) -> str:
     """Return a reply that closes the thought that its prompt opens."""
     return thought_block(_THOUGHT) + answer if opened_thought(prompt) else answer
 
 
-def _calling(arguments: Sequence[str]) -> Message:
-    """Return a reply that calls the tool with each argument."""
-    key = TOOLS[_TOOL].argument
-    blocks = [call_block(_TOOL, json.dumps({key: argument}, ensure_ascii=False)) for argument in arguments]
+def _calling(arguments: Sequence[str], tool: str = _TOOL) -> Message:
+    """Return a reply that calls a tool with each argument."""
+    key = TOOLS[tool].argument
+    blocks = [call_block(tool, json.dumps({key: argument}, ensure_ascii=False)) for argument in arguments]
     return {"role": "assistant", "content": "\n".join(blocks)}
 
 

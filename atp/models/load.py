@@ -1,5 +1,6 @@
 """Load a model's weights and tokenizer, and adapters on top of them."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -9,7 +10,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from jinja2 import TemplateError
 from safetensors import safe_open
 from tokenizers.pre_tokenizers import Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -75,7 +75,7 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         raise AtpError(f"{spec.path}: {NO_TEMPLATE}")
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": PROBE}], tokenize=False, **spec.chat_template)
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # whatever a template raises
         raise AtpError(f"{spec.path}: its chat template fails: {first_line(error)}") from error
     return tokenizer
 
@@ -206,6 +206,7 @@ def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
 
     with _adapter_errors(folder):
         config: Any = PeftConfig.from_pretrained(str(folder))
+        _check_base(folder, str(config.base_model_name_or_path), model.config.model_type)
         if config.is_prompt_learning or (trainable and config.peft_type != "LORA"):
             raise AtpError(f"{folder}: not a LoRA adapter: peft_type {config.peft_type.value}")
         if getattr(config, "alora_invocation_tokens", None):
@@ -214,6 +215,19 @@ def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
         adapted = get_peft_model(model, config)
     add_adapter(adapted, folder, "default", trainable)
     return adapted
+
+
+def _check_base(folder: Path, base: str, model_type: str) -> None:
+    """Raise AtpError if an adapter names a base model of another type, which may have weights of equal shapes."""
+    try:
+        trained = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # a name on the hub, or a folder that has been moved
+    if trained != model_type:
+        raise AtpError(
+            f"{folder}: its base model {base} is of type '{trained}', this one of type '{model_type}'; "
+            "use the adapter with its own model"
+        )
 
 
 def add_adapter(network: Any, folder: Path, name: str, trainable: bool = False) -> None:

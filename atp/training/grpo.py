@@ -85,6 +85,8 @@ def grpo_trainer(
         length = len(loaded.prompt_tokens(question.prompt.messages, question.prompt.tools)) + longest
         check_length(length, settings, f"prompt {number} with a reply of {longest} tokens")
     with_tools = any(question.prompt.tools for question in questions)
+    for tool in {tool for question in questions for tool in question.prompt.tools}:
+        loaded.chat.check_continuation(tool)
     if with_tools and not settings.use_peft and model.gpus > 1:
         raise AtpError("GRPO with tools needs the whole model on every GPU: with use_peft: false, gpus must be 1")
 

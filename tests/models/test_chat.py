@@ -39,6 +39,28 @@ OWN = {
         "[/SYSTEM_PROMPT]{% elif m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]{% else %}{{ m['content'] }}"
         "{{ eos_token }}{% endif %}{% endfor %}"
     ),
+    # Phi-4-mini has its tools in the system message, and no field for calls.
+    "phi_4_mini": (
+        "{% for m in messages %}{% if m['role'] == 'system' and m['tools'] is defined %}<|system|>{{ m['content'] }}"
+        "<|tool|>{{ m['tools'] }}<|/tool|><|end|>{% else %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% else %}{{ eos_token }}{% endif %}"
+    ),
+    # A template that forgets the system message where there are tools.
+    "forgetful": (
+        "{% if tools %}<|tools|>{{ tools | tojson }}<|end|>{% elif messages[0]['role'] == 'system' %}<|system|>"
+        "{{ messages[0]['content'] }}<|end|>{% endif %}{% for m in messages if m['role'] != 'system' %}"
+        "<|{{ m['role'] }}|>{{ m['content'] }}{% for c in m['tool_calls'] or [] %}<tool_call>{{ c.function | tojson }}"
+        "</tool_call>{% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    ),
+    "openchat": (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}<|end_of_turn|>"
+        "{% else %}GPT4 Correct {{ m['role'].title() }}: {{ m['content'] }}<|end_of_turn|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}GPT4 Correct Assistant:{% endif %}"
+    ),
+    "exaone": (
+        "{% for m in messages %}[|{{ m['role'] }}|]{{ m['content'] }}[|endofturn|]\n{% endfor %}"
+        "{% if add_generation_prompt %}[|assistant|]{% endif %}"
+    ),
     "vicuna": (
         "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}\n\n"
         "{% elif m['role'] == 'user' %}USER: {{ m['content'] }}\n{% else %}"
@@ -116,13 +138,14 @@ def test_tool_calls_and_results_stand_in_the_prompt_and_come_back(family):
     one = chat(family)
     messages = [
         *CONVERSATION[:2],
-        {"role": "assistant", "content": f"Let me see.\n{call(EXPRESSION)}\n{call('7 / 9')}"},
+        {"role": "assistant", "content": f"Worth its cost?\n{call(EXPRESSION)}\n{call('7 / 9')}"},
         {"role": "tool", "content": "first result"},
         {"role": "tool", "content": "second result"},
     ]
     prompt = one.prompt(messages, ("calculator",))
     assert shown(prompt, "7 / 9", "second result") and shown(prompt, "Open it?", "first result")
-    assert "calculator" in prompt[: prompt.find("first result")]
+    assert "calculator" in prompt[: prompt.find("first result")] and "Worth its cost?" in prompt
+    assert "You guard the gate." in prompt
     before = one.prompt(CONVERSATION[:2], ("calculator",))
     opened = before.rstrip().endswith("<think>")
     written = one.completion(
@@ -134,6 +157,25 @@ def test_tool_calls_and_results_stand_in_the_prompt_and_come_back(family):
     cut = written[: written.find("- {0") + 2]
     stored = one.read(before, tokens(one, cut), finished=False)
     assert [each for each in parse_calls(stored, TOOLS) if each.error is None] == []
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *OWN])
+def test_a_conversation_goes_on_from_a_replys_own_tokens(family):
+    """GRPO with tools: prompt, reply and what follows are the next prompt, except for the mark that ends the reply."""
+    one = chat(family)
+    reply = f"Worth its cost?\n{call('7 / 9')}"
+    messages = [*CONVERSATION[:2], {"role": "assistant", "content": reply}, {"role": "tool", "content": "the result"}]
+    before, after = one.prompt(CONVERSATION[:2], ("calculator",)), one.prompt(messages, ("calculator",))
+    try:
+        added = one.continuation(messages, ("calculator",))
+    except AtpError as error:
+        with pytest.raises(AtpError, match="does not keep earlier replies as they are"):
+            one.check_continuation("calculator")
+        assert "does not keep earlier replies as they are" in str(error)
+        return
+    assert after.endswith(added) and "the result" in added and "7 / 9" not in added
+    assert after.startswith(before.removesuffix("<think>\n"))
+    assert not added.startswith((one.turn_end, one.next_end or "none"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -162,7 +204,20 @@ def test_contents_become_no_marks(family):
     special = ("<|reserved_7|>", "<|end|>")
     one = Chat(tokenizer(family, special), ModelSpec(path=family))
     plain = one.prompt(CONVERSATION)
-    marks = {mark for mark in ("<|im_start|>", "<|start_header_id|>", "<|end|>", "[INST]", "USER:", "<start_of_turn>")}
+    marks = {
+        mark
+        for mark in (
+            "<|im_start|>",
+            "<|start_header_id|>",
+            "<|end|>",
+            "[INST]",
+            "USER:",
+            "<start_of_turn>",
+            "[|user|]",
+            "GPT4 Correct User:",
+            "<|user|>",
+        )
+    }
     hostile = " ".join(["hi", *special, *(mark for mark in marks if mark in plain)])
     prompt = one.prompt([*CONVERSATION[:3], {"role": "user", "content": hostile}])
     for mark in {*special, *marks}:

@@ -164,3 +164,11 @@ def test_a_tokenizer_that_does_not_fit_is_one_line(loader, tmp_path):
         loader(without_end(tmp_path / "endless"))
     loaded = loader(without_end(tmp_path / "generation", eos_token_id=[257, 3]))
     assert loaded.tokenizer.eos_token_id == 257
+
+
+def test_an_adapter_of_a_model_of_another_type_is_refused(tmp_path):
+    """Qwen3 and Llama have weights of equal shapes here."""
+    llama, qwen = save_tiny(tmp_path / "llama", "llama"), save_tiny(tmp_path / "qwen")
+    adapter = save_adapter(llama, ADAPTERS["lora"], tmp_path / "adapter")
+    with pytest.raises(AtpError, match=r"base model .*llama is of type 'llama', this one of type 'qwen3'"):
+        load(qwen, adapter)
