@@ -26,6 +26,12 @@ RETRACTION = re.compile(
             _words("(?:disregard|ignore|forget) (?:that|this|it|the above|what)"),
             r"\.\.\.\s*no[,:.]",
             rf"(?<!\?) \bno[:,]\s+(?=[^.!?\n]*{VALUE})",
+            r"(?:\A|[\s.!?])no[.!]\s+(?=(?:i|my|let me)\b)",
+            # A sentence that begins so puts in question what stands before it.
+            r"(?:\A|[.!?)}\n\ue000-\uf8ff])\s*(?:(?:wait|hold on|actually|oops|hmm+)\b(?:[,.!:-]+\s*"
+            r"(?:no\b)?)?)+",
+            r"\b(?:that|this|it)(?:'s| is| was| would be) (?:a (?:typo|mistake|slip)|an error|not (?:right|correct|"
+            r"what i meant)|wrong|incorrect)\b(?! (?:to|for)\b|\s*:)",
             rf"(?<!not )(?<!n't )(?<!never ){_words('take (?:that|it) back|changed? my mind')}",
         )
     )
@@ -82,21 +88,54 @@ OWN = re.compile(
         "here(?:'s| is)|final"
     )
 )
+#: What stands right before an object that continues a sentence.
+PRESENTED = re.compile(
+    r"(?:[^\w\s]|\b(?:i|i'll|we)(?: (?:will|shall|must|therefore|hereby|now|thus|so|still|just|simply|also))*"
+    rf" {_ANSWERING}(?: with)?|\b(?:answer|choice|decision|response|reply|proposal|value|verdict|thing)\b[^.!?:]* is"
+    r"|\b(?:so|then|but|yet|therefore|thus|hence|json|final|answer|decision))\s*\Z"
+)
+#: Whose answer it is, where "I" or "my" stands before it too.
+FOREIGN = re.compile(
+    r"(?<!here)(?<!that)(?<!\bit)(?<!\blet)'s(?: \w+)? (?:answer|choice|decision|reply|response|proposal|value|verdict)\b"
+    r"|\b(?:is|are|was) not \w+\W*\Z|"
+    + _words(r"quot\w+|remember\w*|recall\w*|disagree\w*|disapprove\w*|hate|dislike|oppose|forbidden|illegal|other \w+")
+)
 DENIED_AFTER = re.compile(rf"{UNQUOTE}[\s,.!-]*\b(?:no way|never|not (?:me|mine|for me|with me|my))\b")
 OWN_AFTER = re.compile(rf"{UNQUOTE}\s+(?:is|that is|that's) my\b")
 GOES_ON = re.compile(r"\s*(?:because|since|as|so|and|but|for)\b")
 
 OR = r"(?:[,;/|&-]|\b(?:or|and|nor|to|vs|versus|oder|ou|und|et|y|o|e)\b\.?)"
+#: The rest of the sentence denies its value, shares it with another one or gives it to somebody else.
+UNSETTLED = re.compile(
+    _words(
+        r"probability|chance|half|percent|most of|rejected|reject|den(?:y|ied)|none|false|forbidden|invalid|(?:not|never) "
+        r"(?:found|permitted|allowed|my|me|now|mine|today)|said|says|say|whispers?|over and over|dead body|in round|current"
+    )
+    + r"|\d ?%|\A\W*(?:no|not|never|nothing)\b(?! (?:matter|doubt|question|risk|more|less|[\ue000-\uf8ff]|the|because|if|when)\b)"
+    r"(?! [\ue000-\uf8ff])"
+    rf"|{OR}\s*{QUOTE}(?:option )?{QUOTE}{VALUE}"
+)
 LIST = re.compile(rf"{UNQUOTE}\s*\(?(?:{OR}\s*)+{QUOTE}(?:option )?{QUOTE}{VALUE}")
 #: How a statement may go on behind its value.
 TAIL = re.compile(
-    rf"{UNQUOTE}\s*(?:\Z|[.!,;:\n]|-\s|\("
+    rf"{UNQUOTE}\s*(?:\Z|[.!,;\n]|-\s|\("
     + "|"
     + _words(
-        r"because|since|as(?! an? (?:example|joke|test|threat)\b)|so|for|to(?! be\b)|over|instead|rather|"
+        r"because|since|as(?! (?:an?|the) (?:\w+ )*(?:one|example|joke|test|threat|baseline|reference|illustration)\b)|so|for|"
+        r"to(?! (?:be|mean|illustrate|show|explain|demonstrate)\b)|over|instead|rather|"
         rf"and(?! {VALUE})(?! a\b)|"
         "despite|even|though|although|but|this|now|again|today|in|with|without|at|here|from|like|regardless|"
         "whatever|it is|please|thanks|thank"
+    )
+    + ")"
+)
+#: How it may go on where the value itself is the verb: "I stop for a moment" states nothing.
+VERB_TAIL = re.compile(
+    rf"{UNQUOTE}\s*(?:\Z|[.!,;\n]|-\s|\("
+    + "|"
+    + _words(
+        "because|since|as (?:it|i|the|that|this)|so|and|but|even|though|although|instead|despite|this|again|today|"
+        r"with (?:the others|them|you|every\w+|my \w+)"
     )
     + ")"
 )
@@ -135,6 +174,7 @@ LEAD = re.compile(
 #: What may stand before a colon.
 PRESENTS = re.compile(
     r"\bi\b|\b(?:answer|decision|choice|conclusion|result|output|json|response|summary|reply|so)\W*:\Z"
+    rf"|\bround (?:\d+|{VALUE})\W*\Z"
 )
 #: The beginning of a sentence makes its second half a report, a possibility or a denial.
 REPORT = re.compile(
@@ -152,6 +192,12 @@ BLOCKED = re.compile(
         r"would have|as a joke|sarcas\w+|not true|on the one hand|on the other hand|in my dreams|in theory|"
         r"in principle|on paper|in an?(?:other)? \w+ (?:life|world)|wrong to|hypothetically"
     )
+)
+#: The beginning of a sentence that explains the value before it.
+EXPLANATION = re.compile(r"\W*(?:my |the )?(?:reason(?:s|ing)?|explanation|rationale|justification|why|because)\b")
+#: A sentence behind a value that stands alone comments on it, instead of explaining it.
+COMMENT = re.compile(
+    _words(r"i|i'\w+|we|me|my|here|that|that's|this|it's|says?|said|tempt\w*|whispers?|people|decision")
 )
 #: The whole answer decides nothing or tells a story.
 UNDECIDED = re.compile(

@@ -62,6 +62,11 @@ def tagged(inside: str) -> str:
         ("```calculator\r\n1+2\r\n```\r\n", [("calculator", "1+2\r")]),
         (f"```tool_call\n{JSON}\n```", [SUM]),
         (f"```json\n{{}}\n```\n```calculator\n1+2\n```\n{tagged(JSON)}", [SUM, SUM]),
+        # A whole answer in a fence, in Python's list, and as InternLM and Phi-4 write calls.
+        (f"```json\n{LLAMA}\n```", [SUM]),
+        ("[calculator(expression='1+2')]", [SUM]),
+        (f"<|action_start|><|plugin|>{LLAMA}<|action_end|>", [SUM]),
+        (f"functools[{JSON}]", [SUM]),
         # None.
         ("", []),
         ("The answer is 3.", []),
@@ -69,7 +74,7 @@ def tagged(inside: str) -> str:
         ('{"name": "Ada", "age": 3}', []),
         (f"I would call {LLAMA}", []),
         (f"{LLAMA} I wait.", []),
-        (f"```json\n{LLAMA}\n```", []),
+        (f"```json\n{LLAMA}\n```\nIt adds.", []),
         ("```\n1+2\n```", []),
         ("```text\n```python\nprint(1)\n```", []),
         (f"<think>{tagged(JSON)}", []),
