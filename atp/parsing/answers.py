@@ -85,7 +85,8 @@ _QUOTED = re.compile(
 )
 #: The end of a statement: of its sentence, or where a reason or a remark begins.
 _END = re.compile(
-    r"[?？]|[.!][*_`\"')\]]*(?=\s|$)|[。！]|(?:です|である|だ|입니다|이다|예요|이에요)(?=[。.]|\s*$)|，(?![0-9 -])|;\s|\s(?:[—–]|--)\s|\s-\s?(?=[a-z]{2})"
+    r"[?？]|[.!][*_`\"')\]]*(?=\s|$)|[。！]|(?:です|である|だ|입니다|이다|예요|이에요)(?=[。.]|\s*$)"
+    r"|，(?![0-9 -])|;\s|\s(?:[—–]|--)\s|\s-\s?(?=[a-z]{2})"
     r"|[\s,(]+(?:because|since|as|so|which|porque|weil|denn|car|puisque|perché|потому|therefore|thus|hence|thanks|due|according"
     r"|based|using|rounded|obtained|meaning|though|although|whereas|while|however|instead"
     r"|rather|i\.e\.|that is|in other words|namely|right|but|by(?= [a-z])"
@@ -101,7 +102,8 @@ _HEDGE = re.compile(
 #: Words right before a box with which it states no answer.
 _UNSTATED_BOX = re.compile(
     r"(?:\b(?:not|never|neither|either|maybe|perhaps|possibly|probably|if|(?:might|may|could|would) be)"
-    r"|n['’]t(?: be)?|tempt\w+ to \w+|wrong(?:ly)?(?: to \w+)?|mistake to \w+) ?(?:[A-Za-z]\w* ?[:=]? ?){0,2}[$\\(\[{*\s]*$",
+    r"|n['’]t(?: be)?|tempt\w+ to \w+|(?:wrong|mistake) to \w+)"
+    r" ?(?:[A-Za-z]\w* ?[:=]? ?){0,2}[$\\(\[{*\s]*$",
     re.IGNORECASE,
 )
 #: The first item of a list, whose number is no answer.

@@ -33,6 +33,8 @@ _RUN = (
     rf"(?<![\w.])(?:[+-]\s?)?{_CURRENCY}?[+-]?\.?\d"
     r"(?:[\d./:^%*×x+–_'e-]|,(?=\d)| (?=\d{3}(?!\d))| (?=\d+/\d)| ?[-/] ?(?=\d))*+"
 )
+#: What makes a number in a sentence a difference: "5 cents over the fare".
+_CHANGE = r"(?P<change>(?: (?:over|above|below|beyond|more|less|higher|lower|extra)|,? on top)\b)?"
 _NOUNS = r"(?<=my )value|value(?!\W+(?:is|remains|stays)\b)|proposed value|proposal|offer|bid"
 _FILLERS = r"(?: (?:a|an|the|of|at|new|value|cap|fare|rent|price|fee|limit|amount|figure|level))*"
 _VERBS = (
@@ -108,10 +110,11 @@ def _parse_number(parts: Parts, key: str, unit: str) -> Number:
     def find(text: str) -> Iterator[tuple[int, int, int | None]]:
         for match in run.finditer(text):
             written = match["number"].rstrip(" .,:'-")
-            yield match.start(), match.end() if match["unit"] else match.start() + len(written), read(written)
+            number = None if match["change"] else read(written + (match["unit"] or ""))
+            yield match.start(), match.end() if match["unit"] else match.start() + len(written), number
 
     names = "|".join([*filter(None, [re.escape(fold(unit))]), _UNITS, "percent|per cent"])
-    run = re.compile(rf"(?P<number>{_RUN})(?P<unit>\s?(?:{names})(?!\w))?")
+    run = re.compile(rf"(?P<number>{_RUN})(?P<unit>\s?(?:{names})(?!\w))?(?={_CHANGE})")
     grammar = Grammar((key, "proposal", "offer"), _NOUNS, _VERBS, alone=False)
     stated = find_statement(parts.answer, grammar, find, read, parts.cut_off)
     if stated.value is not None:

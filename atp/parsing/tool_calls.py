@@ -45,8 +45,9 @@ def parse_calls(reply: Reply | str, tools: Mapping[str, str]) -> list[ParsedCall
     """Return the calls in a reply's answer, in order, ignoring its reasoning.
 
     Formats: `<tool_call>` around JSON (Hermes, Qwen) or around `<function=…>` (Qwen3-Coder); only JSON objects with
-    "name" and "parameters" (Llama), also in one fence; a code fence named after a tool around its argument, or `tool_call` around JSON;
-    those of `atp.parsing.families`. `tools` maps each offered tool to the name of its only argument.
+    "name" and "parameters" (Llama), also in one fence; a code fence named after a tool around its argument, or
+    `tool_call` around JSON; those of `atp.parsing.families`. `tools` maps each offered tool to the name of its only
+    argument.
     """
     if invalid_reply(reply):
         return []

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atp.parsing.replies import split_reasoning
+from atp.parsing.replies import THOUGHT_MARKS
 from atp.parsing.tool_calls import MAX_CALLS, NOT_CLOSED, ParsedCall, parse_calls
 
 TOOLS = {"calculator": "expression", "python": "code"}
@@ -178,7 +179,8 @@ def test_only_the_first_calls_are_read():
 texts = st.text() | st.lists(
     st.sampled_from(["</tool_call>", "<tool_call>", "```", "\n", '"', "\\", "{", "}", "1+2", ";", " ", "<function="])
 ).map("".join)
-unthought = texts.filter(lambda text: "think>" not in text.casefold())
+MARKS = [mark for pair in THOUGHT_MARKS.items() for mark in pair]
+unthought = texts.filter(lambda text: not any(mark in text.casefold() for mark in MARKS))
 
 
 @given(unthought, st.booleans(), st.sampled_from(["", "I add. ", "x "]))
