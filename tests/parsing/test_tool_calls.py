@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atp.parsing.replies import split_reasoning
-from atp.parsing.replies import THOUGHT_MARKS
+from atp.parsing.replies import THOUGHT_MARKS, split_reasoning
 from atp.parsing.tool_calls import MAX_CALLS, NOT_CLOSED, ParsedCall, parse_calls
 
 TOOLS = {"calculator": "expression", "python": "code"}
