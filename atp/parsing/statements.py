@@ -53,7 +53,7 @@ class Grammar:
         keys: keys of an object that may state it, the one that was asked for first.
         nouns: regular expression of the words before a colon or "is".
         verbs: regular expression of what stands between "I" and the value.
-        alone: whether the last sentence may consist of the value alone; a whole answer always may.
+        alone: whether a sentence may consist of the value alone; a whole answer always may.
     """
 
     keys: tuple[str, ...]
@@ -291,19 +291,14 @@ def _plain(text: str, grammar: Grammar) -> Iterator[str]:
     for place, sentence in enumerate(sentences):
         if sentence.endswith("?") or len(sentence) > MAX_SENTENCE_CHARS or phrases.BLOCKED.search(sentence):
             continue
-        if (
-            grammar.alone
-            and _may_be_alone(sentences, place)
-            and (match := alone.search(sentence))
-            and _is_alone(sentence[: match.start()], match[0])
-        ):
+        at_edge = grammar.alone and _may_be_alone(sentences, place)
+        if at_edge and (match := alone.search(sentence)) and _is_alone(sentence[: match.start()], match[0]):
             yield match[1]
         for match in own.finditer(sentence):
             after = sentence[match.end() :]
             is_verb = match["verb"] is not None and re.fullmatch(r"(?:\w+ to)?\W*", match["verb"])
-            if is_verb and not phrases.VERB_TAIL.match(after):
-                continue
-            if _is_own(sentence[: match.start()], match[0], after):
+            tail = phrases.VERB_TAIL if is_verb else phrases.TAIL
+            if tail.match(after) and _is_own(sentence[: match.start()], match[0], after):
                 yield re.findall(VALUE, match[0])[-1]
 
 
@@ -328,9 +323,7 @@ def _is_alone(lead: str, value: str) -> bool:
 
 def _is_own(lead: str, clause: str, after: str) -> bool:
     """Return whether a clause in the first person states its value, given the rest of the sentence around it."""
-    if phrases.LIST.match(after) or not phrases.TAIL.match(after):
-        return False
-    if _is_conditional(_behind(after)) or phrases.UNSETTLED.search(_behind(after)):
+    if phrases.LIST.match(after) or _is_conditional(_behind(after)) or phrases.UNSETTLED.search(_behind(after)):
         return False
     if "decided" in clause and phrases.HISTORY.search(lead + after):
         return False
