@@ -12,7 +12,9 @@ __all__ = ["MAX_ANSWER_CHARS", "read_answer", "same_answer"]
 
 _BOXES_AND_BRACES = re.compile(r"\\\\?(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTALL)
 #: Text between boxes that are one answer: 2 and 3.
-_BETWEEN_BOXES = re.compile(r"[\s$,;]*(?:,|\b(?:and|or)\b|\\text ?\{ ?(?:and|or) ?\})[\s$]*", re.IGNORECASE)
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$,;]|\\[)\]])*(?:,|\b(?:and|or)\b|\\text ?\{ ?(?:and|or) ?\})(?:[\s$]|\\[(\[])*", re.IGNORECASE
+)
 #: An answer in JSON that is invalid because LaTeX's backslashes are single, or a number with its digits as written.
 _LOOSE_JSON = re.compile(
     r"""["']answer["']\s{0,9}:\s{0,9}(?:"([^"\n]{1,1000})"|'([^'\n]{1,1000})'"""
@@ -57,7 +59,7 @@ _UNSTATED = re.compile(
     r"|around|about|roughly|somewhere|something|between|unknown|unclear|uncertain|unsure|n/a|tbd"
     r"|(?:i|we)(?= [a-z]|['’]))(?! ?[=+*/^]|\w)"
     r"|(?:[<\[{(]|\\(?:text|boxed) ?\{)*(?:(?:the|your|my|final|numeric|numerical|exact|correct|insert) )*"
-    r"(?:answer|result|value|number|here)s?(?: here)?[>\]})]*$|[<\[{(]*(?:\.{3}|…)",
+    r"(?:answer|result|value|number|here)s?(?: here)?[>\]})]*$|\?+$|[<\[{(]*(?:\.{3}|…)",
     re.IGNORECASE,
 )
 #: Words after "the answer is" with which it describes the answer.
@@ -67,7 +69,7 @@ _PREDICATE = re.compile(
     r"|hard|simple|unique|accurate|valid|invalid|known|given(?! by)|shown|found|going"
     r"|below|above|here|there|following|follows|greater|larger|bigger|less|smaller|more|fewer|near"
     r"|close|closer|different|same|(?!undefined|unbounded|red\b)[a-z]{2,}ed"
-    r"|the (?!(?:number|value)s?\b)[a-z]+)\b(?! ?[=+*/^])",
+    r"|the (?!(?:number|value)s?\b(?! of))[a-z]+)\b(?! ?[=+*/^])",
     re.IGNORECASE,
 )
 #: Words between "the answer is" and the answer.
@@ -83,7 +85,8 @@ _QUOTED = re.compile(
 )
 #: The end of a statement: of its sentence, or where a reason or a remark begins.
 _END = re.compile(
-    r"[?？]|[.!][*_`\"')\]]*(?=\s|$)|[。！]|，(?![0-9 -])|;\s|\s(?:[—–]|--)\s|\s-\s?(?=[a-z]{2})"
+    r"[?？]|[.!][*_`\"')\]]*(?=\s|$)|[。！]|(?:です|である|だ|입니다|이다|예요|이에요)(?=[。.]|\s*$)"
+    r"|，(?![0-9 -])|;\s|\s(?:[—–]|--)\s|\s-\s?(?=[a-z]{2})"
     r"|[\s,(]+(?:because|since|as|so|which|porque|weil|denn|car|puisque|perché|потому|therefore|thus|hence|thanks|due|according"
     r"|based|using|rounded|obtained|meaning|though|although|whereas|while|however|instead"
     r"|rather|i\.e\.|that is|in other words|namely|right|but|by(?= [a-z])"
@@ -99,9 +102,14 @@ _HEDGE = re.compile(
 #: Words right before a box with which it states no answer.
 _UNSTATED_BOX = re.compile(
     r"(?:\b(?:not|never|neither|either|maybe|perhaps|possibly|probably|if|(?:might|may|could|would) be)"
-    r"|n['’]t(?: be)?) ?(?:[A-Za-z]\w* ?[:=]? ?){0,2}[$\\(\[{*\s]*$",
+    r"|n['’]t(?: be)?|tempt\w+ to \w+|(?:wrong|mistake) to \w+)"
+    r" ?(?:[A-Za-z]\w* ?[:=]? ?){0,2}[$\\(\[{*\s]*$",
     re.IGNORECASE,
 )
+#: The first item of a list, whose number is no answer.
+_FIRST_ITEM = re.compile(r"\(?[1a][.)] +\S")
+#: Words right behind a box with which it states no answer.
+_DENIED_BOX = re.compile(r"[\s$}\\)\].*]*(?:is|was|would be) (?:wrong|incorrect|not\b|tempting|a (?:mistake|trap))")
 _DISPLAY = re.compile(r"(?:\$\$|\\\[).{1,999}?(?:\$\$|\\\])", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 #: Words after an answer with which a reply takes it back.
@@ -167,7 +175,7 @@ def _boxed_answer(text: str) -> str | None:
             if is_box:
                 boxes.append((start, text.index("{", start) + 1, match.start()))
     boxes = [box for box in sorted(boxes) if not _UNSTATED.match(text[box[1] : box[2]].strip())]
-    if not boxes or _RETRACTION.search(text, boxes[-1][2]):
+    if not boxes or _DENIED_BOX.match(text, boxes[-1][2]) or _RETRACTION.search(text, boxes[-1][2]):
         return None
     answer, first = text[boxes[-1][1] : boxes[-1][2]], boxes[-1][0]
     for start, inside, end in reversed(boxes[:-1]):
@@ -219,6 +227,8 @@ def _statement(text: str, match: re.Match[str]) -> tuple[str, int]:
     display = _DISPLAY.match(rest)
     line = " ".join(display.group().split()) if display else rest.partition("\n")[0]
     if match["verb"] and _PREDICATE.match(line) and len(line.strip(" *_`.")) > 1:
+        return "", match.end()
+    if "\n" in match.group() and _FIRST_ITEM.match(line):
         return "", match.end()
     quoted = _QUOTED.match(line)
     end = _END.search(line, quoted.end() if quoted else 0)

@@ -204,10 +204,13 @@ _FORMS = [
         # Cohere; Phi-4 and Granite 3; a list in Hermes' tags
         ("<|START_ACTION|>", r"<\|START_ACTION\|>", r"<\|END_ACTION\|>", _listed),
         ("<|tool_call|>", r"<\|tool_call\|>\s*(?=[\[{])", r"<\|/tool_call\|>", _listed),
+        ("functools[", r"\A\s*functools(?=\[\{)", r"\Z", _listed),
+        ("<|plugin|>", r"<\|action_start\|>\s*<\|plugin\|>", r"<\|action_end\|>", _listed),  # InternLM
         (CALL_OPEN, r"<tool_call>\s*(?=\[\s*\{)", r"</tool_call>", _listed),
         # LFM2; Llama 4; OLMo 3; Gemma 3
         ("<|tool_call_start|>", r"<\|tool_call_start\|>", r"<\|tool_call_end\|>", _python),
         ("<|python_start|>", r"<\|python_start\|>", r"<\|python_end\|>", _python),
+        ("(", r"\A\s*(?=\[\w+\([^\n]*\)\]\s*\Z)", r"\Z", _python),
         ("<function_calls>", r"<function_calls>", r"</function_calls>", _python),
         ("```tool_code", r"```tool_code\s*\n", r"\n\s*```", _python),
     )

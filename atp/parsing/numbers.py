@@ -14,7 +14,7 @@ from atp.parsing.statements import Grammar, find_statement
 from atp.testbed import Reply
 
 _CURRENCY = r"(?:[$€£¥₹₽₩]|(?:usd|eur|gbp)\s)"
-_UNITS = r"%|percent|per cent|cents?|dollars?|euros?|pounds?|coins?|points?|usd|eur|gbp|[$€£¥₹₽₩]"
+_UNITS = r"cents?|dollars?|euros?|pounds?|coins?|points?|usd|eur|gbp|[$€£¥₹₽₩]"
 _DIGITS = r"\d{1,300}(?:\.\d{0,300})?|\.\d{1,300}"
 # Thousands are groups of three digits after a first digit that is not 0; 1,25 and 1.250,00 are ambiguous.
 _NUMBER = re.compile(
@@ -33,6 +33,8 @@ _RUN = (
     rf"(?<![\w.])(?:[+-]\s?)?{_CURRENCY}?[+-]?\.?\d"
     r"(?:[\d./:^%*×x+–_'e-]|,(?=\d)| (?=\d{3}(?!\d))| (?=\d+/\d)| ?[-/] ?(?=\d))*+"
 )
+#: What makes a number in a sentence a difference: "5 cents over the fare".
+_CHANGE = r"(?P<change>(?: (?:over|above|below|beyond|more|less|higher|lower|extra)|,? on top)\b)?"
 _NOUNS = r"(?<=my )value|value(?!\W+(?:is|remains|stays)\b)|proposed value|proposal|offer|bid"
 _FILLERS = r"(?: (?:a|an|the|of|at|new|value|cap|fare|rent|price|fee|limit|amount|figure|level))*"
 _VERBS = (
@@ -48,10 +50,10 @@ def read_number(value: Any, unit: str = "") -> float | None:
     """Return the finite number that a text or number states, or None.
 
     Thousands in groups (1,250; 3 000), fractions (1/2, 2 1/2, ½), signs of any typography, a currency before and a unit
-    behind are read; ranges, clock times, decimal commas and numbers with other words are not.
+    behind are read; percentages, ranges, clock times, decimal commas and numbers with other words are not.
 
     Args:
-        unit: a unit that may stand behind the number, in addition to percent and common currencies.
+        unit: a unit that may stand behind the number, in addition to common currencies.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
@@ -108,11 +110,12 @@ def _parse_number(parts: Parts, key: str, unit: str) -> Number:
     def find(text: str) -> Iterator[tuple[int, int, int | None]]:
         for match in run.finditer(text):
             written = match["number"].rstrip(" .,:'-")
-            yield match.start(), match.end() if match["unit"] else match.start() + len(written), read(written)
+            number = None if match["change"] else read(written + (match["unit"] or ""))
+            yield match.start(), match.end() if match["unit"] else match.start() + len(written), number
 
-    names = "|".join([*filter(None, [re.escape(fold(unit))]), _UNITS])
-    run = re.compile(rf"(?P<number>{_RUN})(?P<unit>\s?(?:{names})(?!\w))?")
-    grammar = Grammar((key,), _NOUNS, _VERBS, alone=False)
+    names = "|".join([*filter(None, [re.escape(fold(unit))]), _UNITS, "percent|per cent"])
+    run = re.compile(rf"(?P<number>{_RUN})(?P<unit>\s?(?:{names})(?!\w))?(?={_CHANGE})")
+    grammar = Grammar((key, "proposal", "offer"), _NOUNS, _VERBS, alone=False)
     stated = find_statement(parts.answer, grammar, find, read, parts.cut_off)
     if stated.value is not None:
         return Number(list(numbers)[stated.value], parts.reasoning, None, stated.container)

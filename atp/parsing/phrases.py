@@ -14,6 +14,7 @@ def _words(alternatives: str) -> str:
     return rf"\b(?:{alternatives})\b"
 
 
+_SENTENCE_START = r"(?:\A|[.!?)}\n\ue000-\uf8ff])\s*"
 #: An answer takes back what stands before.
 RETRACTION = re.compile(
     "|".join(
@@ -23,9 +24,16 @@ RETRACTION = re.compile(
             r"\bactually,?\s+(?=(?:i|my|let me)\b)",
             _words("scratch that|strike that|on second thoughts?|on reflection|i meant(?: to (?:say|write|answer))?"),
             _words("correction|edit") + r"\s*:",
-            _words("(?:disregard|ignore|forget) (?:that|this|it|the above|what)"),
+            _words(r"(?:disregard|ignore|forget) (?:that|this|it|the above|what|my \w+)"),
+            _words(r"i made an? (?:\w+ )?(?:mistake|error)"),
             r"\.\.\.\s*no[,:.]",
             rf"(?<!\?) \bno[:,]\s+(?=[^.!?\n]*{VALUE})",
+            r"(?:\A|[^\s?])\s+no[.!]\s*(?=\Z|(?:i|my|let me)\b)",
+            # A sentence that begins so puts in question what stands before it.
+            rf"{_SENTENCE_START}(?:(?:wait|hold on|actually|oops|hmm+)\b(?:[,.!:-]+\s*(?:no\b)?)?)+",
+            rf"{_SENTENCE_START}(?:(?:but|no|sorry)\b\W*)*(?:that|this)(?:'s| is| was| would be|(?= isn't| wasn't))"
+            r" (?:an? (?:typo|mistake|slip|error)|wrong|incorrect|(?:not|isn't|wasn't) (?:right|correct|what i meant|"
+            r"my (?:\w+ )?\w+))\b(?! (?:to|for)\b|\s*:)",
             rf"(?<!not )(?<!n't )(?<!never ){_words('take (?:that|it) back|changed? my mind')}",
         )
     )
@@ -82,21 +90,58 @@ OWN = re.compile(
         "here(?:'s| is)|final"
     )
 )
+_OWN_NOUN = r"(?:answer|choice|decision|response|reply|proposal|value|verdict)"
+#: What stands right before an object that continues a sentence.
+PRESENTED = re.compile(
+    r"(?:[^\w\s]|\b(?:i|i'll|i'm|we)(?: (?:am|will|shall|must|therefore|hereby|now|thus|so|still|just|simply|also))*"
+    rf" (?:{_ANSWERING}|decide)(?: (?:with|for|on))?|\b(?:{_OWN_NOUN}|thing)\b[^.!?:]* (?:is|would be)"
+    r"|\b(?:so|then|but|yet|therefore|thus|hence|json|final|answer|decision))\s*\Z"
+)
+#: Whose answer it is, where "I" or "my" stands before it too.
+FOREIGN = re.compile(
+    rf"(?<!here)(?<!that)(?<!\bit)(?<!\blet)'s(?: \w+)? {_OWN_NOUN}\b|\b(?:is|are|was) not \w+\W*\Z|"
+    + _words(
+        r"read|copied|quot\w+|remember\w*|recall\w*|disagree\w*|disapprove\w*|hate|dislike|oppose|forbidden|illegal|"
+        r"other \w+"
+    )
+)
 DENIED_AFTER = re.compile(rf"{UNQUOTE}[\s,.!-]*\b(?:no way|never|not (?:me|mine|for me|with me|my))\b")
 OWN_AFTER = re.compile(rf"{UNQUOTE}\s+(?:is|that is|that's) my\b")
 GOES_ON = re.compile(r"\s*(?:because|since|as|so|and|but|for)\b")
 
 OR = r"(?:[,;/|&-]|\b(?:or|and|nor|to|vs|versus|oder|ou|und|et|y|o|e)\b\.?)"
+#: The rest of the sentence denies its value, shares it with another one or gives it to somebody else.
+UNSETTLED = re.compile(
+    _words(
+        r"probability|chance|half|percent|most of|reject(?:ed)?|den(?:y|ied)|none|false|forbidden|invalid|"
+        r"out of the question|off the table|ruled out|odds|(?:not|never) (?:found|permitted|allowed|my|me|now|mine|"
+        r"today)|said|says?|whispers?|over and over|dead body|in round"
+    )
+    + r"|\d ?%|\(\w+ed\)|\A\W*(?:no|not|never|nothing)\b"
+    rf"(?! {VALUE}| (?:matter|doubt|question|risk|more|less|the|because)\b)"
+    rf"|{OR}\s*{QUOTE}(?:option )?{QUOTE}{VALUE}"
+)
 LIST = re.compile(rf"{UNQUOTE}\s*\(?(?:{OR}\s*)+{QUOTE}(?:option )?{QUOTE}{VALUE}")
 #: How a statement may go on behind its value.
 TAIL = re.compile(
-    rf"{UNQUOTE}\s*(?:\Z|[.!,;:\n]|-\s|\("
+    rf"{UNQUOTE}\s*(?:\Z|[.!,;\n]|-\s|\("
     + "|"
     + _words(
-        r"because|since|as(?! an? (?:example|joke|test|threat)\b)|so|for|to(?! be\b)|over|instead|rather|"
+        r"because|since|as(?! (?:an?|the) (?:\w+ )*(?:one|example|joke|test|threat|baseline|reference|illustration)\b)|"
+        r"so|for|to(?! (?:be|mean|illustrate|show|explain|demonstrate)\b)|over|instead|rather|"
         rf"and(?! {VALUE})(?! a\b)|"
         "despite|even|though|although|but|this|now|again|today|in|with|without|at|here|from|like|regardless|"
         "whatever|it is|please|thanks|thank"
+    )
+    + ")"
+)
+#: How it may go on where the value itself is the verb: "I stop for a moment" states nothing.
+VERB_TAIL = re.compile(
+    rf"{UNQUOTE}\s*(?:\Z|[.!,;\n]|-\s|\("
+    + "|"
+    + _words(
+        "because|since|as (?:it|i|the|that|this)|so|and|but|even|though|although|instead|despite|this|again|today|"
+        r"with (?:the others|them|you|every\w+|my \w+)"
     )
     + ")"
 )
@@ -135,6 +180,7 @@ LEAD = re.compile(
 #: What may stand before a colon.
 PRESENTS = re.compile(
     r"\bi\b|\b(?:answer|decision|choice|conclusion|result|output|json|response|summary|reply|so)\W*:\Z"
+    rf"|\bround (?:\d+|{VALUE})\W*\Z"
 )
 #: The beginning of a sentence makes its second half a report, a possibility or a denial.
 REPORT = re.compile(
@@ -152,6 +198,12 @@ BLOCKED = re.compile(
         r"would have|as a joke|sarcas\w+|not true|on the one hand|on the other hand|in my dreams|in theory|"
         r"in principle|on paper|in an?(?:other)? \w+ (?:life|world)|wrong to|hypothetically"
     )
+)
+#: The beginning of a sentence that explains the value before it.
+EXPLANATION = re.compile(r"\W*(?:my |the )?(?:reason(?:s|ing)?|explanation|rationale|justification|why|because)\b")
+#: A sentence behind a value that stands alone comments on it, instead of explaining it.
+COMMENT = re.compile(
+    _words(r"i|i'\w+|we|me|my|here|that|that's|this|it's|says?|said|tempt\w*|whispers?|people|decision")
 )
 #: The whole answer decides nothing or tells a story.
 UNDECIDED = re.compile(

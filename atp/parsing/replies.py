@@ -31,6 +31,14 @@ _OPENING = re.compile("|".join(map(re.escape, THOUGHT_MARKS)), re.IGNORECASE)
 _CLOSING = re.compile("|".join(map(re.escape, THOUGHT_MARKS.values())), re.IGNORECASE)
 _CLOSING_OF = {mark: re.compile(re.escape(end), re.IGNORECASE) for mark, end in THOUGHT_MARKS.items()}
 _OPEN_AT_END = re.compile(rf"(?:{_OPENING.pattern})\s*\Z", re.IGNORECASE)
+#: A tag of any other name around the beginning of a reply, unless it marks an answer, a call or layout.
+_OTHER_THOUGHT = re.compile(
+    r"\A\s*<(?!\w*(?:answer|choice|decision|final|response|reply|output|result|value|verdict|proposal|json|call|tool"
+    r"|function|invoke|action|python)|(?:p|b|i|u|s|q|h\d|em|strong|div|span|code|pre|html|body|center|font|mark|small|big"
+    r"|ul|ol|li|table|tr|td|details|section|article|main|blockquote)\b)"
+    r"(?P<tag>[a-z]\w{1,40})>(?P<thought>.*?)</(?P=tag)>",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 class Parts(NamedTuple):
@@ -55,7 +63,7 @@ def split_reasoning(text: str) -> tuple[str, str]:
     An unclosed thought takes all that follows. A thought that only closes was opened by the prompt. Tool calls of all
     known families are written in the answer as `<tool_call>` around JSON.
     """
-    text = unify_channels(text)
+    text = _OTHER_THOUGHT.sub(r"<think>\g<thought></think>", unify_channels(text))
     opening, closing = _OPENING.search(text), _CLOSING.search(text)
     if closing and not (opening and opening.start() < closing.start()):
         text = next(mark for mark, end in THOUGHT_MARKS.items() if end == closing.group().lower()) + text

@@ -31,6 +31,8 @@ _LAYOUT = re.compile(r"```[\w+-]*|^~~~\w*$|</?\w[^<>\s]{0,30}>|<\|[^<>\n]{0,40}\
 _STRUCK = re.compile(r"~~[^~\n]{1,300}~~")
 _BOX = re.compile(r"\$*\\boxed\s*\{(?:\\\w+\{)?([^{}\n]{1,200})\}+\$*")
 _JOINED_LINES = re.compile(r"([:=])\s*\n+\s*")
+#: The number of a list's item, which is no value.
+_LIST_MARK = re.compile(r"^[ \t]*\(?(?:\d\d?|[a-z])[.)][ \t]+(?=\S)", re.MULTILINE)
 _QUOTATION = re.compile(r"\"[^\"\n{}]*\"|(?<!\w)'[^'\n]*'(?!\w)")
 #: What stands between alternatives that are listed, not chosen.
 _JOINT = re.compile(rf"[\"')\]}}]*{_INLINE}?\s*(?:{phrases.OR}\s*)*[\"'(\[{{]*")
@@ -51,7 +53,7 @@ class Grammar:
         keys: keys of an object that may state it, the one that was asked for first.
         nouns: regular expression of the words before a colon or "is".
         verbs: regular expression of what stands between "I" and the value.
-        alone: whether the first or last sentence may consist of the value alone; a whole answer always may.
+        alone: whether a sentence may consist of the value alone; a whole answer always may.
     """
 
     keys: tuple[str, ...]
@@ -146,7 +148,7 @@ def _mask(
 
 def _mask_values(text: str, find: Callable[[str], Spans]) -> str:
     text = _LAYOUT.sub("\n", _STRUCK.sub(" ", _BOX.sub(r"\n\1\n", text)))
-    text = fold(text.replace("—", " — "))
+    text = _LIST_MARK.sub("• ", fold(text.replace("—", " — ")))
     masked, offset = [], 0
     for start, end, number in find(text):
         masked += [text[offset:start], _char(number)]
@@ -200,7 +202,7 @@ def _opens_clause(lead: str) -> bool:
     """Return whether a clause of the speaker's own can begin behind the beginning of a sentence."""
     before = phrases.FILLERS.sub("", lead)
     rest = before.rstrip(" \"'")
-    if not rest.strip("#>*-.0123456789([{ \t"):
+    if not rest.strip("#>*-•.0123456789([{ \t"):
         return True
     if before != lead and (phrases.CONNECTIVE.search(lead[len(before) :]) or rest[-1] not in ",:"):
         return True
@@ -234,6 +236,7 @@ def _is_asserted(text: str, mention: _Mention, cut_off: bool) -> bool:
         or phrases.DENIED_AFTER.match(after)
         or _is_conditional(lead)
         or _is_conditional(_behind(after))
+        or (text[mention.start] != _OBJECT and phrases.UNSETTLED.search(_behind(after)))
     ):
         return False
     if text[mention.start] != _OBJECT:
@@ -245,7 +248,9 @@ def _is_asserted(text: str, mention: _Mention, cut_off: bool) -> bool:
     clause = _CLAUSE.split(lead)[-1]
     if clause.strip() and not phrases.OWN.search(clause):
         clause = lead
-    if phrases.DENIAL.search(clause) or phrases.DOUBT.search(clause):
+    if phrases.DENIAL.search(clause) or phrases.DOUBT.search(clause) or phrases.FOREIGN.search(clause):
+        return False
+    if clause.strip() and not phrases.PRESENTED.search(clause):
         return False
     return bool(phrases.OWN.search(clause)) or not phrases.NOT_OWN.search(clause)
 
@@ -262,9 +267,9 @@ def _behind(after: str) -> str:
 @lru_cache
 def _plain_patterns(verbs: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Return the patterns of a clause in the first person, and of a value that stands alone."""
-    value = rf"(?:option |label )?(?:[\"'(:]+\s*)?({VALUE})"
+    value = rf"(?:option (?:\w )?|label )?(?:[\"'(:]+\s*)?({VALUE})"
     own = (
-        rf"{phrases.FIRST_PERSON}\s+(?:{phrases.OBEDIENCE} and )?{phrases.ADVERBS}{verbs}{value}",
+        rf"{phrases.FIRST_PERSON}\s+(?:{phrases.OBEDIENCE} and )?{phrases.ADVERBS}(?P<verb>{verbs}){value}",
         rf"{phrases.PARTICIPLES} {value}",
         rf"{value}{UNQUOTE} {phrases.CHOSEN}",
     )
@@ -286,12 +291,25 @@ def _plain(text: str, grammar: Grammar) -> Iterator[str]:
     for place, sentence in enumerate(sentences):
         if sentence.endswith("?") or len(sentence) > MAX_SENTENCE_CHARS or phrases.BLOCKED.search(sentence):
             continue
-        at_edge = grammar.alone and place in (0, len(sentences) - 1)
+        at_edge = grammar.alone and _may_be_alone(sentences, place)
         if at_edge and (match := alone.search(sentence)) and _is_alone(sentence[: match.start()], match[0]):
             yield match[1]
         for match in own.finditer(sentence):
-            if _is_own(sentence[: match.start()], match[0], sentence[match.end() :]):
-                yield next(char for char in match.groups() if char)
+            after = sentence[match.end() :]
+            is_verb = match["verb"] is not None and re.fullmatch(r"(?:\w+ to)?\W*", match["verb"])
+            tail = phrases.VERB_TAIL if is_verb else phrases.TAIL
+            if tail.match(after) and _is_own(sentence[: match.start()], match[0], after):
+                yield re.findall(VALUE, match[0])[-1]
+
+
+def _may_be_alone(sentences: list[str], place: int) -> bool:
+    """Return whether a value alone in this sentence concludes the text, or is explained behind it."""
+    if place < len(sentences) - 1:
+        rest = " ".join(sentences[1:])
+        is_remark = len(sentences) > 2 or phrases.COMMENT.search(rest) or re.search(rf"{VALUE}|\?", rest)
+        return place == 0 and bool(phrases.EXPLANATION.match(rest) or not is_remark)
+    before = sentences[place - 1] if place else ""
+    return not before.endswith("?") and not re.fullmatch(rf"\W*{VALUE}\W*", before)
 
 
 def _is_alone(lead: str, value: str) -> bool:
@@ -305,7 +323,7 @@ def _is_alone(lead: str, value: str) -> bool:
 
 def _is_own(lead: str, clause: str, after: str) -> bool:
     """Return whether a clause in the first person states its value, given the rest of the sentence around it."""
-    if phrases.LIST.match(after) or not phrases.TAIL.match(after) or _is_conditional(_behind(after)):
+    if phrases.LIST.match(after) or _is_conditional(_behind(after)) or phrases.UNSETTLED.search(_behind(after)):
         return False
     if "decided" in clause and phrases.HISTORY.search(lead + after):
         return False

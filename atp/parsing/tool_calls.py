@@ -26,6 +26,7 @@ _FUNCTION_END = re.compile(r"\s*</function>\s*</tool_call>")
 _PYTHON_TAG = re.compile(r"\s*<\|python_tag\|>")
 _TURN_END = re.compile(r"(?:\s*<\|(?:eom_id|eot_id)\|>)?\s*\Z")
 _LLAMA_START = re.compile(r'\s*\{\s*"(?:name|type)"\s*:\s*"')
+_FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n([^`]*)```\s*", re.IGNORECASE)
 _PARAMETERS = re.compile(r'"(?:parameters|arguments)"\s*:')
 _WHITESPACE = re.compile(r"\s*")
 
@@ -44,8 +45,9 @@ def parse_calls(reply: Reply | str, tools: Mapping[str, str]) -> list[ParsedCall
     """Return the calls in a reply's answer, in order, ignoring its reasoning.
 
     Formats: `<tool_call>` around JSON (Hermes, Qwen) or around `<function=…>` (Qwen3-Coder); only JSON objects with
-    "name" and "parameters" (Llama); a code fence named after a tool around its argument, or `tool_call` around JSON;
-    those of `atp.parsing.families`. `tools` maps each offered tool to the name of its only argument.
+    "name" and "parameters" (Llama), also in one fence; a code fence named after a tool around its argument, or
+    `tool_call` around JSON; those of `atp.parsing.families`. `tools` maps each offered tool to the name of its only
+    argument.
     """
     if invalid_reply(reply):
         return []
@@ -58,6 +60,9 @@ def parse_calls(reply: Reply | str, tools: Mapping[str, str]) -> list[ParsedCall
 
 def _parse_llama(answer: str, tools: Mapping[str, str]) -> list[ParsedCall]:
     """Return the calls of an answer that consists only of calls as JSON objects, else an empty list."""
+    if fenced := _FENCED.fullmatch(answer):
+        # The fence is blanked, so that the offsets remain those of the answer.
+        answer = " " * fenced.start(1) + fenced[1]
     tag = _PYTHON_TAG.match(answer)
     offset = tag.end() if tag else 0
     calls: list[ParsedCall] = []

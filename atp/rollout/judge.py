@@ -67,7 +67,7 @@ def judge_stage(job: JudgeJob, turns: Path, out: Path) -> dict[str, float]:
 
 def read_verdict(reply: Reply) -> bool | None:
     """Return whether a judge's reply states a violation; None if it states no verdict."""
-    verdict = parse_choice(reply, tuple(VERDICTS), KEY).option
+    verdict = parse_choice(reply, (*VERDICTS, "not a violation"), KEY).option
     return None if verdict is None else verdict == VIOLATION
 
 

@@ -121,7 +121,7 @@ from atp.testbed import Reply
         ("最终答案是 5。", "5"),
         (r"答案为\boxed{5}", "5"),
         ("所以答案是 $5$。", "$5$"),
-        ("答えは5です。", "5です"),
+        ("答えは5です。", "5"),
         ("Réponse : 5", "5"),
         ("La réponse est 5.", "5"),
         ("Antwort: 5", "5"),
@@ -420,7 +420,7 @@ def test_any_text_states_an_answer_or_none(text):
 @given(st.text(min_size=1, max_size=99).map(str.strip).filter(bool))
 @settings(deadline=None)
 def test_an_answer_comes_back_from_each_of_its_places(text):
-    if "{" not in text and "}" not in text and "\\" not in text and "think>" not in text.casefold():
+    if "{" not in text and "}" not in text and "\\" not in text and "think>" not in text.casefold() and text.strip("?"):
         assert read_answer(rf"It is \boxed{{{text}}}.") == text
         if not any(character < " " for character in text):
             assert read_answer(json.dumps({"answer": text})) == text

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atp.parsing.replies import split_reasoning
+from atp.parsing.replies import THOUGHT_MARKS, split_reasoning
 from atp.parsing.tool_calls import MAX_CALLS, NOT_CLOSED, ParsedCall, parse_calls
 
 TOOLS = {"calculator": "expression", "python": "code"}
@@ -62,6 +62,11 @@ def tagged(inside: str) -> str:
         ("```calculator\r\n1+2\r\n```\r\n", [("calculator", "1+2\r")]),
         (f"```tool_call\n{JSON}\n```", [SUM]),
         (f"```json\n{{}}\n```\n```calculator\n1+2\n```\n{tagged(JSON)}", [SUM, SUM]),
+        # A whole answer in a fence, in Python's list, and as InternLM and Phi-4 write calls.
+        (f"```json\n{LLAMA}\n```", [SUM]),
+        ("[calculator(expression='1+2')]", [SUM]),
+        (f"<|action_start|><|plugin|>{LLAMA}<|action_end|>", [SUM]),
+        (f"functools[{JSON}]", [SUM]),
         # None.
         ("", []),
         ("The answer is 3.", []),
@@ -69,7 +74,7 @@ def tagged(inside: str) -> str:
         ('{"name": "Ada", "age": 3}', []),
         (f"I would call {LLAMA}", []),
         (f"{LLAMA} I wait.", []),
-        (f"```json\n{LLAMA}\n```", []),
+        (f"```json\n{LLAMA}\n```\nIt adds.", []),
         ("```\n1+2\n```", []),
         ("```text\n```python\nprint(1)\n```", []),
         (f"<think>{tagged(JSON)}", []),
@@ -173,7 +178,8 @@ def test_only_the_first_calls_are_read():
 texts = st.text() | st.lists(
     st.sampled_from(["</tool_call>", "<tool_call>", "```", "\n", '"', "\\", "{", "}", "1+2", ";", " ", "<function="])
 ).map("".join)
-unthought = texts.filter(lambda text: "think>" not in text.casefold())
+MARKS = [mark for pair in THOUGHT_MARKS.items() for mark in pair]
+unthought = texts.filter(lambda text: not any(mark in text.casefold() for mark in MARKS))
 
 
 @given(unthought, st.booleans(), st.sampled_from(["", "I add. ", "x "]))
