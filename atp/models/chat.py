@@ -8,16 +8,44 @@ loaded, finds the form that loses nothing, and refuses a model for which there i
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby, takewhile
-from pathlib import Path
 from typing import Any
 
 from atp.errors import AtpError
+from atp.models.probe import (
+    EMPTY_THOUGHT,
+    JSON_CALL,
+    MARK,
+    PROBE,
+    PROBE_ARGUMENTS,
+    PROBE_ASSISTANT,
+    PROBE_BEFORE,
+    PROBE_NEXT,
+    PROBE_RESULTS,
+    PROBE_SYSTEM,
+    PROBE_THOUGHT,
+    PROBE_TOOL,
+    PROBE_USER,
+    REPLY_END,
+    ToolForm,
+    add_response_template,
+    any_of,
+    argument_names,
+    calling_reply,
+    closing_thought,
+    common_end,
+    in_order,
+    outside_calls,
+    probe_results,
+    spaced,
+    special_tokens,
+    stored_part,
+    template_marks,
+)
 from atp.models.spec import ModelSpec
-from atp.parsing.families import CALL_CLOSE, CALL_OPEN, call_block
+from atp.parsing.families import CALL_CLOSE, CALL_OPEN
 from atp.parsing.replies import THOUGHT_MARKS, closes_thought, opened_thought, split_reasoning, thought_block
 from atp.parsing.tool_calls import ParsedCall, parse_calls
 from atp.testbed import Message
@@ -31,42 +59,6 @@ TOOL_TEXT = (
 THOUGHT_FIELDS = ("thinking", "reasoning_content", "reasoning")
 #: Marks that an agent's own reply may contain.
 OWN_MARKS = {*THOUGHT_MARKS, *THOUGHT_MARKS.values(), CALL_OPEN, CALL_CLOSE}
-_MARK = re.compile(r"<[^<>\s][^<>\n]{0,60}>|\[/?[A-Z_]{2,30}\]|\[\|[^\[\]\n]{1,40}\|\]")
-#: The words before a content in templates without marks, such as "### User:".
-_HEADER = re.compile(r"(?:^|[\n>\]])([#\w][#\w ]{1,30}:)\s*\Z")
-_JSON_CALL = re.compile(r"<tool_call>\s*\{")
-#: What templates of hybrid models write before a reply without a thought.
-_EMPTY_THOUGHT = re.compile(r"\A<think>\s*</think>\s*")
-
-# The conversation that is rendered to find out what a template does. The argument has what formats get wrong.
-_SYSTEM, _USER, _ASSISTANT, _NEXT = "Probesystem", "Probeuser", "Probeassistant", "Probenext"
-_THOUGHT, _BEFORE, _END = "Probethought", "Probebefore", "(end of reply)"
-_PROBE = [
-    {"role": "system", "content": _SYSTEM},
-    {"role": "user", "content": _USER},
-    {"role": "assistant", "content": _ASSISTANT},
-    {"role": "user", "content": _NEXT},
-]
-_TOOL, _ARGUMENTS, _RESULTS = "calculator", ('probe("a,b")\n17 * {3}', "probe + 4"), ("Proberesult", "Probevalue")
-
-
-@dataclass(frozen=True)
-class ToolForm:
-    """How a chat template takes tool calls.
-
-    Args:
-        native: it takes tools, calls and results. Without it, messages describe them.
-        verbatim: a reply's text is what it writes for the reply, so that replies of the model stay as they are.
-        one_by_one: a message may have only one call.
-        as_text: a call's arguments are JSON text, not an object.
-        words_as_thought: the words before a call are given as a thought, otherwise it would move them.
-    """
-
-    native: bool = True
-    verbatim: bool = False
-    one_by_one: bool = False
-    as_text: bool = False
-    words_as_thought: bool = False
 
 
 class Chat:
@@ -78,27 +70,29 @@ class Chat:
 
     def __init__(self, tokenizer: Any, spec: ModelSpec):
         self.tokenizer, self.spec, self.template = tokenizer, spec, str(tokenizer.chat_template)
-        _add_response_template(tokenizer)
+        add_response_template(tokenizer)
         self._parser = getattr(tokenizer, "response_template", None)
         self.thought_field = self._find_thought_field()
         self.tool_form, self.json_calls, self.call_marks = ToolForm(native=False), True, set[str]()
         self._escape_marks(set())
         self.in_parts, self.folds_system, self.merges_users = self._find_form()
-        written = self._written(_PROBE[:2], (), _with_thought(self.prompt(_PROBE[:2]), _ASSISTANT))
+        written = self._written(PROBE[:2], (), closing_thought(self.prompt(PROBE[:2]), PROBE_ASSISTANT))
         #: Whether a reply without calls is written as it is stored.
-        self.writes_plainly = written is None or _EMPTY_THOUGHT.sub("", written).startswith((_ASSISTANT, _THOUGHT))
-        following = self.prompt(_PROBE).partition(_ASSISTANT)[2]
-        end = _turn_end((written or "").partition(_ASSISTANT)[2], following)
+        self.writes_plainly = written is None or EMPTY_THOUGHT.sub("", written).startswith(
+            (PROBE_ASSISTANT, PROBE_THOUGHT)
+        )
+        following = self.prompt(PROBE).partition(PROBE_ASSISTANT)[2]
+        end = common_end((written or "").partition(PROBE_ASSISTANT)[2], following)
         #: The text that ends a reply, and whether the template writes it.
         self.turn_end, self.writes_end = end or str(tokenizer.eos_token), bool(end)
         #: The mark that is in its place where another message follows.
-        first = _MARK.match(following)
+        first = MARK.match(following)
         self.next_end = self.turn_end if following.startswith(self.turn_end) else first.group() if first else ""
-        marks = {*_special_tokens(tokenizer), *_template_marks(self.prompt(_PROBE))}
+        marks = {*special_tokens(tokenizer), *template_marks(self.prompt(PROBE))}
         self.tool_form = self._find_tool_form()
         if self.tool_form.native:
-            calls = [*_PROBE[:2], _calling(_ARGUMENTS), *_results()]
-            marks |= _template_marks(self.prompt(calls, (_TOOL,)))
+            calls = [*PROBE[:2], calling_reply(PROBE_ARGUMENTS), *probe_results()]
+            marks |= template_marks(self.prompt(calls, (PROBE_TOOL,)))
         self._escape_marks(marks)
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[str] = ()) -> str:
@@ -120,7 +114,7 @@ class Chat:
         """
         _, reasoning = split_reasoning(reply)
         reply = self._own_text(reply)
-        calls = self.tool_form.native and not self.tool_form.verbatim and parse_calls(reply, _arguments(tools))
+        calls = self.tool_form.native and not self.tool_form.verbatim and parse_calls(reply, argument_names(tools))
         if self.writes_plainly and not calls and not (reasoning and self.thought_field):
             opened = opened_thought(self.prompt(messages, tools))
             return (reply.removeprefix(opened).lstrip("\n") if opened else reply) + self.turn_end
@@ -146,9 +140,9 @@ class Chat:
             return text[len(replied) :]
         # The template changes the reply, such as its thought, once a message follows: find the end of its text.
         reply = self._own_text(messages[last]["content"])
-        if not (self.tool_form.native and not self.tool_form.verbatim and parse_calls(reply, _arguments(tools))):
-            marked = [*messages[:last], {"role": "assistant", "content": f"{reply}{_END}"}, *messages[last + 1 :]]
-            _, found, added = self.prompt(marked, tools).rpartition(_END)
+        if not (self.tool_form.native and not self.tool_form.verbatim and parse_calls(reply, argument_names(tools))):
+            marked = [*messages[:last], {"role": "assistant", "content": f"{reply}{REPLY_END}"}, *messages[last + 1 :]]
+            _, found, added = self.prompt(marked, tools).rpartition(REPLY_END)
             if found:
                 return added.removeprefix(self.next_end)
         raise AtpError(
@@ -157,9 +151,9 @@ class Chat:
 
     def check_continuation(self, tool: str) -> None:
         """Raise AtpError if a reply that calls a tool cannot be continued from its own tokens."""
-        call = _calling(_ARGUMENTS[:1], tool)["content"]
-        reply = {"role": "assistant", "content": f"{_BEFORE}\n{call}"}
-        self.continuation([*_PROBE[:2], reply, *_results()[:1]], (tool,))
+        call = calling_reply(PROBE_ARGUMENTS[:1], tool)["content"]
+        reply = {"role": "assistant", "content": f"{PROBE_BEFORE}\n{call}"}
+        self.continuation([*PROBE[:2], reply, *probe_results()[:1]], (tool,))
 
     def stop_tokens(self, generation_config: Any) -> set[int]:
         """Return the tokens that end a reply: the tokenizer's, the generation config's, and the template's."""
@@ -195,7 +189,7 @@ class Chat:
         unfinished_thought = opened and not closes_thought(text)
         # The text parser goes first for calls: TRL's templates end a call of LFM2's at the first bracket, and read 0.10
         # as 0.1.
-        if unfinished_thought or self._parser is None or parse_calls(written, _arguments(TOOLS)):
+        if unfinished_thought or self._parser is None or parse_calls(written, argument_names(TOOLS)):
             return written
         parser = self.tokenizer.get_response_parser(prefix=prompt)
         try:
@@ -205,7 +199,7 @@ class Chat:
             return written
         regions = [(event["field"], event["value"], closed) for event, closed in events if "value" in event]
         thoughts = [value for field, value, _ in regions if field in THOUGHT_FIELDS]
-        others = [_block(field, value, closed) for field, value, closed in regions if field not in THOUGHT_FIELDS]
+        others = [stored_part(field, value, closed) for field, value, closed in regions if field not in THOUGHT_FIELDS]
         parts = "\n".join(others).strip(), "\n".join(thoughts).strip()
         if not regions or parts == split_reasoning(written):
             return written
@@ -261,17 +255,17 @@ class Chat:
 
     def _own_text(self, reply: str) -> str:
         """Return a reply with calls as the model writes them; those of other agents' replies are JSON."""
-        if not self.tool_form.verbatim or self.json_calls or not _JSON_CALL.search(reply):
+        if not self.tool_form.verbatim or self.json_calls or not JSON_CALL.search(reply):
             return reply
         answer, reasoning = split_reasoning(reply)
-        calls = [call for call in parse_calls(answer, _arguments(TOOLS)) if call.name in TOOLS]
-        texts = [_outside_calls(answer, calls)]
+        calls = [call for call in parse_calls(answer, argument_names(TOOLS)) if call.name in TOOLS]
+        texts = [outside_calls(answer, calls)]
         form, self.tool_form = self.tool_form, replace(self.tool_form, verbatim=False)
         try:
             for call in calls:
-                prompt = self.prompt(_PROBE[:2], (call.name,))
-                block = _with_thought(prompt, _calling((call.text,), call.name)["content"])
-                written = self._written(_PROBE[:2], (call.name,), block) or ""
+                prompt = self.prompt(PROBE[:2], (call.name,))
+                block = closing_thought(prompt, calling_reply((call.text,), call.name)["content"])
+                written = self._written(PROBE[:2], (call.name,), block) or ""
                 texts.append(written.removesuffix(self.turn_end).rpartition("</think>")[2].strip())
         finally:
             self.tool_form = form
@@ -290,8 +284,8 @@ class Chat:
         answer, reasoning = split_reasoning(reply)
         calls: list[ParsedCall] = []
         if not own:
-            calls = parse_calls(answer, _arguments(TOOLS))
-            content = _outside_calls(answer, calls)
+            calls = parse_calls(answer, argument_names(TOOLS))
+            content = outside_calls(answer, calls)
             missing = [ParsedCall("", "")] * (results - len(calls))
             calls = [*calls, *missing][: results or len(calls)]
             calls = [call if call.name in TOOLS else ParsedCall(next(iter(TOOLS)), "") for call in calls]
@@ -339,13 +333,13 @@ class Chat:
     def _escape_marks(self, marks: set[str]) -> None:
         """Make marks inert in contents from now on, those of thoughts and calls not in the agent's own replies."""
         foreign = {mark for mark in marks if mark.lower() not in OWN_MARKS and mark not in self.call_marks}
-        self._marks, self._foreign_marks = _alternatives(marks), _alternatives(foreign)
+        self._marks, self._foreign_marks = any_of(marks), any_of(foreign)
 
     def _escape(self, text: str) -> str:
-        return self._marks.sub(_spaced, text)
+        return self._marks.sub(spaced, text)
 
     def _escape_own(self, text: str) -> str:
-        return self._foreign_marks.sub(_spaced, text)
+        return self._foreign_marks.sub(spaced, text)
 
     def _find_form(self) -> tuple[bool, bool, bool]:
         """Return whether contents are lists of parts, the system message is folded, and user messages are merged."""
@@ -353,13 +347,13 @@ class Chat:
         for in_parts, folds_system in ((False, False), (True, False), (False, True), (True, True)):
             self.in_parts, self.folds_system, self.merges_users = in_parts, folds_system, False
             try:
-                text = self.prompt(_PROBE)
+                text = self.prompt(PROBE)
             except AtpError as problem:
                 error = str(problem).removeprefix(f"{self.spec.path}: ")
                 continue
-            if _SYSTEM in text and _in_order(text, (_USER, _ASSISTANT, _NEXT)):
+            if PROBE_SYSTEM in text and in_order(text, (PROBE_USER, PROBE_ASSISTANT, PROBE_NEXT)):
                 try:
-                    merges = not _in_order(self.prompt([*_PROBE[:2], _PROBE[3]]), (_USER, _NEXT))
+                    merges = not in_order(self.prompt([*PROBE[:2], PROBE[3]]), (PROBE_USER, PROBE_NEXT))
                 except AtpError:
                     merges = True
                 return in_parts, folds_system, merges
@@ -399,7 +393,7 @@ class Chat:
             self.tool_form, self.json_calls = replace(form, verbatim=True), True
             try:
                 if self._probe_tools(written) == written:
-                    self.json_calls, self.call_marks = bool(_JSON_CALL.search(written)), {*_MARK.findall(written)}
+                    self.json_calls, self.call_marks = bool(JSON_CALL.search(written)), {*MARK.findall(written)}
                     return self.tool_form
             except AtpError:
                 pass
@@ -415,112 +409,29 @@ class Chat:
         Args:
             native: the call's text where it is known.
         """
-        prompt = self.prompt(_PROBE[:2], (_TOOL,))
-        call = native or _calling(_ARGUMENTS[:1])["content"]
-        replies = {"role": "assistant", "content": native} if native else _calling(_ARGUMENTS)
-        results = _results()[:1] if native else _results()
-        text = self.prompt([*_PROBE[:2], replies, *results], (_TOOL,))
-        written = self._written(_PROBE[:2], (_TOOL,), call if native else _with_thought(prompt, call))
-        shown = (_USER, _RESULTS[0]) if native else (_USER, "probe + 4", _RESULTS[1])
-        if _TOOL not in prompt or _SYSTEM not in prompt or _RESULTS[0] not in text or not _in_order(text, shown):
+        prompt = self.prompt(PROBE[:2], (PROBE_TOOL,))
+        call = native or calling_reply(PROBE_ARGUMENTS[:1])["content"]
+        replies = {"role": "assistant", "content": native} if native else calling_reply(PROBE_ARGUMENTS)
+        results = probe_results()[:1] if native else probe_results()
+        text = self.prompt([*PROBE[:2], replies, *results], (PROBE_TOOL,))
+        written = self._written(PROBE[:2], (PROBE_TOOL,), call if native else closing_thought(prompt, call))
+        shown = (PROBE_USER, PROBE_RESULTS[0]) if native else (PROBE_USER, "probe + 4", PROBE_RESULTS[1])
+        if (
+            PROBE_TOOL not in prompt
+            or PROBE_SYSTEM not in prompt
+            or PROBE_RESULTS[0] not in text
+            or not in_order(text, shown)
+        ):
             return None
         if written is None:
             return None
         written = written.removesuffix(self.turn_end)
-        read = parse_calls(self._stored(prompt, written, finished=True), _arguments((_TOOL,)))
-        return written if [(call.text, call.error) for call in read] == [(_ARGUMENTS[0], None)] else None
+        read = parse_calls(self._stored(prompt, written, finished=True), argument_names((PROBE_TOOL,)))
+        return written if [(call.text, call.error) for call in read] == [(PROBE_ARGUMENTS[0], None)] else None
 
     def _keeps_words(self, form: ToolForm) -> bool:
         """Return whether a form keeps the words before a call."""
         self.tool_form = form
-        reply = {"role": "assistant", "content": f"{_BEFORE}\n{_calling(_ARGUMENTS[:1])['content']}"}
-        text = self.prompt([*_PROBE[:2], reply, *_results()[:1]], (_TOOL,))
-        return _in_order(text, (_BEFORE, "17 * {3}", _RESULTS[0]))
-
-
-def _turn_end(last: str, middle: str) -> str:
-    """Return the text that ends a reply: the marks behind the last one that are also behind one in the middle.
-
-    Phi-3's template writes another mark at the end of all, gpt-oss another one in place of the usual.
-    """
-    ends = [last[: mark.end()] for mark in _MARK.finditer(last) if middle.startswith(last[: mark.end()])]
-    return ends[-1].strip() if ends else last.strip()
-
-
-def _block(field: str, value: Any, closed: bool) -> str:
-    """Return a part of a reply that the response template has read as it is stored."""
-    if field != "tool_calls":
-        return str(value)
-    arguments = json.dumps(value["function"]["arguments"], ensure_ascii=False)
-    return call_block(str(value["function"]["name"]), arguments, closed)
-
-
-def _outside_calls(answer: str, calls: Sequence[ParsedCall]) -> str:
-    """Return an answer's text before, between and after its calls."""
-    if CALL_OPEN in answer:
-        return re.sub(rf"{CALL_OPEN}.*?(?:{CALL_CLOSE}|\Z)", "", answer, flags=re.DOTALL).strip()
-    return answer[: calls[0].start].strip() if calls else answer
-
-
-def _with_thought(prompt: str, answer: str) -> str:
-    """Return a reply that closes the thought that its prompt opens."""
-    return thought_block(_THOUGHT) + answer if opened_thought(prompt) else answer
-
-
-def _calling(arguments: Sequence[str], tool: str = _TOOL) -> Message:
-    """Return a reply that calls a tool with each argument."""
-    key = TOOLS[tool].argument
-    blocks = [call_block(tool, json.dumps({key: argument}, ensure_ascii=False)) for argument in arguments]
-    return {"role": "assistant", "content": "\n".join(blocks)}
-
-
-def _results() -> list[Message]:
-    return [{"role": "tool", "content": result} for result in _RESULTS]
-
-
-def _arguments(tools: Iterable[str]) -> dict[str, str]:
-    """Return the name of each tool's argument."""
-    return {name: TOOLS[name].argument for name in tools}
-
-
-def _in_order(text: str, words: Sequence[str]) -> bool:
-    places = [text.find(word) for word in words]
-    return -1 not in places and places == sorted(places)
-
-
-def _special_tokens(tokenizer: Any) -> list[str]:
-    """Return the special tokens' texts, those without a name of their own included."""
-    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return [text for text in [*tokenizer.all_special_tokens, *added] if text.strip()]
-
-
-def _template_marks(text: str) -> set[str]:
-    """Return the marks that a template writes around the contents of a rendered probe."""
-    words = (_SYSTEM, _USER, _ASSISTANT, _NEXT, *_RESULTS)
-    pieces = re.split("|".join(words), text)
-    headers = {header.group(1) for piece in pieces if (header := _HEADER.search(piece))}
-    return headers.union(*(_MARK.findall(piece) for piece in pieces))
-
-
-def _alternatives(marks: set[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(marks, key=lambda mark: (-len(mark), mark)))) or r"(?!)")
-
-
-def _spaced(mark: re.Match[str]) -> str:
-    return f"{mark.group()[:1]} {mark.group()[1:]}"
-
-
-def _add_response_template(tokenizer: Any) -> None:
-    """Give a tokenizer the response template that TRL knows for its chat template, unless it has one."""
-    found = find_spec("trl")
-    if getattr(tokenizer, "response_template", None) is not None or found is None or found.origin is None:
-        return
-    # TRL compares with these files; importing it takes seconds.
-    files = (Path(found.origin).parent / "chat_templates").glob("*.jinja")
-    if any(tokenizer.chat_template == file.read_text(encoding="utf-8") for file in files):
-        from trl.chat_template_utils import add_response_schema
-
-        try:
-            add_response_schema(tokenizer)
-        except ValueError:
-            return  # a template of TRL's without one
+        reply = {"role": "assistant", "content": f"{PROBE_BEFORE}\n{calling_reply(PROBE_ARGUMENTS[:1])['content']}"}
+        text = self.prompt([*PROBE[:2], reply, *probe_results()[:1]], (PROBE_TOOL,))
+        return in_order(text, (PROBE_BEFORE, "17 * {3}", PROBE_RESULTS[0]))
