@@ -8,7 +8,9 @@ from random import Random
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import save_tiny
+from tiny import CHATML, save_tiny
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from atp.agents.base import Request
 from atp.agents.load import load_agent
@@ -190,3 +192,23 @@ def test_replies_cannot_write_special_tokens(folder):
         for text in (harmless, hostile)
     ]
     assert counts[0] == counts[1] and "Collude." in hostile
+
+
+def test_signs_that_a_tokenizer_does_not_know_are_read_once(tmp_path):
+    """The unknown-token mark is a special token, but no text that the chat template could repeat."""
+    known = sorted({*"abcdefghijklmnopqrstuvwxyz ?."})  # not the line end, which follows the last mark of a prompt
+    words = Tokenizer(models.WordLevel({sign: number for number, sign in enumerate([*known, "<unk>"])}, "<unk>"))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", pad_token="<|endoftext|>", eos_token="<|im_end|>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = CHATML
+    player = agent(save_tiny(tmp_path / "model", tokenizer=tokenizer))
+    messages = [{"role": "user", "content": "which? ☃ or ☂?"}]
+    for round in (1, 2, 3):
+        asked = request(0, list(messages), round)
+        (reply,) = player.answer([asked])
+        text = player.prompt_text(asked.prompt)
+        assert reply.prompt_tokens == len(tokenizer(text, add_special_tokens=False).input_ids)
+        messages += [{"role": "assistant", "content": f"☃ {round}"}, {"role": "user", "content": "☂ ☂ and now?"}]

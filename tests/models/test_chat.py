@@ -224,6 +224,16 @@ def test_contents_become_no_marks(family):
         assert prompt.count(mark) == plain.count(mark)
 
 
+def test_thoughts_and_calls_whose_marks_are_special_tokens_are_kept():
+    marks = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+    one = Chat(tokenizer("qwen3", marks), ModelSpec(path="qwen3"))
+    ids = tokens(one, f"<think>\nwhy\n</think>\n\n{call('7 / 9')}<eos>")
+    assert {*one.tokenizer.convert_tokens_to_ids(marks)} <= {*ids}
+    stored = one.read(one.prompt(CONVERSATION), ids, finished=True)
+    assert split_reasoning(stored)[1] == "why"
+    assert [each.text for each in parse_calls(stored, TOOLS)] == ["7 / 9"]
+
+
 def test_a_template_that_takes_no_conversation_is_refused():
     for template, reason in (
         ("{{ raise_exception('only images') }}", "only images"),
