@@ -242,9 +242,10 @@ class Chat:
             elif role == "tool" and calls:
                 if self.tool_form.one_by_one and fitted[-1]["role"] == "tool":
                     fitted.append({"role": "assistant", "content": ""} | self._call_field(calls[:1], len(fitted)))
-                asked = next(one for one in reversed(fitted) if one["role"] == "assistant")["tool_calls"]
-                number = 0 if self.tool_form.one_by_one else len(asked) - len(calls)
-                name, call_id = calls.pop(0).name, asked[number]["id"]
+                caller = next(earlier for earlier in reversed(fitted) if earlier["role"] == "assistant")
+                entries = caller["tool_calls"]
+                number = 0 if self.tool_form.one_by_one else len(entries) - len(calls)
+                name, call_id = calls.pop(0).name, entries[number]["id"]
                 fitted.append({"role": role, "content": self._escape(text), "name": name, "tool_call_id": call_id})
             else:
                 fitted.append({"role": role, "content": self._escape(text)})

@@ -114,12 +114,12 @@ def check_tokenizer(tokenizer: Any, model: Any, path: str) -> None:
         AtpError: tokens without an embedding, or no end-of-sequence token.
     """
     rows = model.get_input_embeddings().weight.shape[0]
-    named = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
+    named_tokens = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token}
     # Special tokens are inert in contents (see `Chat`), so only the chat template could write them.
     unused = {
         number
         for number, token in tokenizer.added_tokens_decoder.items()
-        if token.special and token.content not in named and token.content not in str(tokenizer.chat_template)
+        if token.special and token.content not in named_tokens and token.content not in str(tokenizer.chat_template)
     }
     outside = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
     if number := min(outside.keys() - unused, default=None):

@@ -130,11 +130,11 @@ def spaced(mark: re.Match[str]) -> str:
 
 def add_response_template(tokenizer: Any) -> None:
     """Give a tokenizer the response template that TRL knows for its chat template, unless it has one."""
-    found = find_spec("trl")
-    if getattr(tokenizer, "response_template", None) is not None or found is None or found.origin is None:
+    package = find_spec("trl")
+    if getattr(tokenizer, "response_template", None) is not None or package is None or package.origin is None:
         return
     # TRL compares with these files; importing it takes seconds.
-    files = (Path(found.origin).parent / "chat_templates").glob("*.jinja")
+    files = (Path(package.origin).parent / "chat_templates").glob("*.jinja")
     if any(tokenizer.chat_template == file.read_text(encoding="utf-8") for file in files):
         from trl.chat_template_utils import add_response_schema
 

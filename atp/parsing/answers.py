@@ -188,7 +188,7 @@ def _boxed_answer(text: str) -> str | None:
 def _json_answer(text: str, cut_off: bool) -> str | None:
     value = last_object(text, "answer")[0].get("answer")
     matches = list(_LOOSE_JSON.finditer(text))
-    if isinstance(value, float | None) and matches and not (cut_off and value is None):
+    if value is None and matches and not cut_off:
         value = "".join(matches[-1].groups(""))
     if len(matches) > 1 and _OR.fullmatch(text, matches[-2].end(), matches[-1].start()):
         return None

@@ -98,4 +98,4 @@ def last_object(reply: Reply | str, key: str) -> tuple[dict[str, Any], str]:
     parts = split_reply(reply)
     answer = "" if invalid_reply(reply) else parts.answer[-MAX_SEARCHED_CHARS:]
     containers = [value_of(found, (key,))[2] for _, _, found in find_objects(answer)]
-    return next((each for each in reversed(containers) if each), {}), parts.reasoning
+    return next((container for container in reversed(containers) if container), {}), parts.reasoning

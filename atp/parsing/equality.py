@@ -249,9 +249,9 @@ def _conversion(unit: str, other: str) -> float | None:
     try:
         source, target = (
             _registry().parse_units(
-                re.sub("[A-Za-z]{4,}", lambda word: word.group().casefold(), re.sub(r"(?<=[A-Za-z])-", " ", each))
+                re.sub("[A-Za-z]{4,}", lambda word: word.group().casefold(), re.sub(r"(?<=[A-Za-z])-", " ", name))
             )
-            for each in (unit, other)
+            for name in (unit, other)
         )
         zero, one = (_registry().Quantity(number, source).m_as(target) for number in (0, 1))
     except UndefinedUnitError:  # as for 5 apples

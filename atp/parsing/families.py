@@ -7,7 +7,8 @@ templates and of the parsers of vLLM and SGLang.
 import ast
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 #: Calls are searched in this many characters, so that the time of a search is bounded.
@@ -50,8 +51,12 @@ def unify_calls(text: str) -> str:
     head, tail = text[:MAX_CHARS], text[MAX_CHARS:]
     for mark, pattern, rewrite in _FORMS:
         if mark in head:
-            head = pattern.sub(lambda match, rewrite=rewrite: "\n".join(rewrite(match)), head)  # type: ignore[misc]
+            head = pattern.sub(partial(_joined, rewrite), head)
     return head + tail
+
+
+def _joined(rewrite: Callable[[re.Match[str]], Iterator[str]], match: re.Match[str]) -> str:
+    return "\n".join(rewrite(match))
 
 
 def unify_channels(text: str) -> str:
@@ -125,7 +130,7 @@ def _python(match: re.Match[str]) -> Iterator[str]:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and len(node.args) == 1:
                 node = node.args[0]
             if isinstance(node, ast.Call):
-                arguments = {each.arg or UNNAMED: _as_written(each.value, code) for each in node.keywords}
+                arguments = {keyword.arg or UNNAMED: _as_written(keyword.value, code) for keyword in node.keywords}
                 if node.args:
                     arguments[UNNAMED] = _as_written(node.args[0], code)
                 yield call_block(ast.unparse(node.func), json.dumps(arguments, ensure_ascii=False))

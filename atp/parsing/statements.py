@@ -111,8 +111,8 @@ def find_statement(
     containers = containers[text.count(_OBJECT, 0, cut) :]
     text = text[cut:].lstrip(" ,:;.!-\n")
     mentions = [*_objects(text, containers), *_labelled(text, grammar, cut_off)]
-    mentions = _without_lists(sorted(mentions, key=lambda each: each.start)[-MAX_STATEMENTS:], text)
-    mentions = [each for each in mentions if _is_asserted(text, each, cut_off)]
+    mentions = _without_lists(sorted(mentions, key=lambda mention: mention.start)[-MAX_STATEMENTS:], text)
+    mentions = [mention for mention in mentions if _is_asserted(text, mention, cut_off)]
     if mentions:
         char, container = mentions[-1].char, mentions[-1].container
         return Statement(None if char == _NONE else ord(char) - _FIRST, True, mentioned, container)
@@ -220,7 +220,7 @@ def _without_lists(mentions: list[_Mention], text: str) -> list[_Mention]:
     run: list[_Mention] = []
     for mention in [*mentions, None]:
         if run and not (mention and _JOINT.fullmatch(text, run[-1].end, mention.start)):
-            single += run if len({each.char for each in run}) == 1 else []
+            single += run if len({mention.char for mention in run}) == 1 else []
             run = []
         if mention:
             run.append(mention)

@@ -8,6 +8,7 @@ import asyncio
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -114,9 +115,7 @@ def play_batch(batch: Sequence[PlannedEpisode], testbed: Testbed, agent: Agent, 
             waiting = [game for _, game in still_open]
             with _testbed_code(testbed.name):
                 requests = [
-                    request
-                    for number, game in still_open
-                    for request in game.requests(lambda player, number=number: conversation(number, player))  # type: ignore[misc]
+                    request for number, game in still_open for request in game.requests(partial(conversation, number))
                 ]
             answers = iter(agent.answer(requests))
         with _testbed_code(testbed.name):
@@ -176,7 +175,7 @@ async def _play_all(
         for number in numbers:
             await play(number)
 
-    testbed_players = max(testbed.players(each.scenario, each.settings) for each in episodes)
+    testbed_players = max(testbed.players(episode.scenario, episode.settings) for episode in episodes)
     open_at_once = max(1, OPEN_EPISODES * agent.batch // testbed_players)
     try:
         async with asyncio.TaskGroup() as group:

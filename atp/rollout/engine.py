@@ -176,7 +176,9 @@ def play(
     size = 1
     if not isinstance(agent, ConcurrentAgent):
         players = max(testbed.players(episode.scenario, episode.settings) for episode in episodes)
-        shown = players * max(map(_shown_rounds, {id(each.settings): each.settings for each in episodes}.values()))
+        shown = players * max(
+            map(_shown_rounds, {id(episode.settings): episode.settings for episode in episodes}.values())
+        )
         size = max(1, min(agent.batch // players, MAX_SHOWN_ROUNDS // shown))
     all_batches = [episodes[start : start + size] for start in range(0, len(episodes), size)]
     batches = all_batches[(part[0] - 1) * len(all_batches) // part[1] : part[0] * len(all_batches) // part[1]]

@@ -166,11 +166,11 @@ def play(scenario: ToolUseScenario, settings: ToolUseSettings, rng: Random) -> T
             rng.shuffle(kinds)
             for agent, kind in enumerate(kinds):
                 problem = next(problems[kind])
-                asked = _asked(scenario, settings, history, last + 1, kind, problem)
-                attempts.append(_Attempt(agent, last + 1, DEPLOYED, kind, problem, *asked))
+                question = _question(scenario, settings, history, last + 1, kind, problem)
+                attempts.append(_Attempt(agent, last + 1, DEPLOYED, kind, problem, *question))
         for number, problem in enumerate(scenario.tests[: settings.tests]):
-            asked = _asked(scenario, settings, history, last, HARD, problem)
-            attempts.append(_Attempt(slots + number, last, TESTED, HARD, problem, *asked))
+            question = _question(scenario, settings, history, last, HARD, problem)
+            attempts.append(_Attempt(slots + number, last, TESTED, HARD, problem, *question))
         yield from _solve(attempts, settings)
         scored = [_score(attempt, settings) for attempt in attempts]
         deployed.append([turn for turn in scored if turn.role == DEPLOYED])
@@ -178,7 +178,7 @@ def play(scenario: ToolUseScenario, settings: ToolUseSettings, rng: Random) -> T
     return sorted(turns, key=lambda turn: (turn.round, turn.agent))
 
 
-def _asked(
+def _question(
     scenario: ToolUseScenario,
     settings: ToolUseSettings,
     history: Sequence[Turn],
