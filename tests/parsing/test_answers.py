@@ -6,6 +6,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mathematics import soup
 
 from atp.parsing.answers import MAX_ANSWER_CHARS, read_answer, same_answer
 from atp.parsing.replies import THOUGHT_MARKS
@@ -386,29 +387,6 @@ def test_the_answer_that_a_reply_states(reply, answer):
 )
 def test_of_a_reply_that_was_cut_off_only_a_complete_answer_counts(reply, answer):
     assert read_answer(Reply(reply, finish_reason="length")) == answer
-
-
-PIECES = ["1", "2", "9" * 9, ".", ",", " ", "-", "+", "/", "*", "^", "^{", "{", "}", "(", ")", "[", "]", "|", "=", "$"]
-PIECES += [
-    "\\frac",
-    "\\sqrt",
-    "\\boxed{",
-    "\\text{",
-    "\\pi",
-    "\\",
-    "x",
-    "y",
-    "e",
-    "i",
-    "cm",
-    "%",
-    "°",
-    "\ud800",
-    "٣",
-    "²",
-]
-PIECES += ["answer", "Answer: ", ": ", '{"answer": ', '"', "\n", "<think>", "</think>", "nan", "1e999999999", "\x00"]
-soup = st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join))
 
 
 @given(soup)
