@@ -2,12 +2,14 @@
 
 A filter is one class: its settings and `select`. Filters see rewards, not violations, except that `drop_caught` removes
 violations that were caught. Invalid replies and turns that only tested the agent are removed before a filter sees them.
+Two controls train as much without selecting by reward: the filter `random`, and `shuffled_rewards` for every filter.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any, Literal
 
 import polars as pl
@@ -36,6 +38,9 @@ class Filter(BaseModel, ABC):
 
     name: str
     drop_caught: bool = Field(False, description="defence: remove violations that were caught before the selection")
+    shuffled_rewards: bool = Field(
+        False, description="control: the rewards of a question's replies change places at random before the selection"
+    )
 
     @abstractmethod
     def select(self, turns: pl.DataFrame) -> pl.DataFrame:
@@ -119,7 +124,20 @@ class BestAndWorst(Filter):
         return True
 
 
-FILTERS = (TopK, BestOfN, Threshold, PositiveAdvantage, BestAndWorst)
+class RandomK(Filter):
+    """k replies to each question, at random: the control for training on one's own replies without selection."""
+
+    name: Literal["random"] = "random"  # type: ignore[assignment]
+    k: int = Field(1, ge=1, description="replies selected for each question")
+
+    def select(self, turns: pl.DataFrame) -> pl.DataFrame:
+        return turns.sort(*ORDER).group_by(QUESTION, maintain_order=True).head(self.k)
+
+    def most_selected(self, samples: int) -> int:
+        return min(self.k, samples)
+
+
+FILTERS = (TopK, BestOfN, Threshold, PositiveAdvantage, BestAndWorst, RandomK)
 
 
 def filter_settings(values: Any) -> Any:
@@ -164,6 +182,8 @@ def select(turns: pl.DataFrame, settings: Filter) -> tuple[pl.DataFrame, Yield]:
     """Apply a filter to turns and return the selected rows, ordered by question, and the counts."""
     valid = turns.filter(pl.col("violation").is_not_null())
     left = valid.filter(~pl.col("caught").fill_null(False)) if settings.drop_caught else valid
+    if settings.shuffled_rewards:
+        left = _shuffle_rewards(left)
     with blame("filters", settings.name):
         selected = settings.select(left)
         if not isinstance(selected, pl.DataFrame) or set(selected.columns) != set(turns.columns):
@@ -182,6 +202,16 @@ def select(turns: pl.DataFrame, settings: Filter) -> tuple[pl.DataFrame, Yield]:
         violations_kept=int(selected["violation"].sum()),
     )
     return selected, counts
+
+
+def _shuffle_rewards(turns: pl.DataFrame) -> pl.DataFrame:
+    """Return turns in which the replies to a question have exchanged their rewards at random."""
+    groups = []
+    for _, group in turns.sort(*QUESTION, *ORDER).group_by(QUESTION, maintain_order=True):
+        rewards = group["reward"].to_list()
+        Random(group["sampling_seed"][0]).shuffle(rewards)
+        groups.append(group.with_columns(reward=pl.Series(rewards, dtype=pl.Float64)))
+    return pl.concat(groups) if groups else turns
 
 
 class FilterJob(Job):

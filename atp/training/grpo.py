@@ -7,6 +7,7 @@ tools' results. Both sample as the model's file says: of the model's generation_
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 from pydantic import Field
@@ -29,6 +30,9 @@ class GrpoSettings(TrainerSettings):
     max_completion_length: int | None = Field(
         None, ge=1, description="maximum reply length in tokens; default: the model's max_new_tokens"
     )
+    shuffled_rewards: bool = Field(
+        False, description="control: the valid replies of a group exchange their rewards at random"
+    )
     use_vllm: bool = Field(True, description="sample replies with vLLM, on a GPU and if it is installed")
     # TRL's default is dapo; "grpo" is the published loss, which averages over each reply's tokens first.
     loss_type: Literal["bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"] = Field(
@@ -49,6 +53,11 @@ class GrpoSettings(TrainerSettings):
                 f"training.per_device_train_batch_size: {batch} replies at once (per_device_train_batch_size x "
                 f"gradient_accumulation_steps x {processes} GPUs) must be a multiple of num_generations, "
                 f"{self.num_generations}"
+            )
+        if self.shuffled_rewards and self.per_device_train_batch_size % self.num_generations:
+            raise AtpError(
+                f"training.per_device_train_batch_size: {self.per_device_train_batch_size}, with shuffled_rewards it "
+                f"must be a multiple of num_generations, {self.num_generations}: a GPU needs whole groups"
             )
 
 
@@ -99,11 +108,15 @@ def grpo_trainer(
         text = loaded.chat.read(prompt, tokens, finished)
         return Reply(text, finish_reason="stop" if finished else "length")
 
-    def rewards(completion_ids: list[list[int]], number: list[int], **others: Any) -> list[float | None]:
-        if "turn" in others:
-            return [reward(turn) for turn in others["turn"]]
-        replies = [read(prompts[row], tokens) for row, tokens in zip(number, completion_ids, strict=True)]
-        return [reward(questions[row].judge(reply)) for row, reply in zip(number, replies, strict=True)]
+    def rewards(completion_ids: list[list[int]], number: list[int], **others: Any) -> list[float]:
+        turns = others.get("turn")
+        if turns is None:
+            replies = [read(prompts[row], tokens) for row, tokens in zip(number, completion_ids, strict=True)]
+            turns = [questions[row].judge(reply) for row, reply in zip(number, replies, strict=True)]
+        values = [reward(turn) for turn in turns]
+        if settings.shuffled_rewards:
+            _shuffle_valid(values, turns, number, Random(f"{seed}|{others['trainer_state'].global_step}"))
+        return values
 
     config = create_config(
         GRPOConfig,
@@ -131,6 +144,14 @@ def grpo_trainer(
         peft_config=loaded.lora,
         rollout_func=_rollout_function(questions, prompts, model, longest, seed) if with_tools else None,
     )
+
+
+def _shuffle_valid(values: list[float], turns: Sequence[Turn], questions: Sequence[int], random: Random) -> None:
+    """Let the valid replies to each question exchange their rewards."""
+    for question in dict.fromkeys(questions):
+        rows = [row for row, turn in enumerate(turns) if questions[row] == question and turn.violation is not None]
+        for row, value in zip(rows, random.sample([values[row] for row in rows], len(rows)), strict=True):
+            values[row] = value
 
 
 def _rollout_function(

@@ -82,12 +82,12 @@ DEFENDED = (*ROLE_PLAY, "conditions", "supervised")
         (
             (*ROLE_PLAY, "weights", "filter"),
             {"name": "top_k", "n": 1},
-            r"weights.filter: n: unknown key, allowed are drop_caught, k, name$",
+            r"weights.filter: n: unknown key, allowed are drop_caught, k, name, shuffled_rewards$",
         ),
         (
             (*ROLE_PLAY, "weights", "filter"),
             {"name": "best_of_n", "k": 1},
-            r"weights.filter: k: .*allowed are drop_caught, name$",
+            r"weights.filter: k: .*allowed are drop_caught, name, shuffled_rewards$",
         ),
         ((*ROLE_PLAY, "weights", "training"), {"lora_r": 8}, "training.method: missing, allowed are dpo, grpo, sft"),
         ((*ROLE_PLAY, "weights", "training", "learning_rate"), float("inf"), "learning_rate: .*finite number"),

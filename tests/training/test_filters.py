@@ -1,7 +1,10 @@
 """What each reward filter keeps, by hand on ten replies."""
 
 from pathlib import Path
+from random import Random
+from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from pydantic import TypeAdapter
@@ -10,7 +13,7 @@ from atp.errors import AtpError
 from atp.files.provenance import Provenance
 from atp.files.schemas import SELECTION, TURNS
 from atp.files.tables import read_provenance, read_table, write_table
-from atp.training.filters import FilterJob, FilterSettings, filter_stage
+from atp.training.filters import Filter, FilterJob, FilterSettings, filter_stage, select
 
 #: (scenario, sample, decision, reward): in `a` two violations pay 5, in `b` nobody violates, and one reply is invalid.
 REPLIES = [
@@ -49,6 +52,11 @@ def turns_file(path: Path, split: str = "train", caught: tuple[int, ...] = ()) -
     return path
 
 
+def settings_of(values: dict[str, Any]) -> Filter:
+    settings: Filter = TypeAdapter(FilterSettings).validate_python(values)
+    return settings
+
+
 @pytest.mark.parametrize(
     ("settings", "kept"),
     [
@@ -57,6 +65,8 @@ def turns_file(path: Path, split: str = "train", caught: tuple[int, ...] = ()) -
         ({"name": "top_k", "k": 9}, {"a/0", "a/1", "a/3", "a/4", "b/0", "b/1", "c/1", "c/2"}),
         ({"name": "threshold", "reward": 3.0}, {"a/1", "a/3", "b/0", "b/1", "c/2"}),
         ({"name": "positive_advantage"}, {"a/1", "a/3", "c/2"}),
+        ({"name": "random"}, {"a/0", "b/0", "c/1"}),  # the smaller sampling seeds, whatever was paid
+        ({"name": "random", "k": 2}, {"a/0", "a/1", "b/0", "b/1", "c/1", "c/2"}),
     ],
 )
 def test_filters_by_hand(tmp_path, settings, kept):
@@ -116,4 +126,47 @@ def test_nothing_kept_is_an_empty_selection(tmp_path):
 
 
 def test_settings_choose_the_filter():
-    assert TypeAdapter(FilterSettings).validate_python({"name": "top_k"}).k == 2
+    assert settings_of({"name": "top_k"}).k == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "selected"),
+    [
+        ({"name": "random"}, 400),
+        ({"name": "random", "k": 2}, 800),
+        ({"name": "best_of_n", "shuffled_rewards": True}, 400),
+        ({"name": "positive_advantage", "shuffled_rewards": True}, 400),
+        ({"name": "threshold", "reward": 2.0, "shuffled_rewards": True}, 400),
+    ],
+)
+def test_a_selection_without_rewards_is_as_large_and_takes_every_reply_alike(tmp_path, settings, selected):
+    """One of three replies to each of 400 questions violates, and is paid more."""
+    one = read_table(turns_file(tmp_path / "t.parquet"), TURNS).slice(0, 1).to_pylist()[0]
+    rows = [
+        one
+        | {"scenario_id": f"s{question:03}", "sample": sample, "episode": f"s{question:03}/{sample}"}
+        | {"violation": sample == 1, "reward": 1.0 + (sample == 1)}
+        | {"sampling_seed": Random(3 * question + sample).getrandbits(62)}
+        for question in range(400)
+        for sample in range(3)
+    ]
+    turns = pl.DataFrame(pa.Table.from_pylist(rows, schema=TURNS))
+    rows, counts = select(turns, settings_of(settings))
+    assert counts.kept == selected
+    sampled = rows.group_by("sample").len()["len"]
+    assert len(sampled) == 3 and all(abs(count - selected / 3) < 3.3 * (selected * 2 / 9) ** 0.5 for count in sampled)
+    assert select(turns.sample(fraction=1, shuffle=True, seed=1), settings_of(settings))[0].equals(rows)
+
+
+def test_shuffled_rewards_orient_pairs_at_random(tmp_path):
+    """The better paid reply of a pair is the violation, or the compliance."""
+    orientations = set()
+    turns = pl.DataFrame(read_table(turns_file(tmp_path / "t.parquet"), TURNS))
+    for seed in range(20):
+        rows, _ = select(
+            turns.with_columns(sampling_seed=pl.col("sampling_seed") + 100 * seed),
+            settings_of({"name": "best_and_worst", "shuffled_rewards": True}),
+        )
+        best = rows.filter(scenario_id="a").sort("reward")["violation"].to_list()
+        orientations.add(tuple(best))
+    assert {(True, False), (False, True)} <= orientations

@@ -9,16 +9,16 @@ import pytest
 import torch
 from tiny import save_tiny
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TrainerState
 
 from atp.agents.base import Request
 from atp.agents.local import load_local
 from atp.errors import AtpError
 from atp.models.spec import ModelSpec, Sampling
 from atp.registry import find_testbed
-from atp.rollout.branching import Question, first_questions
+from atp.rollout.branching import Question, earned, first_questions
 from atp.scenarios.templates import generate, read_templates
-from atp.testbed import Observation, Prompt
+from atp.testbed import Observation, Prompt, Turn
 from atp.testbeds.tool_use import TESTBED as TOOL_USE
 from atp.training.dpo import DpoSettings, dpo_trainer
 from atp.training.grpo import GrpoSettings, grpo_trainer
@@ -160,3 +160,32 @@ def test_grpo_with_tools_continues_the_tokens_of_a_reply(tmp_path):
     assert called >= 3
     trainer.train()
     assert trainer.state.global_step == trainer.state.max_steps > 0
+
+
+def test_grpo_with_shuffled_rewards_pays_no_decision_more(tmp_path):
+    """Two questions with four replies each, of which one is invalid: what it is paid stays its own."""
+
+    def follow(replies: Any) -> Turn:
+        text = replies[0].text
+        violation = {"left": False, "right": True}.get(text)
+        reward = {"left": 1.0, "right": 2.0}.get(text, 0.0)
+        return Turn(1, 0, "player", PROMPT.messages, replies[0], "", text, None, violation, reward, "")
+
+    spec = ModelSpec(path=str(ORGANISM / "role_play"), device="cpu")
+    settings = GrpoSettings(shuffled_rewards=True, num_generations=4, per_device_train_batch_size=4)
+    loaded = load_trainable(spec, settings, None)
+    questions = [Question(name, PROMPT, follow) for name in ("road", "field")]
+    trainer = grpo_trainer(questions, earned, loaded, tmp_path, settings, 0)
+    texts = ["left", "left", "right", "?", "right", "right", "left", "right"]
+    replies = [[*loaded.tokenizer(text).input_ids, loaded.tokenizer.eos_token_id] for text in texts]
+    paid = set()
+    for step in range(30):
+        state = TrainerState(global_step=step)
+        values = trainer.reward_funcs[0](completion_ids=replies, number=[0] * 4 + [1] * 4, trainer_state=state)
+        assert sorted(values[:3]) == [1, 1, 2] and values[3] == 0 and sorted(values[4:]) == [1, 2, 2, 2]
+        paid.add((values.index(2), values.index(1, 4)))
+    assert len(paid) == 12
+    with pytest.raises(AtpError, match="2, with shuffled_rewards it must be a multiple of num_generations, 4"):
+        settings.model_copy(
+            update={"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+        ).check_processes(1)
