@@ -18,6 +18,7 @@ from atp.files.tables import check_file, read_provenance, write_table
 from atp.files.turns import read_turns
 from atp.measures.alignment import alignment_effects
 from atp.measures.conditions import condition_effects
+from atp.measures.individuals import individual_measures
 from atp.measures.job import MeasureJob
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Evidence, Measure, MeasureFunction, after, measure_rows
 from atp.measures.populations import population_measures
@@ -46,6 +47,7 @@ BUILT_IN: tuple[MeasureFunction, ...] = (
     alignment_effects,
     condition_effects,
     tipping_measures,
+    individual_measures,
     reinforcement,
     population_measures,
     reset_effects,
