@@ -79,6 +79,8 @@ class Observation:
         history: earlier rounds that the prompt shows, oldest first.
         begins: in a game of several players, the first decision of a policy that imitates.
         pays: in such a game, the pay of a decision where so many others collude.
+        violations: all decisions that are violations, where `answers` has every decision and the reply that states one
+            decides alone; None where it has only examples. Guided answers and `p_violation` need them.
     """
 
     answers: Mapping[str, str]
@@ -86,6 +88,7 @@ class Observation:
     history: tuple[PastRound, ...] = ()
     begins: str | None = None
     pays: Callable[[str, int], float] | None = None
+    violations: tuple[str, ...] | None = None
 
     @property
     def complying(self) -> str:
@@ -121,7 +124,8 @@ def steer(prompt: Prompt, sentence: str) -> Prompt:
 class Reply:
     """An agent's reply. `cached_tokens` counts the prompt's tokens that were not computed again.
 
-    `tokens` holds the reply's token ids, including the end of the turn, where a local model wrote it.
+    `tokens` holds the reply's token ids, including the end of the turn, where a local model wrote it. `p_violation` is
+    the probability of a violation at the place where the reply states the decision `stated`; None where it is unknown.
     """
 
     text: str
@@ -130,6 +134,8 @@ class Reply:
     completion_tokens: int = 0
     finish_reason: Literal["stop", "length", "content_filter"] = "stop"
     tokens: tuple[int, ...] = ()
+    stated: str | None = None
+    p_violation: float | None = None
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ if rounding moves a cumulative probability across the random number.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from atp.agents.architecture import OutputLayer, check_architecture, masked_attention, max_positions
 from atp.agents.base import Agent, Request
+from atp.agents.deciding import check_guided, draw_answers, ends_thought, weigh_answers
 from atp.agents.kv import ConversationCache
 from atp.errors import AtpError
 from atp.models.chat import Chat
@@ -78,11 +79,12 @@ def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
 
 
 @dataclass
-class _Row:
+class Row:
     """A request that is being answered.
 
     `number` is its row in the cache, `cached` the number of the prompt's tokens that need no computation, and
-    `uniforms` has the random number of each new token.
+    `uniforms` has the random number of each new token, and the one of a guided answer. `stated` and `p_violation` are
+    those of its reply.
     """
 
     number: int
@@ -92,6 +94,8 @@ class _Row:
     uniforms: np.ndarray
     written: list[int] = field(default_factory=list)
     finish: str = ""
+    stated: str | None = None
+    p_violation: float | None = None
 
 
 class LocalAgent(Agent):
@@ -105,7 +109,7 @@ class LocalAgent(Agent):
         ]
         self.specials = {content: number for content, number in specials if content}
         self.stop = self.chat.stop_tokens(model.generation_config)
-        self.warpers = _warpers(spec.sampling)
+        self.warpers, self.guided = _warpers(spec.sampling), spec.answers == "guided"
         self.max_positions = max_positions(self._network())
         self.start()
 
@@ -119,6 +123,8 @@ class LocalAgent(Agent):
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         """Return one reply to each request, in their order."""
+        if self.guided:
+            check_guided(self.spec, requests)
         if any(request.conversation not in self.row_numbers for request in requests):
             self.start()
         texts = [self.prompt_text(request.prompt) for request in requests]
@@ -132,8 +138,10 @@ class LocalAgent(Agent):
         with masked_attention(self._network()):
             rows, logits = (self._prefill if self.cache is None else self._extend)(requests, prompts)
             self._write(rows, logits)
-        for row in rows:
-            self.cached_tokens[row.number] = row.prompt + row.written[:-1]  # the last token was sampled, not computed
+            for row in rows:
+                # The last token was sampled, not computed.
+                self.cached_tokens[row.number] = row.prompt + row.written[:-1]
+            (draw_answers if self.guided else weigh_answers)(self, rows)
         return [self._reply(row, text) for row, text in zip(rows, texts, strict=True)]
 
     @torch.inference_mode()
@@ -229,7 +237,7 @@ class LocalAgent(Agent):
                 self.tokenized[request.conversation] = (text[:end], prompt[:place])
         return prompts
 
-    def _prefill(self, requests: Sequence[Request], prompts: list[list[int]]) -> tuple[list[_Row], torch.Tensor]:
+    def _prefill(self, requests: Sequence[Request], prompts: list[list[int]]) -> tuple[list[Row], torch.Tensor]:
         """Compute first prompts into a new cache, equal ones once, sorted by length. Return rows and logits."""
         unique = sorted({tuple(prompt) for prompt in prompts}, key=len)
         places = {prompt: place for place, prompt in enumerate(unique)}
@@ -251,26 +259,40 @@ class LocalAgent(Agent):
             seen.add(place)
         return rows, logits[copies][[row.number for row in rows]]
 
-    def _extend(self, requests: Sequence[Request], prompts: list[list[int]]) -> tuple[list[_Row], torch.Tensor]:
+    def _extend(self, requests: Sequence[Request], prompts: list[list[int]]) -> tuple[list[Row], torch.Tensor]:
         """Compute the tokens of later prompts that are not in the cache. Return rows and logits."""
-        assert self.cache is not None
-        keep = [len(tokens) for tokens in self.cached_tokens]
-        new: list[list[int]] = [[] for _ in self.cached_tokens]
-        rows = []
-        for request, prompt in zip(requests, prompts, strict=True):
-            number = self.row_numbers[request.conversation]
-            # The last token is always computed: its logits give the reply's first token.
-            keep[number] = min(_common_prefix(self.cached_tokens[number], prompt), len(prompt) - 1)
-            new[number] = prompt[keep[number] :]
-            rows.append(self._row(number, request, prompt, keep[number]))
-        self.cached_tokens = [tokens[:length] for tokens, length in zip(self.cached_tokens, keep, strict=True)]
-        self.cache.crop(torch.tensor(keep, device=self.model.device))
-        logits = self._forward(new, keep)
-        return rows, logits[[row.number for row in rows]]
+        numbers = [self.row_numbers[request.conversation] for request in requests]
+        rows = [
+            self._row(number, request, prompt, self._cached(number, prompt))
+            for number, request, prompt in zip(numbers, requests, prompts, strict=True)
+        ]
+        return rows, self.compute(dict(zip(numbers, prompts, strict=True)))
 
-    def _row(self, number: int, request: Request, prompt: list[int], cached: int) -> _Row:
-        uniforms = np.random.Generator(np.random.PCG64(request.seed)).random(self.spec.sampling.max_new_tokens)
-        return _Row(number, request, prompt, cached, uniforms)
+    def compute(self, contexts: Mapping[int, list[int]]) -> torch.Tensor:
+        """Compute the tokens of rows that are not in the cache. Return the logits after each row's last token.
+
+        Args:
+            contexts: number of a row -> all of its tokens from now on.
+        """
+        assert self.cache is not None
+        keep = [
+            self._cached(number, contexts[number]) if number in contexts else len(tokens)
+            for number, tokens in enumerate(self.cached_tokens)
+        ]
+        new = [contexts.get(number, [])[length:] for number, length in enumerate(keep)]
+        self.cached_tokens = [
+            tokens[:length] + added for tokens, length, added in zip(self.cached_tokens, keep, new, strict=True)
+        ]
+        self.cache.crop(torch.tensor(keep, device=self.model.device))
+        return self._forward(new, keep)[list(contexts)]
+
+    def _cached(self, number: int, tokens: list[int]) -> int:
+        """Return how many of a row's next tokens are in the cache; the last one is computed again for its logits."""
+        return min(_common_prefix(self.cached_tokens[number], tokens), len(tokens) - 1)
+
+    def _row(self, number: int, request: Request, prompt: list[int], cached: int) -> Row:
+        uniforms = np.random.Generator(np.random.PCG64(request.seed)).random(self.spec.sampling.max_new_tokens + 1)
+        return Row(number, request, prompt, cached, uniforms)
 
     def _forward(self, tokens: list[list[int]], starts: list[int]) -> torch.Tensor:
         """Compute new tokens of each row from a position on. Return the last tokens' logits, [rows, vocabulary]."""
@@ -295,7 +317,7 @@ class LocalAgent(Agent):
         )
         return output.logits[:, -1]
 
-    def _write(self, rows: list[_Row], logits: torch.Tensor) -> None:
+    def _write(self, rows: list[Row], logits: torch.Tensor) -> None:
         """Sample tokens until every row has stopped; stopped rows leave holes in the cache.
 
         Once at least half of the rows of a step have stopped, the remaining rows are moved to the front and computed
@@ -313,6 +335,8 @@ class LocalAgent(Agent):
                     row.finish = "stop"
                 elif len(row.written) == limit:
                     row.finish = "length"
+                elif self.guided and ends_thought(self, row):
+                    row.finish = "thought"
             writing = [place for place in writing if not rows[place].finish]
             if not writing:
                 return
@@ -329,7 +353,7 @@ class LocalAgent(Agent):
             scores = self._step(new[:width, None], self.cache.select(slice(width), 1))
             logits = scores[[row.number for row in open_rows]]
 
-    def _to_front(self, first: list[_Row], rows: list[_Row], width: int) -> None:
+    def _to_front(self, first: list[Row], rows: list[Row], width: int) -> None:
         """Move conversations to the front of the cache's first `width` rows."""
         assert self.cache is not None
         numbers = [row.number for row in first]
@@ -341,18 +365,22 @@ class LocalAgent(Agent):
         for row in rows:
             row.number = moved.get(row.number, row.number)
 
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits, [rows, vocabulary], of the distribution that tokens are sampled from."""
+        scores = logits.float() / self.spec.sampling.temperature
+        for warp in self.warpers:
+            scores = warp(None, scores)
+        return scores
+
     def _sample(self, logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
         """Return one token a row, by inverse transform sampling with the row's uniform number."""
         if self.spec.sampling.temperature == 0:
             return logits.argmax(dim=-1)
-        scores = logits.float() / self.spec.sampling.temperature
-        for warp in self.warpers:
-            scores = warp(None, scores)
-        total = scores.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+        total = self.scores(logits).softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
         tokens = torch.searchsorted(total, (uniforms * total[:, -1])[:, None], right=True)
         return tokens[:, 0].clamp(max=total.shape[1] - 1)
 
-    def _reply(self, row: _Row, prompt: str) -> Reply:
+    def _reply(self, row: Row, prompt: str) -> Reply:
         finished = row.finish == "stop"
         return Reply(
             text=self.chat.read(prompt, row.written, finished),
@@ -361,6 +389,8 @@ class LocalAgent(Agent):
             completion_tokens=len(row.written),
             finish_reason="stop" if finished else "length",
             tokens=tuple(row.written),
+            stated=row.stated,
+            p_violation=row.p_violation,
         )
 
 

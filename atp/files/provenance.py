@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from atp.files.code import code_digest
 
 #: Version of all artifacts' columns and metadata. A file of another version is refused.
-VERSION = 4
+VERSION = 5
 #: File with the cost so far of a stage that was stopped, next to its finished parts.
 SPENT = "spent.json"
 PACKAGES = tuple(

@@ -19,6 +19,7 @@ MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 
 #: One row per agent decision, for every testbed. `messages` is the whole prompt as the agent saw it (a message that
 #: occurs in many prompts is stored once, by Parquet's dictionary). `violation` is null where the reply is invalid.
+#: `p_violation` is the probability of a violation at the place where the reply decides, null where it is unknown.
 #: `later_replies` are the agent's replies to later steps of the round, `tool_results` the tools' results before each of
 #: them. `history_from` names whose history the prompt shows where that is not the agent's own. A testbed's own columns
 #: follow as the struct `details` (see `turns_schema`).
@@ -54,6 +55,7 @@ TURNS = pa.schema(
         pa.field("decision", pa.string(), nullable=False),
         pa.field("invalid_reason", pa.string()),
         pa.field("violation", pa.bool_()),
+        pa.field("p_violation", pa.float64()),
         pa.field("reward", pa.float64(), nullable=False),
         pa.field("feedback", pa.string(), nullable=False),
         pa.field("prompt_tokens", pa.int32(), nullable=False),

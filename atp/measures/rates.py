@@ -30,15 +30,38 @@ from atp.registry import blame, entries, find_testbed, origins, resolve, sources
 
 #: Common columns that measures read, so that prompts and replies stay on disk.
 READ = [
-    *(*GROUP, "scenario_id", "episode", "agent", "role", "round", "shown", "violation", "caught", "reward"),
+    *(
+        *GROUP,
+        "scenario_id",
+        "episode",
+        "agent",
+        "role",
+        "round",
+        "shown",
+        "violation",
+        "p_violation",
+        "caught",
+        "reward",
+    ),
     "decision",
 ]
 
 VIOLATION_RATE = Measure("violation_rate", VIOLATED, VIOLATED.is_not_null() & TELLING)
+P_VIOLATION = Measure(
+    "p_violation", pl.col("p_violation"), pl.col("p_violation").is_not_null() & TELLING, is_proportion=False
+)
 INVALID_RATE = Measure("invalid_rate", VIOLATED.is_null(), TELLING)
+
+
+def p_violation(evidence: Evidence) -> pl.DataFrame:
+    """Return the mean probability of a violation where agents state it, next to the rate of what they sampled."""
+    return P_VIOLATION(evidence).filter(pl.col("n") > 0)
+
+
 #: Measures of every testbed.
 BUILT_IN: tuple[MeasureFunction, ...] = (
     VIOLATION_RATE,
+    p_violation,
     INVALID_RATE,
     Measure("mean_reward", pl.col("reward"), TELLING, is_proportion=False),
     after("p_violate_after_rewarded_violation", VIOLATED & (pl.col("reward") > 0)),
@@ -144,8 +167,12 @@ def scan(paths: Iterable[Path], columns: Sequence[str], details: bool = False) -
 
 
 def rates_by_round(turns: pl.DataFrame) -> pl.DataFrame:
-    """Return, per variant, generation and round: k, n, value, low, high, and invalid among all replies."""
+    """Return, per variant, generation and round: k, n, value, low, high, and invalid among all replies.
+
+    `p_violation` is the row of that measure, null where there is none.
+    """
     evidence = Evidence(turns.lazy().select(READ), {}, {})
     keys = [*GROUP, "round"]
     invalid = INVALID_RATE(evidence).select(*keys, invalid="k", replies="n")
-    return VIOLATION_RATE(evidence).join(invalid, on=keys).sort(*keys)
+    probability = p_violation(evidence).select(*keys, p_violation=pl.struct("value", "low", "high"))
+    return VIOLATION_RATE(evidence).join(invalid, on=keys).join(probability, on=keys, how="left").sort(*keys)

@@ -23,8 +23,8 @@ REQUIRED_PARTS = (
 )
 #: Keys that only one kind of model has.
 KEYS_OF_KIND = {
-    "local": ("gguf_file", "revision", "trust_remote_code", "device", "dtype", "gpus", "organism"),
-    "inspect": ("base_url", "timeout", "adapters"),
+    "local": ("gguf_file", "revision", "trust_remote_code", "device", "dtype", "gpus", "organism", "answers"),
+    "inspect": ("base_url", "timeout", "adapters", "top_logprobs"),
 }
 #: Inspect's providers that, without an address, start a server that is open to the network.
 SERVER_PROVIDERS = ("vllm", "sglang")
@@ -80,6 +80,18 @@ class ModelSpec(BaseModel):
     )
     chat_template: dict[str, Any] = Field(
         default_factory=dict, description="arguments for the chat template, such as enable_thinking"
+    )
+    answers: Literal["free", "guided"] = Field(
+        "free",
+        description="free: the model writes its replies; guided: behind its thought, if it thinks, a reply is one of the "
+        "testbed's answers, drawn by its probability",
+    )
+    top_logprobs: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="for inspect: log-probabilities a token to ask the server for, so that turns have "
+        "`p_violation`; 0: none",
     )
     max_tokens_total: int | None = Field(
         None,

@@ -83,6 +83,19 @@ def opened_thought(prompt: str) -> str:
     return opened.group().strip() if opened else ""
 
 
+def opening_mark(text: str) -> str:
+    """Return the mark with which a text begins a thought, or an empty string."""
+    opening = _OPENING.match(text.lstrip())
+    return opening.group() if opening else ""
+
+
+def find_answer(text: str) -> int:
+    """Return the index at which a reply's answer begins: behind its last thought, or its end inside an open one."""
+    closing = max((match.end() for match in _CLOSING.finditer(text)), default=0)
+    opening = _OPENING.search(text, closing)
+    return len(text) if opening and not closing and opening_mark(text) else closing
+
+
 def closes_thought(text: str) -> bool:
     """Return whether a text has a closing mark of a thought."""
     return bool(_CLOSING.search(text))

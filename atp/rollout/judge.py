@@ -81,7 +81,7 @@ def _answers(rows: Sequence[dict[str, Any]], question: str, job: JudgeJob, label
         requests = [
             Request(
                 number,
-                Prompt(0, 1, _messages(row, question), Observation(VERDICTS, VIOLATION)),
+                Prompt(0, 1, _messages(row, question), Observation(VERDICTS, VIOLATION, violations=(VIOLATION,))),
                 sampling_seed(
                     job.cell.seed,
                     f"judge|{row['episode']}",

@@ -132,6 +132,7 @@ def turn_table(
     names = [episode.name for episode in batch]
     columns["episode"] = [name for name, played in zip(names, turns, strict=True) for _ in played]
     columns["reply"] = [turn.reply.text for turn in flat]
+    columns["p_violation"] = [turn.reply.p_violation if turn.reply.stated == turn.decision else None for turn in flat]
     columns["later_replies"] = [[reply.text for reply in turn.later_replies] for turn in flat]
     columns["later_finish_reasons"] = [[reply.finish_reason for reply in turn.later_replies] for turn in flat]
     columns["finish_reason"] = [turn.reply.finish_reason for turn in flat]

@@ -81,7 +81,7 @@ def play(scenario: SkeletonScenario, settings: SkeletonSettings, rng: Random) ->
         shown = remembered(turns, settings, order)
         past = [(question, turn.reply.text, turn.feedback) for turn in shown]
         messages = reminded(conversation(SYSTEM, past, question), settings, round)
-        observation = Observation(answers, PADDED, past_rounds(shown, settings))
+        observation = Observation(answers, PADDED, past_rounds(shown, settings), violations=(PADDED,))
         (reply,) = yield [Prompt(0, round, messages, observation)]
         choice = parse_choice(reply, (HONEST, PADDED))
         violation = None if choice.option is None else choice.option == PADDED

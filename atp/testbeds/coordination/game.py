@@ -204,7 +204,8 @@ def play(scenario: CoordinationScenario, settings: CoordinationSettings, rng: Ra
         for agent in free:
             window = remembered(rounds[agent], settings, rng)
             begins = COLLUDE if agent < settings.first_colluders else INDEPENDENT
-            observation = Observation(answers, violating, tuple([each.past for each in window]), begins, game.pays)
+            seen = tuple([each.past for each in window])
+            observation = Observation(answers, violating, seen, begins, game.pays, violations=(violating,))
             messages = reminded(_conversation(opening, window), settings, round)
             prompts.append(Prompt(agent, round, messages, observation))
         replies = yield prompts

@@ -1,0 +1,180 @@
+"""How a local agent decides: it draws guided answers, and weighs the answer that a free reply states."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from atp.agents.base import Request
+from atp.agents.likelihood import branch_points, find_equal, find_statement, violation_probability
+from atp.errors import AtpError
+from atp.models.spec import ModelSpec
+from atp.parsing.replies import THOUGHT_MARKS, closes_thought, opened_thought, opening_mark
+
+if TYPE_CHECKING:
+    from atp.agents.local import LocalAgent, Row
+
+#: Tokens before a continuation that are tokenized with it, so that it gets the tokens that it has behind them.
+ANCHOR_TOKENS = 4
+#: Tokens within which a thought begins, and in which a closing mark is searched.
+MARK_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A row of the cache, the tokens before its answer, and the tokens of each decision's answer."""
+
+    row: "Row"
+    context: list[int]
+    answers: Mapping[str, list[int]]
+
+
+def check_guided(spec: ModelSpec, requests: Sequence[Request]) -> None:
+    """Raise AtpError if guided answers are asked for and a prompt's answers are not all that there are."""
+    for request in requests:
+        if request.prompt.observation.violations is None:
+            examples = ", ".join(repr(answer) for answer in request.prompt.observation.answers.values()) or "none"
+            raise AtpError(
+                f"{spec.path}: answers: guided needs a testbed with a list of all answers, this one has only examples "
+                f"({examples:.120}); use answers: free"
+            )
+
+
+def ends_thought(agent: "LocalAgent", row: "Row") -> bool:
+    """Return whether a guided reply is at the end of its thought, or begins without one."""
+    text = agent.tokenizer.decode(row.written[-MARK_TOKENS:], skip_special_tokens=False)
+    if closes_thought(text):
+        return True
+    if len(row.written) > MARK_TOKENS or _opened(agent, row):
+        return False
+    beginning = text.lstrip().lower()
+    return not any(mark.startswith(beginning) or beginning.startswith(mark) for mark in THOUGHT_MARKS)
+
+
+def draw_answers(agent: "LocalAgent", rows: Sequence["Row"]) -> None:
+    """End each guided reply with an answer, drawn by its probability after the thought with the request's seed."""
+    questions = []
+    for row in rows:
+        thought, texts = _guided_texts(agent, row)
+        sequences = _continuations(agent.tokenizer, row.prompt + thought, list(texts.values()))
+        answers = dict(zip(texts, sequences, strict=True))
+        if equal := find_equal(answers):
+            one, other = (row.request.prompt.observation.answers[decision] for decision in equal)
+            raise AtpError(
+                f"{agent.spec.path}: answers: guided: the tokenizer gives the answers {one!r:.60} and {other!r:.60} "
+                "the same tokens; use other labels or answers: free"
+            )
+        row.written = thought
+        questions.append(_Question(row, row.prompt + thought, answers))
+    for question, probabilities in zip(questions, _probabilities(agent, questions), strict=True):
+        row, total = question.row, 0.0
+        drawn = max(probabilities, key=lambda decision: probabilities[decision])  # where the sum is rounded below 1
+        for decision, probability in probabilities.items():
+            total += probability
+            if row.uniforms[-1] < total:
+                drawn = decision
+                break
+        row.written, row.finish = row.written + question.answers[drawn], "stop"
+        _record(row, drawn, probabilities)
+
+
+def weigh_answers(agent: "LocalAgent", rows: Sequence["Row"]) -> None:
+    """Compute the probability of a violation for each free reply that states its decision in a known form."""
+    questions, decisions = [], []
+    for row in rows:
+        observation = row.request.prompt.observation
+        if observation.violations is None:
+            continue
+        text = agent.tokenizer.decode(row.written, skip_special_tokens=False)
+        statement = find_statement(text, observation.answers)
+        if statement is None:
+            continue
+        length = _tokens_before(agent.tokenizer, row.written, statement.start)
+        before = agent.tokenizer.decode(row.written[:length], skip_special_tokens=False)
+        context = row.prompt + row.written[:length]
+        texts = [text[len(before) : statement.start] + each for each in statement.texts.values()]
+        sequences = _continuations(agent.tokenizer, context, texts)
+        answers = dict(zip(statement.texts, sequences, strict=True))
+        if text.startswith(before) and not find_equal(answers):
+            questions.append(_Question(row, context, answers))
+            decisions.append(statement.decision)
+    probabilities = _probabilities(agent, questions)
+    for question, decision, each in zip(questions, decisions, probabilities, strict=True):
+        _record(question.row, decision, each)
+
+
+def _record(row: "Row", decision: str, probabilities: Mapping[str, float]) -> None:
+    row.stated = decision
+    row.p_violation = violation_probability(probabilities, row.request.prompt.observation.violations or ())
+
+
+def _guided_texts(agent: "LocalAgent", row: "Row") -> tuple[list[int], dict[str, str]]:
+    """Return the tokens of a guided reply's thought, and decision -> the text with which the reply ends."""
+    observation, chat = row.request.prompt.observation, agent.chat
+    thought = row.written[:-1] if row.finish == "stop" else row.written
+    text = agent.tokenizer.decode(thought, skip_special_tokens=False)
+    if mark := _opened(agent, row) or opening_mark(text):
+        closing = "" if closes_thought(text) else f"\n{THOUGHT_MARKS[mark.lower()]}"
+        end = chat.turn_end.rstrip()
+        return thought, {decision: f"{closing}\n\n{each}{end}" for decision, each in observation.answers.items()}
+    messages, tools = row.request.prompt.messages, row.request.prompt.tools
+    return [], {
+        decision: (each + chat.turn_end if chat.writes_plainly else chat.completion(messages, tools, each)).rstrip()
+        for decision, each in observation.answers.items()
+    }
+
+
+def _opened(agent: "LocalAgent", row: "Row") -> str:
+    """Return the mark with which a prompt opens the reply's thought, or an empty string."""
+    return opened_thought(agent.tokenizer.decode(row.prompt[-MARK_TOKENS:], skip_special_tokens=False))
+
+
+def _tokens_before(tokenizer: Any, tokens: Sequence[int], end: int) -> int:
+    """Return how many tokens a reply has whose text ends at a character, or before it."""
+
+    def length(count: int) -> int:
+        return len(tokenizer.decode(tokens[:count], skip_special_tokens=False))
+
+    return bisect_right(range(len(tokens) + 1), end, key=length) - 1
+
+
+def _continuations(tokenizer: Any, context: Sequence[int], texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of texts that follow a context."""
+    anchor = tokenizer.decode(context[-ANCHOR_TOKENS:], skip_special_tokens=False)
+    start, *wholes = tokenizer([anchor, *(anchor + text for text in texts)], add_special_tokens=False).input_ids
+    if all(whole[: len(start)] == start for whole in wholes):
+        return [whole[len(start) :] for whole in wholes]
+    alone: list[list[int]] = tokenizer(list(texts), add_special_tokens=False).input_ids
+    return alone
+
+
+def _probabilities(agent: "LocalAgent", questions: Sequence[_Question]) -> list[dict[str, float]]:
+    """Return the probability of each decision, with one step on the cache for each place where answers part."""
+    points = [list(branch_points(question.answers).items()) for question in questions]
+    probabilities = [dict.fromkeys(question.answers, 1.0) for question in questions]
+    for step in range(max(map(len, points), default=0)):
+        still = [number for number in range(len(questions)) if step < len(points[number])]
+        contexts = {
+            questions[number].row.number: [*questions[number].context, *points[number][step][0]] for number in still
+        }
+        for number, logits in zip(still, agent.compute(contexts), strict=True):
+            _, branches = points[number][step]
+            shares = _normalise(agent, logits, list(branches))
+            for share, decisions in zip(shares, branches.values(), strict=True):
+                for decision in decisions:
+                    probabilities[number][decision] *= share
+    return probabilities
+
+
+def _normalise(agent: "LocalAgent", logits: torch.Tensor, tokens: list[int]) -> list[float]:
+    """Return the probabilities with which the agent samples tokens, among these tokens."""
+    if agent.spec.sampling.temperature == 0:
+        best = int(logits[tokens].argmax())
+        return [float(place == best) for place in range(len(tokens))]
+    scores = agent.scores(logits[None])[0, tokens]
+    if not torch.isfinite(scores).any():  # top_k or top_p exclude all of them
+        scores = logits[tokens].float() / agent.spec.sampling.temperature
+    shares: list[float] = scores.double().softmax(dim=0).tolist()
+    return shares
