@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, takewhile
+from math import exp
 
 from atp.parsing.replies import find_answer
 
@@ -102,6 +103,48 @@ def branch_points(answers: Mapping[str, Sequence[int]]) -> BranchPoints:
         for place, token in enumerate(tokens):
             points.setdefault((*tokens[:place],), {}).setdefault(token, []).append(decision)
     return {path: branches for path, branches in points.items() if len(branches) > 1}
+
+
+def weigh_tokens(
+    tokens: Sequence[tuple[str, Mapping[str, float]]], answers: Mapping[str, str], temperature: float
+) -> tuple[str, dict[str, float]] | None:
+    """Return the decision that a reply states and the probability of each one, from the most likely tokens' alone.
+
+    The probabilities are those at the first token that differs between labels. None if the reply states no decision in
+    a known form, or if a label's token is not among the most likely ones there.
+
+    Args:
+        tokens: of the reply: its text, and the log-probabilities at temperature 1 of the most likely tokens there.
+        answers: decision -> a reply that states it.
+        temperature: of the agent's sampling. `top_p` and `top_k` cannot be applied.
+    """
+    text = "".join(token for token, _ in tokens)
+    statement = find_statement(text, answers)
+    if statement is None:
+        return None
+    replies = {decision: text[: statement.start] + rest for decision, rest in statement.texts.items()}
+    start = 0
+    for token, likely in tokens:
+        rests = {decision: reply[start:] for decision, reply in replies.items()}
+        start += len(token)
+        if start <= statement.start or all(rest.startswith(token) for rest in rests.values()):
+            continue
+        scores: dict[str, list[float]] = {decision: [] for decision in answers}
+        for other, logprob in likely.items():
+            matches = [decision for decision, rest in rests.items() if other and rest.startswith(other)]
+            if len(matches) == 1:
+                scores[matches[0]].append(logprob)
+        if not all(scores.values()):
+            return None
+        best = {decision: max(logprobs) for decision, logprobs in scores.items()}
+        top = max(best.values())
+        if temperature == 0:
+            weights = {decision: float(score == top) for decision, score in best.items()}
+        else:
+            weights = {decision: exp((score - top) / temperature) for decision, score in best.items()}
+        total = sum(weights.values())
+        return statement.decision, {decision: weight / total for decision, weight in weights.items()}
+    return None
 
 
 def violation_probability(probabilities: Mapping[str, float], violations: Collection[str]) -> float:

@@ -35,12 +35,13 @@ from openai import APIConnectionError
 from tenacity import RetryError
 
 from atp.agents.base import ConcurrentAgent, Request
+from atp.agents.likelihood import violation_probability, weigh_tokens
 from atp.errors import AtpError
 from atp.models.spec import ModelSpec
 from atp.parsing.families import UNNAMED, call_block
 from atp.parsing.replies import split_reasoning, thought_block
 from atp.parsing.tool_calls import ParsedCall, parse_calls
-from atp.testbed import Prompt, Reply
+from atp.testbed import Observation, Prompt, Reply
 from atp.tools import TOOLS, schema
 
 log = logging.getLogger("atp")
@@ -158,6 +159,8 @@ class ServedAgent(ConcurrentAgent):
         finally:
             self.served["retries"] = http_retries_count() - self.retries_before
         reply, self.last_warning = self._reply(output), ""
+        if self.spec.top_logprobs:
+            self._weigh(reply, output, request.prompt.observation)
         self.served["requests"] += 1
         if self._problems().bit_length() > before.bit_length():  # at 1, 2, 4, 8, …
             counts = ", ".join(f"{number} {name}" for name, number in self.served.items())
@@ -188,6 +191,8 @@ class ServedAgent(ConcurrentAgent):
             top_k=sampling.top_k or None,
             max_tokens=sampling.max_new_tokens,
             seed=seed % SEED_MODULUS,
+            logprobs=self.spec.top_logprobs > 0 or None,
+            top_logprobs=self.spec.top_logprobs or None,
             timeout=self.spec.timeout,
             attempt_timeout=self.spec.timeout,
             adaptive_connections=AdaptiveConcurrency(min=1, start=self.batch, max=self.batch),
@@ -211,6 +216,22 @@ class ServedAgent(ConcurrentAgent):
             completion_tokens=written,
             finish_reason=FINISH_REASONS.get(output.stop_reason, "stop"),
         )
+
+    def _weigh(self, reply: Reply, output: ModelOutput, observation: Observation) -> None:
+        """Set the probability of a violation, if the reply states its decision in a known form."""
+        logprobs = output.choices[0].logprobs
+        tokens = [
+            (token.token, {top.token: top.logprob for top in token.top_logprobs or []})
+            for token in (logprobs.content if logprobs else [])
+        ]
+        if output.message.text.strip() and not any(likely for _, likely in tokens):
+            raise AtpError(f"{self.name}: top_logprobs: the server returns no log-probabilities; remove the key")
+        if observation.violations is None:
+            return
+        weighed = weigh_tokens(tokens, observation.answers, self.spec.sampling.temperature)
+        if weighed:
+            reply.stated, probabilities = weighed
+            reply.p_violation = violation_probability(probabilities, observation.violations)
 
     def _read_responses(self) -> None:
         """Make Inspect raise an error for responses without a reply, and keep the calls as the server sent them."""

@@ -142,6 +142,12 @@ def _check_prompt(prompt: Any, settings: Any) -> None:
             f"{where}: observation.answers must have the violating decision '{observation.violating}' and another one, "
             f"found {', '.join(observation.answers) or 'none'}"
         )
+    listed = observation.violations
+    if listed is not None and not {observation.violating} <= {*listed} < {*observation.answers}:
+        raise BrokenRule(
+            f"{where}: observation.violations must be all decisions of observation.answers that are violations, with "
+            f"'{observation.violating}', or None; found {', '.join(listed) or 'none'}"
+        )
     if INVALID in observation.answers:
         raise BrokenRule(f"{where}: observation.answers: '{INVALID}' is no decision")
 

@@ -151,6 +151,10 @@ def _check_decision(testbed: Testbed, decision: str, prompts: Sequence[Prompt], 
             problem = f"'{decision}' is observation.violating, but its turn is not a violation"
         elif decision == observation.complying and turn.violation:
             problem = f"'{decision}' is the first decision that is not observation.violating, but a violation"
+        elif observation.violations is not None and turn.violation != (decision in observation.violations):
+            problem = (
+                f"violation is {turn.violation} with decision '{decision}', which observation.violations contradicts"
+            )
         if problem:
             raise BrokenRule(f"{place(testbed)}: {problem}; the reply is '{observation.answers[decision]:.80}'")
 

@@ -83,8 +83,8 @@ class ModelSpec(BaseModel):
     )
     answers: Literal["free", "guided"] = Field(
         "free",
-        description="free: the model writes its replies; guided: behind its thought, if it thinks, a reply is one of the "
-        "testbed's answers, drawn by its probability",
+        description="free: the model writes its replies; guided: after its thought, if it thinks, a reply is one of "
+        "the testbed's answers, drawn by its probability",
     )
     top_logprobs: int = Field(
         0,

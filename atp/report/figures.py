@@ -129,12 +129,16 @@ def _drift(measures: pl.DataFrame, rows: pl.DataFrame, axis: str, words: Words) 
     keys = [key for key in MEASURES.names if key not in ("measure", SEED, *RESULTS)]
     invalid = measures.filter(measure="invalid_rate").select(*keys, invalid="k", replies="n")
     reward = measures.filter(measure="mean_reward").select(*keys, reward=pl.struct(pl.all()))
-    joined = name_lines(rows, by).join(invalid, on=keys, how="left").join(reward, on=keys, how="left")
+    stated = measures.filter(measure="p_violation").select(*keys, stated=pl.struct(pl.all()))
+    joined = name_lines(rows, by)
+    for more in (invalid, reward, stated):
+        joined = joined.join(more, on=keys, how="left")
     table = [
         [row["name"], str(row[axis]), *cells(row), f"{row['invalid']}/{row['replies']}", _reward(row["reward"])]
+        + ([_probability(row["stated"])] if len(stated) else [])
         for row in joined.sort("name", axis).to_dicts()
     ]
-    columns = [by, axis, *columns_of(rows), "invalid", "mean reward"]
+    columns = [by, axis, *columns_of(rows), "invalid", "mean reward", *(["P(violate)"] if len(stated) else [])]
     caption = f"{caption}{_note(words)} {spread.describe_bars(rows)}"
     return Figure(name, title, caption, lines(legible(valid, by), axis, words.violation_rate), columns, table)
 
@@ -143,6 +147,14 @@ def _reward(row: dict[str, Any]) -> str:
     """Return a mean reward; with several seeds, both spreads follow it."""
     within = f" ({row['low']:.2f} to {row['high']:.2f})" if spread.several(row) and row["low"] is not None else ""
     return f"{row['value']:.2f}{within}{spread.suffix(row)}"
+
+
+def _probability(row: dict[str, Any] | None) -> str:
+    """Return a mean probability with its interval; with several seeds, both spreads follow it."""
+    if row is None or row["value"] is None:
+        return ""
+    interval = "" if row["low"] is None else f" ({row['low']:.3f} to {row['high']:.3f})"
+    return f"{row['value']:.3f}{interval}{spread.suffix(row)}"
 
 
 def _reinforcement(rows: pl.DataFrame, words: Words) -> Figure | None:

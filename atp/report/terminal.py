@@ -26,17 +26,32 @@ def print_rates(path: Path) -> None:
     columns = [key for key in keys if key not in constant]
     for key in columns:
         table.add_column(key, no_wrap=True, justify="right" if key in ("generation", "round") else "left")
-    for heading in ("violations", "rate", "95 % interval", "invalid"):
+    stated = any(row["p_violation"] for row in rows)
+    for heading in (
+        "violations",
+        "rate",
+        "95 % interval",
+        *(["P(violate)", "95 % interval"] if stated else []),
+        "invalid",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             *(Text(visible(str(row[key]))) for key in columns),
             f"{row['k']}/{row['n']}",
-            "-" if row["value"] is None else f"{100 * row['value']:.1f} %",
-            "-" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %",
+            *_percentages(row),
+            *(_percentages(row["p_violation"] or {}) if stated else ()),
             f"{row['invalid']}/{row['replies']}",
         )
     console.print(table)
+
+
+def _percentages(row: dict[str, Any]) -> tuple[str, str]:
+    value, low, high = (row.get(name) for name in ("value", "low", "high"))
+    return (
+        "-" if value is None else f"{100 * value:.1f} %",
+        "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %",
+    )
 
 
 def print_transcript(path: Path, episode: str) -> None:

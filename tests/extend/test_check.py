@@ -63,6 +63,7 @@ BROKEN = [
         PROTOCOL,
         "AT: .* must have the violating decision 'x'",
     ),
+    ("violations=(PADDED,)", "violations=()", PROTOCOL, "AT: .*: observation.violations must be all decisions"),
     ("in (HONEST, PADDED)}", "in (HONEST, PADDED, INVALID)}", PROTOCOL, "AT: .*: 'invalid' is no decision"),
     # Turns.
     ("return turns", "return turns[0]", PROTOCOL, r"AT: play must return a list of Turn objects, found Turn\("),

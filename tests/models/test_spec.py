@@ -32,7 +32,7 @@ from atp.study.read import read_models
         ({"path": "gpt-5"}, "path: must be PROVIDER/MODEL as Inspect names it, found 'gpt-5'"),
         ({"adapters": {"mine": "mine"}}, "adapters.mine: must be PROVIDER/MODEL"),
         ({"path": "vllm/Qwen/Qwen3-8B"}, "base_url: missing, must be the address of a running server"),
-        ({"api_key": "sk-1"}, "api_key: unknown key, allowed are adapters, base_url"),
+        ({"api_key": "sk-1"}, "api_key: unknown key, allowed are adapters, answers"),
         (
             {"chat_template": {"date": date(2024, 7, 1)}},
             r"chat_template: 'date' must be a value that JSON has, found '2024-07-01' \(date\); put dates in quotes$",

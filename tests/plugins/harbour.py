@@ -155,7 +155,9 @@ def _prompt(
     system = f"You are the {role} of the {scenario.ship}, which may carry {scenario.limit} tonnes."
     past = [(question, turn.reply.text, turn.feedback) for turn in shown]
     messages = reminded(conversation(system, past, question), settings, round)
-    return Prompt(agent, round, messages, Observation(answers, list(answers)[-1], past_rounds(shown, settings)))
+    _, *violations = answers
+    observation = Observation(answers, violations[-1], past_rounds(shown, settings), violations=tuple(violations))
+    return Prompt(agent, round, messages, observation)
 
 
 def moderate() -> Policy:
