@@ -39,10 +39,10 @@ class Statement:
 
 
 def find_statement(text: str, answers: Mapping[str, str]) -> Statement | None:
-    """Return the last statement of a decision in a reply, outside its thought; None if it states none in a known form.
+    """Return the first statement of a decision in a reply, outside its thought.
 
     A statement consists of the words that all answers begin with, such as `choice`, and a label: the part in which the
-    answers differ.
+    answers differ. None if there is no statement of this form, or if statements have different labels.
 
     Args:
         text: the reply as the model wrote it.
@@ -51,9 +51,9 @@ def find_statement(text: str, answers: Mapping[str, str]) -> Statement | None:
     begin = find_answer(text)
     pattern, labels = _form(tuple(answers.values()))
     matches = [*pattern.finditer(text[begin:])]
-    if not matches:
+    if len({match["label"].casefold() for match in matches}) != 1:
         return None
-    match = matches[-1]
+    match = matches[0]
     stated, rest = match["label"], text[begin + match.end() :][:MAX_REST_CHARS]
     for spell in (str, str.lower, str.upper):
         spelled = dict(zip(answers, map(spell, labels), strict=True))
@@ -70,12 +70,13 @@ def _form(answers: tuple[str, ...]) -> tuple[re.Pattern[str], list[str]]:
     before = re.sub(r"\w+\Z", "", _common_start(answers))
     ends = [answer[len(before) :][::-1] for answer in answers]
     after = re.sub(r"\w+\Z", "", _common_start(ends))
-    labels = [end[len(after) :][::-1] for end in ends]
+    shared = re.match(r"[\w\s]*", after[::-1])  # labels such as "North Road" and "South Road" are stated whole
+    labels = [end[len(after) :][::-1] + (shared[0] if shared else "") for end in ends]
     signs = rf"\W{{1,{MAX_SIGNS}}}"
     words = [rf"{re.escape(word)}{signs}" for word in re.findall(r"\w+", before)]
     label = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
     opening = "".join([r"(?<!\w)", *words]) if words else r"\A\W*"
-    return re.compile(rf"{opening}(?P<label>{label})(?!\w)", re.IGNORECASE), labels
+    return re.compile(rf"{opening}(?P<label>{label})(?=[ \t]*(?:[^\w\s]|\n|\Z))", re.IGNORECASE), labels
 
 
 def _common_start(texts: Sequence[str]) -> str:
