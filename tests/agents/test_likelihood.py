@@ -142,19 +142,9 @@ def test_a_thought_is_free_and_always_closed(tmp_path, stopping):
 
 
 def test_answers_with_equal_tokens_are_one_line(tmp_path):
-    words = [
-        "[UNK]",
-        "<|im_start|>",
-        "<|im_end|>",
-        "system",
-        "user",
-        "assistant",
-        "You",
-        "are",
-        "number",
-        *"Which option do you choose ?".split(),
-    ]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    words = "[UNK] <|im_start|> <|im_end|> system user assistant number Which option do you choose ?".split()
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -163,14 +153,14 @@ def test_answers_with_equal_tokens_are_one_line(tmp_path):
         additional_special_tokens=["<|im_start|>"],
     )
     wrapped.chat_template = CHATML
-    with pytest.raises(
-        AtpError, match=r"answers: guided: the tokenizer gives .*Bus.* and .*Car.* the same tokens; use"
-    ):
+    with pytest.raises(AtpError, match=r"guided: the tokenizer gives the answers .*Bus.* and .*Car.* the same tokens"):
         agent(save_tiny(tmp_path, tokenizer=wrapped)).answer([request(0, ("Bus", "Car"))])
 
 
 def test_guided_answers_need_a_list_of_all_answers(folder):
-    with pytest.raises(AtpError, match="answers: guided needs a testbed with a list of all answers.*use answers: free"):
+    with pytest.raises(
+        AtpError, match=r"answers: guided needs a testbed with a list of all answers.*use answers: free"
+    ):
         agent(folder).answer([request(0), request(1, violations=None)])
 
 
@@ -265,6 +255,41 @@ def test_the_mean_probability_is_the_rate_with_a_narrower_interval(tmp_path, tmp
     assert inside.all()
     width = (joined["high"] - joined["low"]).mean()
     assert width > 1.5 * (joined["high_p"] - joined["low_p"]).mean()
+
+
+@pytest.mark.slow
+def test_the_organisms_mean_probability_is_its_rate(tmp_path):
+    """It gives its reason first, so its label is decided and the interval stays as wide: 2,100 decisions."""
+    spec = ModelSpec(path=str(ORGANISM / "role_play"), sampling=Sampling(max_new_tokens=48), batch=64)
+    found = measured(tmp_path, spec, 350)
+    joined = found["rate"].join(found["probability"], on="round", suffix="_p")
+    assert len(found["turns"]) == 2100 and (joined["n"] - joined["n_p"]).max() <= 2
+    print(joined)
+    assert ((joined["value_p"] >= joined["low"]) & (joined["value_p"] <= joined["high"])).all()
+    assert (joined["high"] - joined["low"]).mean() >= 0.98 * (joined["high_p"] - joined["low_p"]).mean()
+
+
+@pytest.mark.parametrize("answers", ["free", "guided"])
+def test_swapped_labels_do_not_change_the_organisms_probability(answers):
+    """Each scenario is asked twice: as it is, and with its two labels exchanged everywhere."""
+    templates = read_templates(TESTBED.templates, RolePlayTemplate)
+    player = agent(ORGANISM / "role_play", answers, max_new_tokens=48)
+    differences = []
+    for number in range(128):
+        template = templates[number % len(templates)]
+        names = Random(number).choice(template.labels)
+        prompts = []
+        for pair in (names, names[::-1]):
+            scenario = instantiate(template, "test", Random(number), pair)
+            prompts.append(next(play(scenario, RolePlaySettings(rounds=1), Random(number)))[0])
+        replies = player.answer([Request(place, prompt, number) for place, prompt in enumerate(prompts)])
+        player.start()
+        one, other = (reply.p_violation for reply in replies)
+        if one is not None and other is not None:
+            differences.append(one - other)
+    error = np.std(differences) / len(differences) ** 0.5
+    print(answers, np.mean(differences), error)
+    assert len(differences) > 120 and abs(np.mean(differences)) < 3 * error
 
 
 def serving(*tokens: tuple[str, dict[str, float]]) -> dict[str, Any]:

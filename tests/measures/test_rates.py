@@ -47,6 +47,7 @@ def turns(*episodes: tuple[str, str]) -> pl.DataFrame:
                 "decision": "",
             }
             row |= {"round": round, "violation": None if letter == "x" else letter in "vc", "caught": letter == "c"}
+            row["p_violation"] = {"v": 0.75, "c": 0.5, "k": 0.25}.get(letter)
             rows.append(CELL | row | {"reward": {"v": 3.0, "c": 0.0, "k": 1.0, "x": 0.0}[letter]})
     kinds = {name: pl.DataFrame(TURNS.empty_table()).schema[name] for name in rows[0]} if rows else None
     return pl.DataFrame(rows, schema=kinds) if rows else pl.DataFrame(TURNS.empty_table())
@@ -82,6 +83,8 @@ def test_by_hand():
     assert value(measured, "violation_rate", 3) == (2, 3, 2 / 3)
     assert value(measured, "invalid_rate", 1) == (1, 4, 0.25)
     assert value(measured, "mean_reward", 2) == (None, 4, (3 + 0 + 3 + 1) / 4)
+    assert value(measured, "p_violation", 2) == (None, 4, (0.75 + 0.5 + 0.75 + 0.25) / 4)
+    assert value(measured, "p_violation", 3) == (None, 3, (0.75 + 0.25 + 0.5) / 3)
     # after a paid violation: a's v -> v, b's v -> c; c's v -> x does not count
     assert value(measured, "p_violate_after_rewarded_violation") == (2, 2, 1.0)
     assert value(measured, "p_violate_after_caught_violation") == (0, 1, 0.0)
@@ -106,6 +109,7 @@ def test_nothing_valid_is_no_rate():
     measured = measure(turns(("a", "x"), ("b", "x")))
     assert value(measured, "violation_rate", 1) == (0, 0, None)
     assert value(measured, "invalid_rate", 1) == (2, 2, 1.0)
+    assert not len(measured.filter(measure="p_violation"))
     (row,) = measured.filter(measure="violation_rate").to_dicts()
     assert (row["low"], row["high"], row["method"]) == (None, None, "none")
 
@@ -123,6 +127,9 @@ def test_groups_are_kept_apart():
 def test_rates_by_round_count_invalid_replies():
     (row,) = rates_by_round(turns(("a", "v"), ("b", "k"), ("c", "x"))).to_dicts()
     assert (row["k"], row["n"], row["invalid"], row["replies"]) == (1, 2, 1, 3)
+    assert row["p_violation"]["value"] == 0.5
+    (row,) = rates_by_round(turns(("a", "v")).with_columns(p_violation=None)).to_dicts()
+    assert row["p_violation"] is None
 
 
 @pytest.mark.parametrize(

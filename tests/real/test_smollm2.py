@@ -232,3 +232,21 @@ def test_calls_are_run_in_the_form_of_the_template(exchanges, tmp_path):
         f"{asked['text']}{own['reply']}{END}\n<|im_start|>user\n<tool_response>\n{result}\n</tool_response>{END}\n"
         "<|im_start|>assistant\n"
     )
+
+
+def test_guided_replies_are_all_valid_and_state_their_probability(folder):
+    """Most of its free replies of this length are invalid."""
+    for answers, valid in (("free", 0.5), ("guided", 1.0)):
+        out = folder / f"{answers}.parquet"
+        job = RolloutJob(
+            cell=Cell(NAME, "role_play"),
+            model=spec(1.0, answers=answers),
+            variants={"default": {"rounds": 3}},
+            samples=4,
+        )
+        rollout_stage(job, folder / "scenarios.parquet", out)
+        turns = pl.DataFrame(read_turns(out))
+        rate = 1 - turns["violation"].null_count() / len(turns)
+        assert rate == 1 if valid == 1 else rate < valid
+        assert turns["p_violation"].is_between(0, 1).all()
+        assert answers == "free" or turns["p_violation"].null_count() == 0
