@@ -153,8 +153,8 @@ def _probability(row: dict[str, Any] | None) -> str:
     """Return a mean probability with its interval; with several seeds, both spreads follow it."""
     if row is None or row["value"] is None:
         return ""
-    interval = "" if row["low"] is None else f" ({row['low']:.3f} to {row['high']:.3f})"
-    return f"{row['value']:.3f}{interval}{spread.suffix(row)}"
+    interval = "" if row["low"] is None else f" ({100 * row['low']:.1f} to {100 * row['high']:.1f} %)"
+    return f"{100 * row['value']:.1f} %{interval}{spread.suffix(row, share=True)}"
 
 
 def _reinforcement(rows: pl.DataFrame, words: Words) -> Figure | None:
