@@ -250,7 +250,6 @@ def test_the_mean_probability_is_the_rate_with_a_narrower_interval(tmp_path, tmp
     assert len(found["turns"]) == 2100 and found["turns"]["violation"].null_count() == 0
     joined = found["rate"].join(found["probability"], on="round", suffix="_p")
     assert (joined["n"] == joined["n_p"]).all()
-    print(joined)
     inside = (joined["value_p"] >= joined["low"]) & (joined["value_p"] <= joined["high"])
     assert inside.all()
     width = (joined["high"] - joined["low"]).mean()
@@ -264,7 +263,6 @@ def test_the_organisms_mean_probability_is_its_rate(tmp_path):
     found = measured(tmp_path, spec, 350)
     joined = found["rate"].join(found["probability"], on="round", suffix="_p")
     assert len(found["turns"]) == 2100 and (joined["n"] - joined["n_p"]).max() <= 2
-    print(joined)
     assert ((joined["value_p"] >= joined["low"]) & (joined["value_p"] <= joined["high"])).all()
     assert (joined["high"] - joined["low"]).mean() >= 0.98 * (joined["high_p"] - joined["low_p"]).mean()
 
@@ -288,7 +286,6 @@ def test_swapped_labels_do_not_change_the_organisms_probability(answers):
         if one is not None and other is not None:
             differences.append(one - other)
     error = np.std(differences) / len(differences) ** 0.5
-    print(answers, np.mean(differences), error)
     assert len(differences) > 120 and abs(np.mean(differences)) < 3 * error
 
 
