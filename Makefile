@@ -50,7 +50,7 @@ test-vllm: .venv-vllm/.installed models/smollm2-135m/config.json ## vLLM on CPUs
 
 .venv-vllm/.installed: tests/servers/requirements.lock | $(BIN)/.installed
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-vllm
-	UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --python .venv-vllm/bin/python --no-deps \
+	UV_FIND_LINKS="$(FIND_LINKS)" $(BIN)/uv pip install --quiet --python .venv-vllm/bin/python --compile-bytecode --no-deps \
 		-r tests/servers/requirements.lock
 	@touch $@
 

@@ -22,7 +22,6 @@ RENAMED = {
     "device_batch": "per_device_train_batch_size",
     "generations": "num_generations",
     "max_completion": "max_completion_length",
-    "vllm": "use_vllm",
     "loss": "loss_type",
     "replay": "rehearsal",
     "shrink": "interpolate",

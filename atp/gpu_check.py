@@ -330,7 +330,7 @@ def train(method: str, shape: Shape, device: str) -> float:
             ]
             trainer = dpo_trainer(pairs, loaded, out, DpoSettings(**sizes), 0)
         else:
-            settings = GrpoSettings(**sizes, num_generations=4, use_vllm=False)
+            settings = GrpoSettings(**sizes, num_generations=4)
             questions = [_question(messages(n, "user")) for n in range(count // 4)]
             trainer = grpo_trainer(questions, lambda turn: turn.reward, loaded, out, settings, 0)
         trainer.args.save_strategy = "no"  # with so few steps every step would be saved

@@ -11,6 +11,7 @@ from pathlib import Path
 from atp.agents.base import Agent, ConcurrentAgent, Request
 from atp.agents.scripted import SCRIPTED, scripted
 from atp.errors import AtpError
+from atp.models.engines import resolve_engine
 from atp.models.spec import ModelSpec, check_folder
 from atp.registry import blame, find
 from atp.testbed import Reply
@@ -65,6 +66,11 @@ def _load_model(spec: ModelSpec, adapter: Path | None) -> Agent:
         from atp.agents.served import load_served
 
         return load_served(spec, adapter)
+    spec = resolve_engine(spec)
+    if spec.engine == "vllm":
+        from atp.agents.vllm import load_vllm
+
+        return load_vllm(spec, adapter)
     from atp.agents.local import load_local  # torch takes seconds to import
 
     return load_local(spec, adapter)

@@ -23,6 +23,8 @@ SPENT = "spent.json"
 PACKAGES = tuple(
     "atp torch transformers trl peft accelerate vllm inspect_ai openai datasets pyarrow polars snakemake".split()
 )
+#: Versions of packages that run in a Python of their own, added when they start.
+OTHER_VERSIONS: dict[str, str] = {}
 
 
 class Job(BaseModel):
@@ -120,7 +122,7 @@ class Stage:
             code=self.code,
             params=self.params,
             inputs=self.input_digests,
-            versions=versions(),
+            versions=versions() | OTHER_VERSIONS,
             cost=self.spent() | cost,
         )
 

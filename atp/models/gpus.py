@@ -30,7 +30,7 @@ def claim_gpus(count: int, name: str) -> None:
     Raises:
         AtpError: the machine has fewer than `count` GPUs.
     """
-    visible = _visible_gpus()
+    visible = visible_gpus()
     if not visible:
         return
     if count > len(visible):
@@ -39,7 +39,7 @@ def claim_gpus(count: int, name: str) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
 
 
-def _visible_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """Return the UUIDs of this machine's GPUs, restricted to CUDA_VISIBLE_DEVICES if it is set."""
     try:
         command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
@@ -57,6 +57,17 @@ def _visible_gpus() -> list[str]:
             break  # like CUDA, which ignores all entries after an invalid one
         selected[matches[0]] = None
     return list(selected)
+
+
+def gpu_memory() -> list[int]:
+    """Return the bytes of memory of each visible GPU."""
+    visible = visible_gpus()
+    if not visible:
+        return []
+    command = ["nvidia-smi", "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    mebibytes = dict(line.split(", ") for line in output.splitlines())
+    return [int(mebibytes[uuid]) * 2**20 for uuid in visible]
 
 
 def _claim(visible: list[str], count: int, name: str) -> list[str]:

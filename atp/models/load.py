@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors import safe_open
 from tokenizers.pre_tokenizers import Digits, Sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 from transformers.utils import cached_file, is_flash_attn_2_available
 
 from atp.errors import AtpError
@@ -168,6 +168,25 @@ def load_model(spec: ModelSpec, attention: str | None = None) -> Any:
     return model
 
 
+def load_skeleton(spec: ModelSpec) -> Any:
+    """Return the model without values of its weights, with its own generation config.
+
+    Raises:
+        AtpError: no such model, or a config that transformers does not know.
+    """
+    _check_source(spec)
+    source = {name: value for name, value in _source(spec).items() if name != "gguf_file"}
+    try:
+        config = AutoConfig.from_pretrained(spec.path, **source)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
+    except Exception as error:  # of any kind: of missing packages, of damaged files
+        raise AtpError(f"{spec.path}: cannot read the model: {first_line(error)}") from error
+    with suppress(OSError):  # without a file it follows from the config
+        model.generation_config = GenerationConfig.from_pretrained(spec.path, **source)
+    return model
+
+
 def _source(spec: ModelSpec) -> dict[str, Any]:
     return {
         "revision": spec.revision,
@@ -206,7 +225,7 @@ def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
 
     with _adapter_errors(folder):
         config: Any = PeftConfig.from_pretrained(str(folder))
-        _check_base(folder, str(config.base_model_name_or_path), model.config.model_type)
+        check_base(folder, str(config.base_model_name_or_path), model.config.model_type)
         if config.is_prompt_learning or (trainable and config.peft_type != "LORA"):
             raise AtpError(f"{folder}: not a LoRA adapter: peft_type {config.peft_type.value}")
         if getattr(config, "alora_invocation_tokens", None):
@@ -217,7 +236,7 @@ def with_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
     return adapted
 
 
-def _check_base(folder: Path, base: str, model_type: str) -> None:
+def check_base(folder: Path, base: str, model_type: str) -> None:
     """Raise AtpError if an adapter names a base model of another type, which may have weights of equal shapes."""
     try:
         trained = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))["model_type"]

@@ -23,7 +23,7 @@ REQUIRED_PARTS = (
 )
 #: Keys that only one kind of model has.
 KEYS_OF_KIND = {
-    "local": ("gguf_file", "revision", "trust_remote_code", "device", "dtype", "gpus", "organism", "answers"),
+    "local": ("gguf_file", "revision", "trust_remote_code", "engine", "device", "dtype", "gpus", "organism", "answers"),
     "inspect": ("base_url", "timeout", "adapters", "top_logprobs"),
 }
 #: Inspect's providers that, without an address, start a server that is open to the network.
@@ -72,6 +72,11 @@ class ModelSpec(BaseModel):
     )
     revision: str | None = Field(None, description="commit or tag on the hub")
     trust_remote_code: bool = Field(False, description="run code from the model's repository")
+    engine: Literal["auto", "transformers", "vllm"] = Field(
+        "auto",
+        description="what computes replies; auto: vllm if `gpus` is at least 1 and the machine has a GPU and vLLM, "
+        "else transformers",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: float32 on CPU, bfloat16 on GPU")
     sampling: Sampling = Field(default_factory=Sampling)

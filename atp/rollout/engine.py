@@ -23,6 +23,7 @@ from atp.files.resume import unfinished
 from atp.files.schemas import turns_schema
 from atp.files.tables import LINEAGE, check_file, read_provenance, write_table
 from atp.files.turns import read_turns
+from atp.models.engines import resolve_engine
 from atp.models.spec import ModelSpec
 from atp.progress import Progress
 from atp.registry import find_testbed, origins, sources
@@ -101,11 +102,15 @@ def _scenarios(job: RolloutJob, scenarios: Path, out: Path) -> list[Scenario]:
 
 
 def agent_stage(job: AgentJob, module: str, inputs: Sequence[Path]) -> Stage:
-    """Return a stage in which an agent plays a testbed: its code is the module's and the testbed's."""
-    model = job.model
+    """Return a stage in which an agent plays a testbed: its code is the module's and the testbed's.
+
+    Its params have the engine that plays, because replies depend on it and `auto` depends on the machine.
+    """
+    model = resolve_engine(job.model) if job.model else None
     local = [Path(model.path)] if model and Path(model.path).is_dir() else []
     code = [module, *sources(job.cell.testbed, job.stage), *origins("agents"), *origins("policies"), *origins("tools")]
-    return Stage(job.stage, code, job.params(), [*inputs, *local], model.gpus if model else 0)
+    params = job.model_copy(update={"model": model}).params()
+    return Stage(job.stage, code, params, [*inputs, *local], model.gpus if model else 0)
 
 
 def gather_stage(shards: Sequence[Path], out: Path) -> None:

@@ -73,7 +73,6 @@ RATE_SETTINGS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "max_completion_length",
-    "use_vllm",
 )
 NOTE = (
     "Wall time: jobs run one after the other. Trainings: as if every pair is collected and filters select the maximum. "
@@ -234,7 +233,8 @@ def _artifact(path: Path, provenance: Mapping[str, Any], kind: Kind, spec: Model
     recorded = provenance["params"].get("model")
     if recorded and spec:
         now, gpus = spec.of(kind.testbed).model_dump(mode="json"), round(cost.get("gpu_seconds", 0) / seconds)
-        same = all(recorded[key] == now[key] for key in recorded if key in now and key != "path")
+        resolved = ("path", *(["engine"] if now["engine"] == "auto" else []))  # of the machine that played
+        same = all(recorded[key] == now[key] for key in recorded if key in now and key not in resolved)
         if not same or Path(recorded["path"]).name != Path(now["path"]).name or gpus != spec.gpus:
             return None
     files = path.rglob("*") if path.is_dir() else [path]

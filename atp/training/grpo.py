@@ -1,11 +1,14 @@
 """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300), by TRL. Uses questions and rewards only.
 
-TRL generates the replies. Where a reply may call tools, atp's engine generates it instead, and the loss leaves out the
-tools' results. Both sample as the model's file says: of the model's generation_config only the ends of a reply count.
+TRL generates the replies, with vLLM if that is the model's engine. Where a reply may call tools, atp's engine generates
+it instead, and the loss leaves out the tools' results. All sample as the model's file says: of the model's
+generation_config only the ends of a reply count.
 """
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -13,11 +16,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from atp.errors import AtpError
+from atp.models.engines import check_vllm, resolve_engine
 from atp.models.spec import ModelSpec
 from atp.rollout.branching import Question, ask
 from atp.rollout.seeds import sampling_seed
 from atp.testbed import Reply, Turn
 from atp.training.trainer import Loaded, TrainerSettings, check_length, create_config
+
+log = logging.getLogger("atp")
 
 
 class GrpoSettings(TrainerSettings):
@@ -33,7 +39,6 @@ class GrpoSettings(TrainerSettings):
     shuffled_rewards: bool = Field(
         False, description="control: the valid replies of a group exchange their rewards at random"
     )
-    use_vllm: bool = Field(True, description="sample replies with vLLM, on a GPU and if it is installed")
     # TRL's default is dapo; "grpo" is the published loss, which averages over each reply's tokens first.
     loss_type: Literal["bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"] = Field(
         "grpo", description="how the tokens' losses are aggregated"
@@ -76,14 +81,10 @@ def grpo_trainer(
 
     Raises:
         AtpError: a model that is sampled at temperature 0; a prompt that with the longest reply exceeds max_length;
-            incomplete groups of replies; tools with a model whose weights are sharded.
+            incomplete groups of replies; tools with a model whose weights are sharded; settings that TRL rejects.
     """
-    import importlib.util
-
     from datasets import Dataset
     from trl import GRPOConfig
-
-    from atp.models.load import on_gpu
 
     tokenizer, model = loaded.tokenizer, loaded.model
     if model.sampling.temperature == 0:
@@ -131,19 +132,53 @@ def grpo_trainer(
         temperature=model.sampling.temperature,
         top_p=model.sampling.top_p,
         top_k=model.sampling.top_k,
-        use_vllm=settings.use_vllm and not with_tools and on_gpu(model) and bool(importlib.util.find_spec("vllm")),
-        vllm_mode="colocate",
-        vllm_max_model_length=settings.max_length,  # the default reserves memory for the model's whole context
+        **(vllm_fields(settings, stop) if _samples_with_vllm(model, with_tools) else {}),
     )
-    return _trainer_class()(
-        model=loaded.network,
-        reward_funcs=rewards,
-        args=config,
-        train_dataset=Dataset.from_dict({"prompt": prompts, "number": list(range(len(prompts)))}),
-        processing_class=tokenizer,
-        peft_config=loaded.lora,
-        rollout_func=_rollout_function(questions, prompts, model, longest, seed) if with_tools else None,
-    )
+    try:
+        return _trainer_class()(
+            model=loaded.network,
+            reward_funcs=rewards,
+            args=config,
+            train_dataset=Dataset.from_dict({"prompt": prompts, "number": list(range(len(prompts)))}),
+            processing_class=tokenizer,
+            peft_config=loaded.lora,
+            rollout_func=_rollout_function(questions, prompts, model, longest, seed) if with_tools else None,
+        )
+    except (ImportError, NotImplementedError, ValueError) as error:
+        raise AtpError(f"training: trl.GRPOTrainer rejects the settings: {' '.join(str(error).split())}") from error
+
+
+def vllm_fields(settings: GrpoSettings, stop: Collection[int]) -> dict[str, Any]:
+    """Return the fields of TRL's config with which vLLM samples replies, in the process that trains.
+
+    Args:
+        stop: the tokens that end a reply.
+    """
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_enable_sleep_mode": True,  # its memory is free during an optimiser step
+        "vllm_max_model_length": settings.max_length,  # the default reserves memory for the model's whole context
+        "generation_kwargs": {"stop_token_ids": sorted(stop)},
+    }
+
+
+def _samples_with_vllm(model: ModelSpec, with_tools: bool) -> bool:
+    """Return whether vLLM samples the replies: it must be the model's engine, and in this Python, on a GPU."""
+    from atp.models.load import on_gpu
+
+    if resolve_engine(model, in_process=True).engine != "vllm":
+        return False
+    check_vllm(model)
+    missing = {
+        "a reply may call tools": with_tools,
+        "there is no GPU": not on_gpu(model),
+        "vLLM is not in this Python": find_spec("vllm") is None,
+    }
+    reasons = [reason for reason, applies in missing.items() if applies]
+    if reasons:
+        log.warning("%s: GRPO samples replies with transformers, because %s", model.path, reasons[0])
+    return not reasons
 
 
 def _shuffle_valid(values: list[float], turns: Sequence[Turn], questions: Sequence[int], random: Random) -> None:

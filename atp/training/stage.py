@@ -15,6 +15,7 @@ from atp.files.provenance import Stage
 from atp.files.resume import unfinished
 from atp.files.schemas import SELECTION
 from atp.files.tables import LINEAGE, read_table, write_text
+from atp.models.engines import resolve_engine
 from atp.registry import find_testbed, sources
 from atp.rollout.branching import Question, first_questions
 from atp.rollout.table import TOKENS
@@ -80,6 +81,8 @@ def _train_stage(job: AlignJob | FinetuneJob, files: TrainingFiles, out: Path) -
     Returns:
         The result of `check_after_training`: of the trained agent, even if its training is undone.
     """
+    if job.training.method == "grpo":  # its replies depend on the engine, and `auto` depends on the machine
+        job = job.model_copy(update={"model": resolve_engine(job.model, in_process=True)})
     _check_paths(out, (files.scenarios, files.data, files.pairs), (files.parent, files.reference))
     job.training.check_processes(max(1, job.model.gpus))
     local = [Path(job.model.path)] if Path(job.model.path).is_dir() else []

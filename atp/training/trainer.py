@@ -34,10 +34,11 @@ EQUAL = "equal_groups"
 #: Settings that keep an agent that learns from its rewards close to generation 0.
 DEFENCES = ("rehearsal", "kl", "interpolate", "max_violation_increase")
 NO_DEFENCE = "alignment makes generation 0, which defences compare with; set it under weights.training"
-#: Defences that some methods lack, and why.
+#: Keys that some or all methods lack, and why.
 UNSUPPORTED = {
     "rehearsal": "grpo generates its own replies, so examples cannot be mixed in",
     "kl": "only sft has it; dpo and grpo are kept close to their reference by beta",
+    "use_vllm": "set engine in the model's file, vllm or transformers",
 }
 #: transformers' schedules, except those that follow an evaluation loss.
 Schedule = Literal[
