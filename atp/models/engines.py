@@ -78,6 +78,6 @@ def tensor_parallel_size(path: str, weights: int, heads: int, memory: Sequence[i
     room = WEIGHTS_SHARE * min(memory) * sizes[-1] / GIB
     raise AtpError(
         f"{path}: its weights take {weights / GIB:.1f} GiB, {sizes[-1]} of {len(memory)} GPUs with "
-        f"{min(memory) / GIB:.1f} GiB have room for {room:.1f} GiB (caches need {1 - WEIGHTS_SHARE:.0%}, and the number "
-        f"of GPUs divides {heads} attention heads); raise gpus in its file, or use larger GPUs"
+        f"{min(memory) / GIB:.1f} GiB have room for {room:.1f} GiB (caches need {1 - WEIGHTS_SHARE:.0%}, and the "
+        f"number of GPUs divides {heads} attention heads); raise gpus in its file, or use larger GPUs"
     )
