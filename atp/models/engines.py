@@ -18,7 +18,7 @@ GIB = 2**30
 
 def vllm_python() -> str | None:
     """Return the Python that runs vLLM: this one, or the one that ATP_VLLM_PYTHON names; None if there is none."""
-    return sys.executable if find_spec("vllm") else os.environ.get(PYTHON)
+    return sys.executable if find_spec("vllm") else os.environ.get(PYTHON) or None
 
 
 def resolve_engine(spec: ModelSpec, in_process: bool = False) -> ModelSpec:

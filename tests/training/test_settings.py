@@ -11,6 +11,7 @@ from atp.explain import RENAMED, explain
 from atp.models.spec import ModelSpec
 from atp.training import DpoSettings, GrpoSettings, SftSettings, TrainingSettings
 from atp.training.channel import WeightsChannel
+from atp.training.grpo import vllm_fields
 from atp.training.trainer import TrainerSettings, create_config
 from atp.training.trl_fields import CONFIGS, config_fields
 
@@ -19,11 +20,11 @@ MODEL = ModelSpec(path="resources/organism/role_play", device="cpu")
 ELSEWHERE = ("arms", "arm", "yardsticks", "memory_of", "environment")
 
 
-def config(settings: TrainerSettings, folder: Path) -> Any:
+def config(settings: TrainerSettings, folder: Path, **method_fields: Any) -> Any:
     import trl
 
     kind = getattr(trl, CONFIGS[settings.method])  # type: ignore[attr-defined]
-    return create_config(kind, MODEL, settings, folder, seed=3)
+    return create_config(kind, MODEL, settings, folder, 3, **method_fields)
 
 
 def refused(kind: Any, **values: Any) -> str:
@@ -115,6 +116,17 @@ def test_settings_reach_trls_config(tmp_path):
     assert made.get_warmup_steps(40) == 10
     assert config(settings.model_copy(update={"warmup_steps": 7}), tmp_path).get_warmup_steps(40) == 7
     assert config(DpoSettings(loss_type="hinge", label_smoothing=0.1), tmp_path).loss_type == ["hinge"]
+
+
+def test_vllm_that_samples_for_grpo_reaches_trls_config(tmp_path):
+    settings = GrpoSettings(max_length=512, vllm_gpu_memory_utilization=0.5)
+    made = config(settings, tmp_path, **vllm_fields(settings, {7, 2}))
+    assert (made.use_vllm, made.vllm_mode, made.vllm_enable_sleep_mode) == (True, "colocate", True)
+    assert (made.vllm_max_model_length, made.vllm_gpu_memory_utilization) == (512, 0.5)
+    assert made.generation_kwargs == {"stop_token_ids": [2, 7]}
+    assert not config(settings, tmp_path).use_vllm
+    message = "use_vllm: set engine in the model's file, vllm or transformers"
+    assert refused(GrpoSettings, use_vllm=True).startswith(message)
 
 
 def test_what_trl_rejects_is_one_line(tmp_path):
