@@ -1,5 +1,5 @@
-"""Measure speed: the engine compared with plain `generate`, scripted agents, a server with latency, Snakemake's
-planning, and the default study compared with an earlier version of the project. `make bench`, some twenty minutes.
+"""Measure speed: the engine compared with plain `generate` and vLLM, scripted agents, a server with latency,
+Snakemake's planning, and the default study compared with an earlier version of the project. `make bench`, half an hour.
 
 The model organism plays SCENARIOS held-out scenarios through the engine. Then plain `generate` answers the same prompts
 with replies of the same lengths, one prompt at a time and in batches; it recomputes the whole history in each round.
@@ -27,7 +27,9 @@ from urllib.request import urlopen
 from atp.agents.base import Agent
 from atp.agents.load import load_agent
 from atp.files.provenance import Stage
-from atp.models.spec import ModelSpec
+from atp.files.turns import read_turns
+from atp.models.engines import PYTHON
+from atp.models.spec import ModelSpec, Sampling
 from atp.progress import Progress
 from atp.registry import find_testbed
 from atp.rollout.drive import play_batch
@@ -45,6 +47,8 @@ POPULATION, POPULATION_SETTINGS = "coordination", {"first_colluders": 3}
 
 #: Episodes that a server plays, prompts in flight, and the median of its lognormal latency in seconds, with sigma 1.
 SERVED, IN_FLIGHT, LATENCY = 512, 64, 0.6
+#: Sampling with which vLLM and the engine give equal replies, apart from rounding.
+EQUAL = Sampling(temperature=0, max_new_tokens=48)
 #: Version with which the default study is compared.
 BASE = "d802e36"
 
@@ -63,7 +67,7 @@ class Spent:
 def main() -> None:
     """Print the table."""
     print("Engine, with the model organism\n")
-    for name, value in [*engine(), *scripted(), *served(), *population(), *planning(), *study()]:
+    for name, value in [*engine(), *vllm(), *scripted(), *served(), *population(), *planning(), *study()]:
         print(f"  {name:58} {value}")
 
 
@@ -100,6 +104,29 @@ def engine() -> list[tuple[str, str]]:
         ("matmul rate of this machine, GFLOP/s", f"{rate / 1e9:.0f}"),
         ("arithmetic limit, decisions/s", f"{count * rate / needed:.0f}"),
         ("engine / arithmetic limit", f"{100 * needed / rate / seconds:.0f} %"),
+    ]
+
+
+def vllm() -> list[tuple[str, str]]:
+    """Return the speed of vLLM on this machine's CPU and of the engine, on the same episodes with equal replies."""
+    python, folder = ROOT / ".venv-vllm/bin/python", ROOT / "models/smollm2-135m"
+    name = f"vLLM on the CPU, SmolLM2-135M, {SCENARIOS} scenarios x {ROUNDS} rounds"
+    if not (python.is_file() and (folder / "config.json").is_file()):
+        return [(name, "not run: make test-vllm makes what it needs")]
+    os.environ[PYTHON] = str(python)
+    seconds, written = {}, {}
+    for engine in ("vllm", "transformers"):
+        spec = ModelSpec(path=str(folder), engine=engine, device="cpu", mem_mb=12_000, sampling=EQUAL)  # type: ignore[arg-type]
+        agent, job = load_agent("m", spec), RolloutJob(cell=Cell("m", SINGLE), variants={"default": SINGLE_SETTINGS})
+        with tempfile.TemporaryDirectory() as out:
+            turns, stage = Path(out) / "turns.parquet", Stage("rollout", "atp.rollout.engine", {})
+            seconds[engine] = _clock(lambda: rollout(job, _scenarios(SINGLE), agent, turns, stage))  # noqa: B023
+            written[engine] = sum(read_turns(turns)["completion_tokens"].to_pylist())
+    return [
+        (f"{name}, decisions/s", f"{SCENARIOS * ROUNDS / seconds['vllm']:.2f}"),
+        ("... generated tokens/s", f"{written['vllm'] / seconds['vllm']:.0f}"),
+        ("... vLLM / engine", f"{seconds['transformers'] / seconds['vllm']:.2f}x"),
+        ("... tokens of vLLM's replies / of the engine's", f"{written['vllm'] / written['transformers']:.3f}"),
     ]
 
 

@@ -8,6 +8,7 @@ accelerate for training. Missing packages are reported, and everything else is m
 import argparse
 import gc
 import importlib.util
+import math
 import sys
 import tempfile
 import time
@@ -75,7 +76,7 @@ SHAPES = {
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "head_dim": 16,
+            "head_dim": 32,  # the least for which vLLM has CPU kernels
             "tie_word_embeddings": False,
         },
         conversations=4,
@@ -97,7 +98,7 @@ class Table:
     rows: list[tuple[str, str, str]] = field(default_factory=list)
 
     @contextmanager
-    def part(self, names: tuple[str, ...]) -> Iterator[Callable[[str], None]]:
+    def part(self, names: Sequence[str]) -> Iterator[Callable[[str], None]]:
         """Yield a function that adds the value of the next name. If the part fails, its other rows have the reason."""
         import torch
 
@@ -157,7 +158,11 @@ def check(shape: Shape, device: str, missing: list[str]) -> None:
     installed = [package for package in (*ROLLOUT, *TRAINING) if package not in missing]
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in installed)
     print(f"{name}; CUDA {torch.version.cuda}; {versions}")
-    rollout(table, shape, device)
+    loop, limit = rollout(table, shape, device)
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()  # for vLLM, which is in another process
+    vllm(table, shape, device, loop, limit)
     for method in ("SFT", "DPO", "GRPO"):
         row = f"{method}, LoRA r 8, trained tokens/s"
         if missing:
@@ -183,8 +188,11 @@ def build(shape: Shape, device: str) -> Any:
         torch.set_default_dtype(default)
 
 
-def rollout(table: Table, shape: Shape, device: str) -> None:
+def rollout(table: Table, shape: Shape, device: str) -> tuple[float, float]:
     """Measure the engine, a simple loop, and the limit of decoding.
+
+    Returns:
+        The decisions per second of the loop, and the limit in tokens per second; NaN where one failed.
 
     A decoding step reads all weights except the embedding's, and the keys and values of the batch. So at most
     batch * bandwidth / (weights + keys and values at the replies' mean length) tokens are generated per second.
@@ -198,18 +206,14 @@ def rollout(table: Table, shape: Shape, device: str) -> None:
     count = sum(weight.numel() for weight in model.parameters())
     table.rows.append(("parameters", f"{count:,}", "–"))
     spec = ModelSpec(path="random", sampling=Sampling(max_new_tokens=shape.reply), batch=shape.conversations)
-    decisions = shape.conversations * shape.rounds
     engine = ("engine, decisions/s", "engine, generated tokens/s", "engine, decoded tokens/s")
-    ours = decoded = 0.0
+    ours = decoded = loop = limit = math.nan
     with table.part(engine) as add:
         agent = LocalAgent(model, tokenizer, spec)
         agent.stop = set()  # replies of one length
-        _play(agent, shape, device, 1)  # loads the kernels
-        seconds, first = _play(agent, shape, device, shape.rounds), _play(agent, shape, device, 1)
         short = LocalAgent(model, tokenizer, spec.model_copy(update={"sampling": Sampling(max_new_tokens=1)}))
         short.stop = set()
-        prefill = _play(short, shape, device, 1)
-        ours, decoded = decisions / seconds, shape.conversations * (shape.reply - 1) / max(first - prefill, 1e-9)
+        ours, decoded = _rates(agent, short, shape, device)
         for value in (ours, ours * shape.reply, decoded):
             add(f"{value:,.1f}")
     with table.part(("plain generate, one prompt at a time, decisions/s", "engine / plain generate")) as add:
@@ -226,6 +230,64 @@ def rollout(table: Table, shape: Shape, device: str) -> None:
         limit = shape.conversations * bandwidth / (weights + cache)
         for text in (f"{bandwidth / 1e9:,.0f}", f"{limit:,.0f}", f"{100 * decoded / limit:.0f} %"):
             add(text)
+    return loop, limit
+
+
+def vllm(table: Table, shape: Shape, device: str, loop: float, limit: float) -> None:
+    """Measure vLLM on the same conversations, with random weights that it makes itself.
+
+    Args:
+        loop: decisions per second of plain generate.
+        limit: limit of decoding, in tokens per second.
+    """
+    import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    from atp.agents.vllm import Engine, VllmAgent
+    from atp.models.engines import PYTHON, vllm_python
+    from atp.models.gpus import gpu_memory
+    from atp.models.spec import ModelSpec, Sampling
+
+    python = vllm_python()
+    if python is None:
+        print(f"vLLM is not measured: install it, or name a Python that has it in {PYTHON}")
+        return
+    names = ["vLLM, decisions/s", "vLLM, generated tokens/s", "vLLM, decoded tokens/s", "vLLM / plain generate"]
+    names += ["vLLM / limit", *(["GPU memory while vLLM has the model, GiB"] if device == "cuda" else [])]
+    with table.part(names) as add, tempfile.TemporaryDirectory() as folder, torch.device("meta"):
+        network, tokenizer = Qwen3ForCausalLM(Qwen3Config(**shape.config)), AutoTokenizer.from_pretrained(TOKENIZER)
+        network.config.architectures = ["Qwen3ForCausalLM"]
+        network.config.save_pretrained(folder)
+        spec = ModelSpec(
+            path=folder,
+            device=device,  # type: ignore[arg-type]
+            sampling=Sampling(max_new_tokens=shape.reply),
+            batch=shape.conversations,
+        )
+        engine = Engine(python, spec, network, load_format="dummy")
+        agent = VllmAgent(spec, tokenizer, network, engine)
+        once = spec.model_copy(update={"sampling": Sampling(max_new_tokens=1)})
+        short = VllmAgent(once, tokenizer, network, engine)
+        agent.stop = short.stop = []
+        theirs, decoded = _rates(agent, short, shape, device)
+        for value in (theirs, theirs * shape.reply, decoded):
+            add(f"{value:,.1f}")
+        add(f"{theirs / loop:,.1f}x")
+        add(f"{100 * decoded / limit:.0f} %")
+        add(f"{sum(gpu_memory('used')) / GIB:.1f}")
+
+
+def _rates(agent: Any, short: Any, shape: Shape, device: str) -> tuple[float, float]:
+    """Return an agent's decisions per second, and the tokens per second that it decodes after each reply's first.
+
+    Args:
+        short: the agent with replies of one token.
+    """
+    _play(agent, shape, device, 1, 0)  # loads the kernels
+    seconds, first = _play(agent, shape, device, shape.rounds, 1), _play(agent, shape, device, 1, 2)
+    prefill = _play(short, shape, device, 1, 3)
+    decoded = shape.conversations * (shape.reply - 1) / max(first - prefill, 1e-9)
+    return shape.conversations * shape.rounds / seconds, decoded
 
 
 def _text(number: int, tokens: int) -> str:
@@ -238,12 +300,13 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _play(agent: Any, shape: Shape, device: str, rounds: int) -> float:
-    """Return the seconds of `rounds` rounds of all conversations."""
+def _play(agent: Any, shape: Shape, device: str, rounds: int, run: int) -> float:
+    """Return the seconds of `rounds` rounds of all conversations, with texts that no other run has in a cache."""
     from atp.agents.base import Request
     from atp.testbed import Observation, Prompt
 
-    conversations = [[_message("user", _text(number, shape.question))] for number in range(shape.conversations)]
+    numbers = range(run * shape.conversations, (run + 1) * shape.conversations)
+    conversations = [[_message("user", _text(number, shape.question))] for number in numbers]
     agent.start()
     start = _now(device)
     for round in range(1, rounds + 1):

@@ -81,7 +81,7 @@ def load_vllm(spec: ModelSpec, adapter: Path | None) -> "VllmAgent":
 
 
 def _rank(adapter: Path, model_type: str) -> int:
-    """Return the largest rank of a LoRA adapter. Raises AtpError for another adapter."""
+    """Return the rank for which vLLM reserves memory, for a LoRA adapter. Raises AtpError for another adapter."""
     try:
         config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -89,7 +89,10 @@ def _rank(adapter: Path, model_type: str) -> int:
     check_base(adapter, str(config.get("base_model_name_or_path")), model_type)
     if config.get("peft_type") != "LORA":
         raise AtpError(f"{adapter}: vLLM plays LoRA adapters, not {config.get('peft_type')}; set engine: transformers")
-    return max(config["r"], *config.get("rank_pattern", {}).values(), 1)
+    rank: int = max(config["r"], *config.get("rank_pattern", {}).values(), 1)
+    if rank > RANKS[-1]:
+        raise AtpError(f"{adapter}: vLLM plays LoRA adapters of rank up to {RANKS[-1]}, found {rank}")
+    return next(larger for larger in RANKS if larger >= rank)
 
 
 class Worker:
@@ -195,11 +198,18 @@ def _receive(worker: "weakref.ref[Worker]", lines: Any) -> None:
 class Engine:
     """The workers of a model: one, or one for each GPU or group of GPUs that holds a whole copy.
 
+    Args:
+        network: the model without values of its weights.
+        rank: up to which an adapter may go.
+        fields: further fields of vLLM's `EngineArgs`.
+
     Raises:
         AtpError: a model that does not fit the GPUs, or that vLLM cannot play.
     """
 
-    def __init__(self, python: str, spec: ModelSpec, network: Any, adapter: Path | None, rank: int):
+    def __init__(
+        self, python: str, spec: ModelSpec, network: Any, adapter: Path | None = None, rank: int = 0, **fields: Any
+    ):
         gpu, config = on_gpu(spec), network.config.get_text_config()
         memory = gpu_memory()[: max(1, spec.gpus)] if gpu else []
         dtype = ("bfloat16" if gpu else "float32") if spec.dtype == "auto" else spec.dtype
@@ -221,13 +231,13 @@ class Engine:
             "disable_log_stats": True,
         }
         if adapter:
-            arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in RANKS if r >= rank)}
+            arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
         if not gpu:
             # On CPUs, vLLM cannot compute a prompt with a seed in parts.
             longest = getattr(config, "max_position_embeddings", 4096)
             arguments |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": longest}
             arguments |= {"kv_cache_memory_bytes": int(CPU_CACHE_SHARE * spec.mem_mb * 2**20)}
-        first = {"engine": arguments, "adapter": str(adapter.absolute()) if adapter else None}
+        first = {"engine": arguments | fields, "adapter": str(adapter.absolute()) if adapter else None}
         visible = visible_gpus() if gpu else [""]
         groups = [",".join(visible[number * size : (number + 1) * size]) for number in range(count)]
         self.workers = [Worker(python, spec.path, first, {"CUDA_VISIBLE_DEVICES": group}) for group in groups]

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 from atp.errors import AtpError
 
@@ -59,12 +60,12 @@ def visible_gpus() -> list[str]:
     return list(selected)
 
 
-def gpu_memory() -> list[int]:
+def gpu_memory(kind: Literal["total", "used"] = "total") -> list[int]:
     """Return the bytes of memory of each visible GPU."""
     visible = visible_gpus()
     if not visible:
         return []
-    command = ["nvidia-smi", "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits"]
+    command = ["nvidia-smi", f"--query-gpu=uuid,memory.{kind}", "--format=csv,noheader,nounits"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     mebibytes = dict(line.split(", ") for line in output.splitlines())
     return [int(mebibytes[uuid]) * 2**20 for uuid in visible]

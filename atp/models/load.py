@@ -172,7 +172,7 @@ def load_skeleton(spec: ModelSpec) -> Any:
     """Return the model without values of its weights, with its own generation config.
 
     Raises:
-        AtpError: no such model, or a config that transformers does not know.
+        AtpError: no such model, a config that transformers does not know, or weights in a folder that do not match it.
     """
     _check_source(spec)
     source = {name: value for name, value in _source(spec).items() if name != "gguf_file"}
@@ -182,9 +182,25 @@ def load_skeleton(spec: ModelSpec) -> Any:
             model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=spec.trust_remote_code)
     except Exception as error:  # of any kind: of missing packages, of damaged files
         raise AtpError(f"{spec.path}: cannot read the model: {first_line(error)}") from error
+    _check_shapes(spec, model)
     with suppress(OSError):  # without a file it follows from the config
         model.generation_config = GenerationConfig.from_pretrained(spec.path, **source)
     return model
+
+
+def _check_shapes(spec: ModelSpec, model: Any) -> None:
+    """Raise AtpError if weights in a folder have other shapes than the config's; vLLM would load a part of them."""
+    if hasattr(model.config, "quantization_config"):  # packed weights have shapes of their own
+        return
+    parameters = dict(model.named_parameters())
+    for file in Path(spec.path).glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys() & parameters.keys():
+                shape, expected = weights.get_slice(name).get_shape(), list(parameters[name].shape)
+                if shape != expected:
+                    raise AtpError(
+                        f"{spec.path}: {PROBLEMS['RuntimeError']}: '{name}' is {shape} in {file.name}, {expected} by it"
+                    )
 
 
 def _source(spec: ModelSpec) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psutil
 import pyarrow as pa
 import pytest
 from adapters import EXAMPLES, MODEL, PYTHON, train_adapter
+from safetensors.torch import load_file, save_file
 from serving import play, request
 
 from atp.agents.load import load_agent
@@ -172,8 +174,9 @@ def test_a_worker_that_dies_is_one_line(organism):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"intermediate_size": 256}, "vLLM cannot play the model: "),
+        ({"intermediate_size": 256}, r"do not match its config.json: .* in model.safetensors"),  # vLLM takes a part
         ({"max_position_embeddings": 64}, "a prompt of .* exceed the 64 for which vLLM has memory; lower"),
+        ({}, "vLLM cannot play the model: .*model.norm.weight"),  # its file lacks it
     ],
 )
 def test_what_vllm_refuses_is_one_line(tmp_path, changes, message):
@@ -182,8 +185,22 @@ def test_what_vllm_refuses_is_one_line(tmp_path, changes, message):
     for file in (ORGANISM / "role_play").iterdir():
         (folder / file.name).symlink_to(file)
     (folder / "config.json").unlink()
+    if not changes:
+        weights = load_file(folder / "model.safetensors")
+        del weights["model.norm.weight"]
+        (folder / "model.safetensors").unlink()
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((ORGANISM / "role_play/config.json").read_text()) | changes
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(AtpError, match=message) as error:
         load_agent("m", spec(folder)).answer([request(0, "Which one? " * 40)])
     assert "\n" not in str(error.value)
+
+
+def test_gpu_check_measures_vllm():
+    command = [sys.executable, "-m", "atp.gpu_check", "--shape", "tiny", "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    rows = dict(re.findall(r"^  (vLLM.*?)  +(\S.*?)  +–$", result.stdout, re.MULTILINE))
+    names = ["decisions/s", "generated tokens/s", "decoded tokens/s"]
+    assert list(rows) == [*(f"vLLM, {name}" for name in names), "vLLM / plain generate", "vLLM / limit"], result.stdout
+    assert all(re.fullmatch(r"[\d,.]+(x| %)?", value) for value in rows.values()), rows
