@@ -31,6 +31,9 @@ WITH_MODELS = "agents"
 #: Packages whose functions import the libraries for that. Other environments' stages do not call these functions.
 MODEL_PACKAGES = ("atp.agents.", "atp.models.", "atp.organism.", "atp.training.")
 
+#: Packages that only some machines have, and that may be in another Python (docs/models.md).
+OPTIONAL = ("vllm",)
+
 #: The module that imports, in a function, all stages.
 STAGES = "atp.study.stages"
 
@@ -103,7 +106,7 @@ def third_party(stages: Iterable[str], models: bool = True) -> set[str]:
             # Python also runs the packages that contain a module.
             in_functions = name != STAGES and (models or not name.startswith(MODEL_PACKAGES))
             todo += [*_imports(path, in_functions), *([name.rpartition(".")[0]] if "." in name else [])]
-        elif name.split(".")[0] not in ("atp", *sys.stdlib_module_names):
+        elif name.split(".")[0] not in ("atp", *OPTIONAL, *sys.stdlib_module_names):
             modules.add(name.split(".")[0])
     return modules
 
