@@ -2,8 +2,8 @@
 
 import os
 
-# Set before torch loads OpenMP. Its threads spin while they wait, which takes the cores from other jobs and, on a busy
-# machine, makes two threads many times slower than one.
+# Set before torch loads OpenMP: its threads spin while they wait, which takes the cores from other jobs and slows two
+# threads on a busy machine down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
