@@ -296,7 +296,7 @@ def _loop(model: Any, tokenizer: Any, rows: list[Row], batch: int) -> None:
         texts = [
             tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True) for row in part
         ]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         length = max(row["completion_tokens"] for row in part)
         with torch.inference_mode():
             replies = model.generate(
