@@ -1,8 +1,9 @@
 """Measure speed: the engine compared with plain `generate` and vLLM, scripted agents, a server with latency,
 Snakemake's planning, and the default study compared with an earlier version of the project. `make bench`, half an hour.
 
-The model organism plays SCENARIOS held-out scenarios through the engine. Then plain `generate` answers the same prompts
-with replies of the same lengths, one prompt at a time and in batches; it recomputes the whole history in each round.
+A model plays SCENARIOS held-out scenarios through the engine: the model organism, and SmolLM2 after `make smollm2`.
+Then plain `generate` answers the same prompts with replies of the same lengths, one prompt at a time and in batches; it
+recomputes the whole history in each round.
 Everything runs in one process, so that the ratios are valid on a busy machine.
 """
 
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import get_context
 from pathlib import Path
@@ -66,40 +68,48 @@ class Spent:
 
 def main() -> None:
     """Print the table."""
-    print("Engine, with the model organism\n")
-    for name, value in [*engine(), *vllm(), *scripted(), *served(), *population(), *planning(), *study()]:
-        print(f"  {name:58} {value}")
+    smollm2 = (ROOT / "models/smollm2-135m/config.json").is_file()
+    engines = [partial(engine, "organism"), *([partial(engine, "smollm2-135m", 1, 7)] if smollm2 else [])]
+    for part in (*engines, vllm, scripted, served, population, planning, study):
+        for name, value in part():
+            print(f"  {name:58} {value}", flush=True)
 
 
-def engine() -> list[tuple[str, str]]:
-    """Return the speed of the engine and of plain loops."""
+def engine(name: str, repeats: int = REPEATS, every: int = 1) -> list[tuple[str, str]]:
+    """Return the speed of the engine and of plain loops.
+
+    Args:
+        every: the loop of one prompt at a time answers one of so many prompts; its time is scaled to all of them.
+    """
     import torch
 
-    spec = read_models(("organism",), ROOT / "config/models")["organism"]
+    spec = read_models((name,), ROOT / "config/models")[name]
     assert spec is not None
-    agent: Any = load_agent("organism", spec.model_copy(update={"path": str(ROOT / spec.path)}).of(SINGLE))
+    agent: Any = load_agent(name, spec.model_copy(update={"path": str(ROOT / spec.path)}).of(SINGLE))
     episodes = _episodes()
     rows, spent = _played(agent, episodes), Spent()
     model, tokenizer = agent.model, agent.tokenizer
     engine, one, many = [], [], []
-    for _ in range(REPEATS):
+    sample = rows[::every]
+    for _ in range(repeats):
         with _timed(model, spent):
             engine.append(_clock(lambda: _played(agent, episodes)))
-        one.append(_clock(lambda: _loop(model, tokenizer, rows, 1)))
+        one.append(_clock(lambda: _loop(model, tokenizer, sample, 1)) * len(rows) / len(sample))
         many.append(_clock(lambda: _loop(model, tokenizer, rows, SCENARIOS)))
     count, seconds = len(rows), median(engine)
     distinct, computed = _distinct(agent, rows), sum(row["prompt_tokens"] - row["cached_tokens"] for row in rows)
-    rate, needed = _matmul_rate(), _operations(model.config, rows)
+    rate, needed = _matmul_rate(model.dtype), _operations(model.config, rows)
     return [
+        (f"model {name}", str(model.dtype)),
         ("threads", str(torch.get_num_threads())),
         (f"decisions, {SCENARIOS} scenarios x {ROUNDS} rounds", f"{count}"),
-        ("engine, decisions/s", f"{count / seconds:.1f}"),
-        ("(a) plain generate, one prompt at a time, decisions/s", f"{count / median(one):.1f}"),
-        ("(b) plain generate, batched, decisions/s", f"{count / median(many):.1f}"),
+        ("engine, decisions/s", f"{count / seconds:.2f}"),
+        ("(a) plain generate, one prompt at a time, decisions/s", f"{count / median(one):.2f}"),
+        ("(b) plain generate, batched, decisions/s", f"{count / median(many):.2f}"),
         ("engine / (a)", _times(one, engine)),
         ("engine / (b)", _times(many, engine)),
         ("prompt tokens computed per distinct prompt token", f"{computed / distinct:.3f}"),
-        ("... including the padding of batches", f"{spent.prompt / REPEATS / distinct:.3f}"),
+        ("... including the padding of batches", f"{spent.prompt / repeats / distinct:.3f}"),
         ("time outside the model's forward passes", f"{100 * (1 - spent.seconds / sum(engine)):.1f} %"),
         ("matmul rate of this machine, GFLOP/s", f"{rate / 1e9:.0f}"),
         ("arithmetic limit, decisions/s", f"{count * rate / needed:.0f}"),
@@ -316,7 +326,7 @@ def _loop(model: Any, tokenizer: Any, rows: list[Row], batch: int) -> None:
         texts = [
             tokenizer.apply_chat_template(row["messages"], tokenize=False, add_generation_prompt=True) for row in part
         ]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
         length = max(row["completion_tokens"] for row in part)
         with torch.inference_mode():
             replies = model.generate(
@@ -347,11 +357,11 @@ def _distinct(agent: Any, rows: list[Row]) -> int:
     return len(seen) - replies
 
 
-def _matmul_rate(size: int = 2048, times: int = 5) -> float:
-    """Return the floating-point operations per second of square matrix products in float32."""
+def _matmul_rate(dtype: Any, size: int = 2048, times: int = 5) -> float:
+    """Return the floating-point operations per second of square matrix products in a torch type."""
     import torch
 
-    matrix = torch.rand(size, size)
+    matrix = torch.rand(size, size).to(dtype)
     matrix @ matrix
     return times * 2 * size**3 / _clock(lambda: [matrix @ matrix for _ in range(times)])
 

@@ -48,7 +48,7 @@ enable_progress_bars()
 #: Slots of a new cache beyond the longest prompt and reply.
 EXTRA_SLOTS = 512
 #: Rows of a prefill step. Rows are sorted by length, so that a step has little padding.
-PREFILL_ROWS = 16
+PREFILL_ROWS = 8
 #: Logits that are in memory at once where hidden states are computed.
 MAX_LOGITS = 2**27
 

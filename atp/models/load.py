@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -163,8 +162,6 @@ def load_model(spec: ModelSpec, attention: str | None = None) -> Any:
         raise AtpError(f"{spec.path}: {len(missing)} weights are missing, the first is '{missing[0]}'")
     if spec.gpus and not gpu:
         log.warning("%s: gpus is %d, but this machine has none; running on the CPU", spec.path, spec.gpus)
-    if not gpu:  # masked attention does not copy shared heads then; on a GPU the fast kernel would be lost
-        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     return model
 
 
