@@ -1,20 +1,26 @@
-"""How a local agent decides: it draws guided answers, and weighs the answer that a free reply states."""
+"""How local agents decide: they draw guided answers, and weigh the answer that a free reply states.
+
+Both engines ask the same questions; each computes the probabilities of the next token in its own way.
+"""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from math import exp
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 
 from atp.agents.base import Request
 from atp.agents.likelihood import branch_points, find_equal, find_statement, violation_probability
 from atp.errors import AtpError
+from atp.models.chat import Chat
 from atp.models.spec import ModelSpec
 from atp.parsing.replies import THOUGHT_MARKS, closes_thought, opened_thought, opening_mark
 
 if TYPE_CHECKING:
-    from atp.agents.local import LocalAgent, Row
+    from atp.agents.local import LocalAgent
 
 #: Tokens before a continuation that are tokenized with it, so that it gets the tokens that it has behind them.
 ANCHOR_TOKENS = 4
@@ -22,13 +28,59 @@ ANCHOR_TOKENS = 4
 MARK_TOKENS = 16
 
 
-@dataclass(frozen=True)
-class _Question:
-    """A row of the cache, the tokens before its answer, and the tokens of each decision's answer."""
+class Reader(Protocol):
+    """What a question needs of an agent."""
 
-    row: "Row"
+    spec: ModelSpec
+    tokenizer: Any
+    chat: Chat
+
+
+@dataclass(slots=True)
+class Row:
+    """A request that is being answered.
+
+    `number` is its row in the cache, `cached` the number of the prompt's tokens that need no computation, and
+    `uniforms` has the random number of each new token, and the one of a guided answer. `stated` and `p_violation` are
+    those of its reply.
+    """
+
+    number: int
+    request: Request
+    prompt: list[int]
+    cached: int
+    uniforms: np.ndarray
+    written: list[int] = field(default_factory=list)
+    finish: str = ""
+    stated: str | None = None
+    p_violation: float | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row, the tokens before its answer, and the tokens of each decision's answer.
+
+    `decision` is the one that a free reply states; None where an answer is to be drawn.
+    """
+
+    row: Row
     context: list[int]
     answers: Mapping[str, list[int]]
+    decision: str | None = None
+
+    def settle(self, probabilities: Mapping[str, float]) -> None:
+        """Set the decision and the probability of a violation; draw the answer with the request's seed if need be."""
+        row, decision = self.row, self.decision
+        if decision is None:
+            decision, total = max(probabilities, key=lambda each: probabilities[each]), 0.0
+            for each, probability in probabilities.items():
+                total += probability
+                if row.uniforms[-1] < total:
+                    decision = each
+                    break
+            row.written, row.finish = row.written + self.answers[decision], "stop"
+        row.stated = decision
+        row.p_violation = violation_probability(probabilities, row.request.prompt.observation.violations or ())
 
 
 def check_guided(spec: ModelSpec, requests: Sequence[Request]) -> None:
@@ -42,7 +94,7 @@ def check_guided(spec: ModelSpec, requests: Sequence[Request]) -> None:
             )
 
 
-def ends_thought(agent: "LocalAgent", row: "Row") -> bool:
+def ends_thought(agent: Reader, row: Row) -> bool:
     """Return whether a guided reply is at the end of its thought, or begins without one."""
     text = agent.tokenizer.decode(row.written[-MARK_TOKENS:], skip_special_tokens=False)
     if closes_thought(text):
@@ -53,64 +105,50 @@ def ends_thought(agent: "LocalAgent", row: "Row") -> bool:
     return not any(mark.startswith(beginning) or beginning.startswith(mark) for mark in THOUGHT_MARKS)
 
 
-def draw_answers(agent: "LocalAgent", rows: Sequence["Row"]) -> None:
-    """End each guided reply with an answer, drawn by its probability after the thought with the request's seed."""
-    questions = []
-    for row in rows:
-        thought, texts = _guided_texts(agent, row)
-        sequences = _continuations(agent.tokenizer, row.prompt + thought, list(texts.values()))
-        answers = dict(zip(texts, sequences, strict=True))
-        if equal := find_equal(answers):
-            one, other = (row.request.prompt.observation.answers[decision] for decision in equal)
-            raise AtpError(
-                f"{agent.spec.path}: answers: guided: the tokenizer gives the answers {one!r:.60} and {other!r:.60} "
-                "the same tokens; use other labels or answers: free"
-            )
-        row.written = thought
-        questions.append(_Question(row, row.prompt + thought, answers))
+def guided_question(agent: Reader, row: Row) -> Question:
+    """Return the question that ends a guided reply, whose row keeps its thought. Raises AtpError for equal answers."""
+    thought, texts = _guided_texts(agent, row)
+    sequences = _continuations(agent.tokenizer, row.prompt + thought, list(texts.values()))
+    answers = dict(zip(texts, sequences, strict=True))
+    if equal := find_equal(answers):
+        one, other = (row.request.prompt.observation.answers[decision] for decision in equal)
+        raise AtpError(
+            f"{agent.spec.path}: answers: guided: the tokenizer gives the answers {one!r:.60} and {other!r:.60} "
+            "the same tokens; use other labels or answers: free"
+        )
+    row.written = thought
+    return Question(row, row.prompt + thought, answers)
+
+
+def stated_question(agent: Reader, row: Row) -> Question | None:
+    """Return the question that a free reply answers, if it states its decision in a known form."""
+    observation = row.request.prompt.observation
+    if observation.violations is None:
+        return None
+    text = agent.tokenizer.decode(row.written, skip_special_tokens=False)
+    statement = find_statement(text, observation.answers)
+    if statement is None:
+        return None
+    length = _tokens_before(agent.tokenizer, row.written, statement.start)
+    before = agent.tokenizer.decode(row.written[:length], skip_special_tokens=False)
+    context = row.prompt + row.written[:length]
+    texts = [text[len(before) : statement.start] + each for each in statement.texts.values()]
+    sequences = _continuations(agent.tokenizer, context, texts)
+    answers = dict(zip(statement.texts, sequences, strict=True))
+    if not text.startswith(before) or find_equal(answers):
+        return None
+    return Question(row, context, answers, statement.decision)
+
+
+def decide(agent: "LocalAgent", rows: Sequence[Row]) -> None:
+    """End guided replies with their answers, and weigh the answers of free ones."""
+    ask = guided_question if agent.guided else stated_question
+    questions = [question for row in rows if (question := ask(agent, row))]
     for question, probabilities in zip(questions, _probabilities(agent, questions), strict=True):
-        row, total = question.row, 0.0
-        drawn = max(probabilities, key=lambda decision: probabilities[decision])  # where the sum is rounded below 1
-        for decision, probability in probabilities.items():
-            total += probability
-            if row.uniforms[-1] < total:
-                drawn = decision
-                break
-        row.written, row.finish = row.written + question.answers[drawn], "stop"
-        _record(row, drawn, probabilities)
+        question.settle(probabilities)
 
 
-def weigh_answers(agent: "LocalAgent", rows: Sequence["Row"]) -> None:
-    """Compute the probability of a violation for each free reply that states its decision in a known form."""
-    questions, decisions = [], []
-    for row in rows:
-        observation = row.request.prompt.observation
-        if observation.violations is None:
-            continue
-        text = agent.tokenizer.decode(row.written, skip_special_tokens=False)
-        statement = find_statement(text, observation.answers)
-        if statement is None:
-            continue
-        length = _tokens_before(agent.tokenizer, row.written, statement.start)
-        before = agent.tokenizer.decode(row.written[:length], skip_special_tokens=False)
-        context = row.prompt + row.written[:length]
-        texts = [text[len(before) : statement.start] + each for each in statement.texts.values()]
-        sequences = _continuations(agent.tokenizer, context, texts)
-        answers = dict(zip(statement.texts, sequences, strict=True))
-        if text.startswith(before) and not find_equal(answers):
-            questions.append(_Question(row, context, answers))
-            decisions.append(statement.decision)
-    probabilities = _probabilities(agent, questions)
-    for question, decision, each in zip(questions, decisions, probabilities, strict=True):
-        _record(question.row, decision, each)
-
-
-def _record(row: "Row", decision: str, probabilities: Mapping[str, float]) -> None:
-    row.stated = decision
-    row.p_violation = violation_probability(probabilities, row.request.prompt.observation.violations or ())
-
-
-def _guided_texts(agent: "LocalAgent", row: "Row") -> tuple[list[int], dict[str, str]]:
+def _guided_texts(agent: Reader, row: Row) -> tuple[list[int], dict[str, str]]:
     """Return the tokens of a guided reply's thought, and decision -> the text with which the reply ends."""
     observation, chat = row.request.prompt.observation, agent.chat
     thought = row.written[:-1] if row.finish == "stop" else row.written
@@ -126,7 +164,7 @@ def _guided_texts(agent: "LocalAgent", row: "Row") -> tuple[list[int], dict[str,
     }
 
 
-def _opened(agent: "LocalAgent", row: "Row") -> str:
+def _opened(agent: Reader, row: Row) -> str:
     """Return the mark with which a prompt opens the reply's thought, or an empty string."""
     return opened_thought(agent.tokenizer.decode(row.prompt[-MARK_TOKENS:], skip_special_tokens=False))
 
@@ -150,7 +188,7 @@ def _continuations(tokenizer: Any, context: Sequence[int], texts: Sequence[str])
     return alone
 
 
-def _probabilities(agent: "LocalAgent", questions: Sequence[_Question]) -> list[dict[str, float]]:
+def _probabilities(agent: "LocalAgent", questions: Sequence[Question]) -> list[dict[str, float]]:
     """Return the probability of each decision, with one step on the cache for each place where answers part."""
     points = [list(branch_points(question.answers).items()) for question in questions]
     probabilities = [dict.fromkeys(question.answers, 1.0) for question in questions]
@@ -170,11 +208,17 @@ def _probabilities(agent: "LocalAgent", questions: Sequence[_Question]) -> list[
 
 def _normalise(agent: "LocalAgent", logits: torch.Tensor, tokens: list[int]) -> list[float]:
     """Return the probabilities with which the agent samples tokens, among these tokens."""
-    if agent.spec.sampling.temperature == 0:
-        best = int(logits[tokens].argmax())
-        return [float(place == best) for place in range(len(tokens))]
-    scores = agent.scores(logits[None])[0, tokens]
-    if not torch.isfinite(scores).any():  # top_k or top_p exclude all of them
-        scores = logits[tokens].float() / agent.spec.sampling.temperature
-    shares: list[float] = scores.double().softmax(dim=0).tolist()
-    return shares
+    if agent.spec.sampling.temperature > 0:
+        scores = agent.scores(logits[None])[0, tokens]
+        if torch.isfinite(scores).any():  # else top_k or top_p exclude all of them
+            return normalise(scores.tolist(), 1)
+    return normalise(logits[tokens].tolist(), agent.spec.sampling.temperature)
+
+
+def normalise(scores: Sequence[float], temperature: float) -> list[float]:
+    """Return the softmax of scores at a temperature; at 0 all of it is the first largest one's."""
+    if temperature == 0:
+        best = max(range(len(scores)), key=lambda place: scores[place])
+        return [float(place == best) for place in range(len(scores))]
+    weights = [exp((score - max(scores)) / temperature) for score in scores]
+    return [weight / sum(weights) for weight in weights]

@@ -7,7 +7,6 @@ if rounding moves a cumulative probability across the random number.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from atp.agents.architecture import OutputLayer, check_architecture, masked_attention, max_positions
 from atp.agents.base import Agent, Request
-from atp.agents.deciding import check_guided, draw_answers, ends_thought, weigh_answers
+from atp.agents.deciding import Row, check_guided, decide, ends_thought
 from atp.agents.kv import ConversationCache
 from atp.errors import AtpError
 from atp.models.chat import Chat
@@ -78,26 +77,6 @@ def load_local(spec: ModelSpec, adapter: Path | None) -> "LocalAgent":
     return agent
 
 
-@dataclass
-class Row:
-    """A request that is being answered.
-
-    `number` is its row in the cache, `cached` the number of the prompt's tokens that need no computation, and
-    `uniforms` has the random number of each new token, and the one of a guided answer. `stated` and `p_violation` are
-    those of its reply.
-    """
-
-    number: int
-    request: Request
-    prompt: list[int]
-    cached: int
-    uniforms: np.ndarray
-    written: list[int] = field(default_factory=list)
-    finish: str = ""
-    stated: str | None = None
-    p_violation: float | None = None
-
-
 class LocalAgent(Agent):
     """Answers batches of requests with a causal language model of transformers."""
 
@@ -141,7 +120,7 @@ class LocalAgent(Agent):
             for row in rows:
                 # The last token was sampled, not computed.
                 self.cached_tokens[row.number] = row.prompt + row.written[:-1]
-            (draw_answers if self.guided else weigh_answers)(self, rows)
+            decide(self, rows)
         return [self._reply(row, text) for row, text in zip(rows, texts, strict=True)]
 
     @torch.inference_mode()

@@ -23,8 +23,21 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
+import numpy as np
+
 from atp.agents import vllm_worker
 from atp.agents.base import ConcurrentAgent, Request
+from atp.agents.deciding import (
+    MARK_TOKENS,
+    Question,
+    Row,
+    check_guided,
+    ends_thought,
+    guided_question,
+    normalise,
+    stated_question,
+)
+from atp.agents.likelihood import branch_points
 from atp.errors import AtpError
 from atp.files.provenance import OTHER_VERSIONS
 from atp.models.chat import Chat
@@ -268,24 +281,71 @@ class VllmAgent(ConcurrentAgent):
                 f"exceed the {self.engine.max_tokens} for which vLLM has memory; lower sampling.max_new_tokens or the "
                 "number of rounds"
             )
+        uniforms = np.random.Generator(np.random.PCG64(request.seed)).random(1)
+        row = Row(request.conversation, request, prompt, 0, uniforms)
+        if self.spec.answers == "guided":
+            check_guided(self.spec, [request])
+            await self._think(row)
+            question: Question | None = guided_question(self, row)
+        else:
+            await self._write(row, sampling.max_new_tokens)
+            question = stated_question(self, row)
+        if question:
+            question.settle(await self._probabilities(question))
+        finished = row.finish == "stop"
+        return Reply(
+            text=self.chat.read(text, row.written, finished),
+            prompt_tokens=len(prompt),
+            cached_tokens=row.cached,
+            completion_tokens=len(row.written),
+            finish_reason="stop" if finished else "length",
+            tokens=tuple(row.written),
+            stated=row.stated,
+            p_violation=row.p_violation,
+        )
+
+    async def _write(self, row: Row, limit: int) -> None:
+        """Sample a row's reply, of at most so many tokens."""
+        sampling = self.spec.sampling
         params = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
-            "max_tokens": sampling.max_new_tokens,
+            "max_tokens": limit,
             "stop_token_ids": self.stop,
-            "seed": request.seed % SEED_MODULUS,
+            "seed": row.request.seed % SEED_MODULUS,
         }
-        answer = await self._ask(request.conversation, prompt, params)
-        finished = answer["finish"] == "stop"
-        return Reply(
-            text=self.chat.read(text, answer["tokens"], finished),
-            prompt_tokens=len(prompt),
-            cached_tokens=answer["cached"],
-            completion_tokens=len(answer["tokens"]),
-            finish_reason="stop" if finished else "length",
-            tokens=tuple(answer["tokens"]),
-        )
+        answer = await self._ask(row.number, row.prompt, params)
+        row.written, row.cached, row.finish = answer["tokens"], answer["cached"], answer["finish"]
+
+    async def _think(self, row: Row) -> None:
+        """Sample a row's thought, if it has one: the beginning of the reply shows whether it does."""
+        longest = self.spec.sampling.max_new_tokens
+        for limit in dict.fromkeys((min(MARK_TOKENS + 1, longest), longest)):
+            await self._write(row, limit)
+            reply, row.written = row.written, []
+            for token in reply:
+                row.written.append(token)
+                if ends_thought(self, row):
+                    row.finish = "thought"
+                    return
+
+    async def _probabilities(self, question: Question) -> dict[str, float]:
+        """Return the probability of each decision, with one token for each place where answers part."""
+        points, temperature = branch_points(question.answers), self.spec.sampling.temperature
+
+        async def shares(path: tuple[int, ...], tokens: list[int]) -> list[float]:
+            params = {"temperature": 0, "max_tokens": 1, "logprob_token_ids": tokens}
+            answer = await self._ask(question.row.number, [*question.context, *path], params)
+            return normalise([answer["next"][str(token)] for token in tokens], temperature)
+
+        branched = await asyncio.gather(*(shares(path, [*branches]) for path, branches in points.items()))
+        probabilities = dict.fromkeys(question.answers, 1.0)
+        for branches, values in zip(points.values(), branched, strict=True):
+            for value, decisions in zip(values, branches.values(), strict=True):
+                for decision in decisions:
+                    probabilities[decision] *= value
+        return probabilities
 
     async def log_probabilities(self, prompt: Sequence[int], reply: Sequence[int], adapted: bool = True) -> list[float]:
         """Return the log-probability of each token of a reply to a prompt, at temperature 1."""

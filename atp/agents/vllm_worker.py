@@ -66,15 +66,21 @@ def add(engine: Any, adapter: str | None, id: int, prompt: list[int], sampling: 
 
 
 def _answer(output: Any) -> dict[str, Any]:
-    """Return the answer to a finished request. `log_probabilities` has those of the prompt's tokens, if asked for."""
+    """Return the answer to a finished request.
+
+    If asked for, `log_probabilities` has those of the prompt's tokens, and `next` the first new token's: token id ->
+    log-probability.
+    """
     completion, scores = output.outputs[0], output.prompt_logprobs
     pairs = zip(output.prompt_token_ids, scores or (), strict=False)
+    first = completion.logprobs[0] if completion.logprobs else {}
     return {
         "id": int(output.request_id),
         "tokens": [*completion.token_ids],
         "finish": completion.finish_reason,
         "cached": output.num_cached_tokens or 0,
         "log_probabilities": [entry[token].logprob if entry else None for token, entry in pairs],
+        "next": {token: entry.logprob for token, entry in first.items()},
     }
 
 

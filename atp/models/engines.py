@@ -32,7 +32,7 @@ def resolve_engine(spec: ModelSpec, in_process: bool = False) -> ModelSpec:
     if spec.kind != "local" or spec.engine != "auto":
         return spec
     installed = find_spec("vllm") if in_process else vllm_python()
-    fits = spec.gpus and spec.device != "cpu" and spec.gguf_file is None and spec.answers == "free"
+    fits = spec.gpus and spec.device != "cpu" and spec.gguf_file is None
     return spec.model_copy(update={"engine": "vllm" if fits and installed and gpu_memory() else "transformers"})
 
 
@@ -46,8 +46,6 @@ def check_vllm(spec: ModelSpec) -> str:
         raise AtpError(
             f"{spec.path}: engine vllm does not read gguf_file; convert it (docs/models.md), or use transformers"
         )
-    if spec.answers == "guided":
-        raise AtpError(f"{spec.path}: engine vllm does not guide answers; set answers: free, or engine: transformers")
     python = vllm_python()
     if python is None:
         raise AtpError(

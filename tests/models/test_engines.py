@@ -38,7 +38,6 @@ def gpus(tmp_path, monkeypatch) -> None:
         (True, {}, "transformers"),  # without `gpus` it shares one with other jobs
         (True, {"gpus": 1, "device": "cpu"}, "transformers"),
         (True, {"gpus": 1, "gguf_file": "x.gguf"}, "transformers"),
-        (True, {"gpus": 1, "answers": "guided"}, "transformers"),
         (True, {"gpus": 1, "engine": "transformers"}, "transformers"),
         (False, {"gpus": 1}, "transformers"),
         (False, {"engine": "vllm"}, "vllm"),
@@ -65,7 +64,6 @@ def test_auto_is_transformers_without_a_gpu(monkeypatch, tmp_path):
     [
         ("", {}, r'engine is vllm, which is not installed: pip install "atp\[vllm\]", or name a Python'),
         ("/no/python", {}, f"{PYTHON}: no program '/no/python'"),
-        (sys.executable, {"answers": "guided"}, "engine vllm does not guide answers"),
         (sys.executable, {"gguf_file": "x.gguf"}, "engine vllm does not read gguf_file"),
         (sys.executable, {}, "vLLM cannot play the model: ModuleNotFoundError: No module named 'vllm'"),
     ],

@@ -135,6 +135,25 @@ def test_a_reply_has_its_log_probabilities(organism):
     assert there == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("answers", ["guided", "free"])
+def test_probabilities_of_a_violation_are_the_engines(organism, tmp_path, answers):
+    """The first round has equal prompts, and of guided answers nothing else before the decision."""
+    models = [
+        spec(ORGANISM / "role_play", engine, SAMPLED).model_copy(update={"answers": answers})
+        for engine in ("vllm", "transformers")
+    ]
+    there = VllmAgent(models[0], organism.tokenizer, load_skeleton(models[0]), organism.engine)
+    one, other = (
+        play(agent, "role_play", tmp_path / engine, 24).to_pylist()
+        for agent, engine in ((there, "vllm"), (load_agent("m", models[1]), "transformers"))
+    )
+    assert all(turn["decision"] != "invalid" for turn in one) or answers == "free"
+    assert sum(turn["p_violation"] is None for turn in one) <= sum(turn["decision"] == "invalid" for turn in one)
+    first = [[turn["p_violation"] for turn in turns if turn["round"] == 1] for turns in (one, other)]
+    if answers == "guided":
+        assert first[0] == pytest.approx(first[1], abs=1e-4) and len(set(first[0])) > 12
+
+
 def test_a_killed_rollout_leaves_no_process_and_resumes_with_the_same_turns(organism, tmp_path):
     source, out = tmp_path / "scenarios", tmp_path / "turns"
     scenarios_stage(ScenariosJob(testbed="role_play", settings={"test": 200}), source)
