@@ -234,7 +234,17 @@ def _counted(deployments: Sequence[dict[str, Any]]) -> pl.DataFrame:
         ):
             share = counts[k] / counts[n] if counts[n] else None
             result = {"value": share, "k": counts[k], "n": counts[n], "low": None, "high": None, "method": ""}
-            rows.append({"variant": "", **deployment["cell"], "step": step, **result, "label": None, "reason": None})
+            rows.append(
+                {
+                    "variant": "",
+                    "channel": "weights",
+                    **deployment["cell"],
+                    "step": step,
+                    **result,
+                    "label": None,
+                    "reason": None,
+                }
+            )
     kinds = {**dict.fromkeys(("value", "low", "high"), pl.Float64), **dict.fromkeys(("label", "reason"), pl.String)}
     return pl.DataFrame(rows, schema_overrides=kinds)
 
@@ -243,13 +253,13 @@ def columns_of(rows: pl.DataFrame, counted: str = "violations/valid") -> list[st
     """Return the headings of `cells` for these rows."""
     if spread.seeds_of(rows) < 2:
         return [counted, "rate", "95 % interval", "interval by"]
-    return [counted, "mean rate", *spread.BETWEEN, spread.WITHIN, "interval by"]
+    return [counted, "mean rate", *spread.BETWEEN, spread.INTERVAL, "interval by"]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """Return a row's counts, rate, spreads and method as cells of a table."""
     spreads = spread.between(row, share=not is_mean(row))
-    return [counts_text(row), value_text(row), *spreads, interval_text(row), row["method"]]
+    return [counts_text(row), value_text(row), *spreads, interval_text(row), row["method"] + spread.note_of(row)]
 
 
 def lines(rows: pl.DataFrame, axis: str, title: str, over: Sequence[Any] = (), keys: Sequence[str] = ()) -> Any:

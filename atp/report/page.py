@@ -20,7 +20,6 @@ from atp.files.schemas import MEASURES
 from atp.files.tables import ON_PAGE, read_provenance, read_table, write_text
 from atp.measures import swept
 from atp.measures.rates import scan
-from atp.measures.seeds import over_seeds
 from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
 from atp.report import alignment, change, conditions, ran, replication
@@ -55,7 +54,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
     results = Results(table, swept.settings(turns), {scenario_testbed(path): path for path in scenarios})
     added = entries("figures")
     all_figures = [
-        *alignment.alignment_figures(alignment.effects(over_seeds(table))),
+        *alignment.alignment_figures(effects),
         *figures(table, ran.deployments(selections)),
         *chain.from_iterable(_own_figures("testbeds", name, find_testbed(name).figures, results) for name in testbeds),
         *phase_figures(results),
