@@ -13,8 +13,8 @@ first round's.
 
 The bootstrap draws whole scenarios, the same ones for all rates of a number. If a rate is equal in all scenarios, it
 would claim certainty; then the interval is computed from the rates' own intervals (`intervals.apart`,
-`intervals.ratio`). end_difference_p is the p-value of a permutation test, corrected for all comparisons with the
-baseline in one cell and channel.
+`intervals.ratio`). end_difference_p is the p-value of a permutation test of scenarios, or of Student's t over
+trainings, corrected for all comparisons with the baseline in one cell and channel.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +26,7 @@ import polars as pl
 from atp.files.schemas import CELL, SERIES
 from atp.measures.intervals import Interval, alike, apart, difference, mean_difference, ratio, resampled, share
 from atp.measures.measure import Evidence, measure_rows
+from atp.measures.seeds import SPREAD_OF_MEAN, over_seeds, t_test
 from atp.measures.series import POINT, Point, Points, by_scenario, point_row, points_of, tables
 
 BASELINE = "baseline"
@@ -37,6 +38,9 @@ OF_CONDITIONS = (BEGIN, END, CHANGE, REMOVED, CHANGE_LEFT, DIFFERENCE, P, GIVEN_
 DRAWS = 9999
 NO_BOUNDS = (None, None)
 _CELL = [key for key in CELL if key != "condition"]
+_OF_SEEDS = [*(key for key in _CELL if key != "seed"), "channel"]
+#: Rows of agents of which each seed is another training.
+OF_TRAININGS = (pl.col("alignment") != "none") | (pl.col("channel") == "weights")
 #: The sums of a scenario: violations, valid replies, sum of rewards, replies, largest reward or loss.
 _SUMS = ("k", "n", "reward", "replies", "largest")
 
@@ -46,24 +50,58 @@ def condition_effects(evidence: Evidence) -> pl.DataFrame:
 
     `n` counts scenarios, or for a rate its valid replies. A row of a condition has the variant of the baseline that it
     is compared with, because its own label leaves out what the condition overrides. With several seeds there are
-    further rows for all seeds together, whose `seed` is null: each scenario has the replies of all seeds, and one
-    correction by Holm applies. There is no change_left if the interval of the baseline's change includes 0.
+    further rows for all seeds together, whose `seed` is null, with their own correction by Holm: of an agent that is
+    not trained each scenario has the replies of all seeds; of a trained one the seeds are the units, paired between
+    conditions (`seeds.over_seeds`). One seed of the weights channel has no p-value. There is no change_left if the
+    interval of the baseline's change includes 0.
     """
     reward = pl.col("reward")
     counts = by_scenario(evidence.turns, reward=reward.sum(), replies=pl.len(), largest=reward.abs().max())
-    tables = [counts]
-    if counts["seed"].n_unique() > 1:
-        sums = [pl.col("k", "n", "reward", "replies").sum(), pl.col("largest").max()]
-        points = counts.group_by(*[key for key in SERIES if key != "seed"], *POINT, "scenario_id").agg(sums)
-        tables.append(points.sort(pl.all()).with_columns(seed=pl.lit(None, pl.Int64)))
+    of_seeds = _rows(counts, evidence.seed)
+    several = counts.filter(~OF_TRAININGS).filter(pl.col("seed").n_unique().over(_OF_SEEDS) > 1)
+    sums = [pl.col("k", "n", "reward", "replies").sum(), pl.col("largest").max()]
+    points = several.group_by(*[key for key in SERIES if key != "seed"], *POINT, "scenario_id").agg(sums)
+    pooled = _rows(points.sort(pl.all()).with_columns(seed=pl.lit(None, pl.Int64)), evidence.seed)
+    trained = of_seeds.filter(OF_TRAININGS)
+    once = OF_TRAININGS & (pl.col("measure") == P)
+    kept = of_seeds.filter(~(once & (pl.col("channel") == "weights"))).with_columns(
+        method=pl.when(once).then(pl.col("method") + ", one training").otherwise("method")
+    )
+    return pl.concat([kept, pooled, _over_trainings(trained)])
+
+
+def _rows(counts: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Return the rows of each cell and channel from the sums of scenarios."""
     rows: list[dict[str, Any]] = []
-    for keys, cell in (group for table in tables for group in table.group_by(*_CELL, "channel", maintain_order=True)):
+    for keys, cell in counts.group_by(*_CELL, "channel", maintain_order=True):
         conditions: dict[str, dict[str, Points]] = {}
         for (condition, variant), series in cell.group_by("condition", "variant", maintain_order=True):
             conditions.setdefault(str(condition), {})[str(variant)] = points_of(series, *_SUMS)
         place = dict(zip([*_CELL, "channel"], keys, strict=True)) | {"split": "test"}
-        rows += [place | row for row in _cell_rows(conditions, evidence.seed)]
+        rows += [place | row for row in _cell_rows(conditions, seed)]
     return measure_rows(rows)
+
+
+def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows over the seeds of trained agents, from those of each seed; none of a cell with one seed."""
+    means = over_seeds(rows.filter(~pl.col("measure").is_in([P, CHANGE_LEFT]))).filter(pl.col("seeds") > 1)
+    new: list[dict[str, Any]] = []
+    for _, cell in means.group_by(_OF_SEEDS, maintain_order=True):
+        changes = {(row["condition"], row["variant"]): row for row in cell.filter(measure=CHANGE).to_dicts()}
+        tested = []
+        for row in cell.filter(measure=DIFFERENCE).select(*rows.columns, *SPREAD_OF_MEAN).to_dicts():
+            spread = [row.pop(name) for name in SPREAD_OF_MEAN]
+            if spread[0] is not None:
+                test = {"measure": P, "low": None, "high": None, "method": f"t over {spread[-1]} trainings, Holm"}
+                tested.append(row | test | {"value": t_test(row["value"], *spread)})
+            own, other = (changes.get((name, row["variant"])) for name in (BASELINE, row["condition"]))
+            if own and other and not own["low"] <= 0 <= own["high"]:
+                ends = [Interval(each["value"], each["low"], each["high"], "") for each in (other, own)]
+                left = Interval(other["value"] / own["value"], *ratio(*ends), "from the changes' intervals")
+                new.append(row | {"measure": CHANGE_LEFT, **vars(left)})
+        for row, p in zip(tested, holm([row["value"] for row in tested]), strict=True):
+            new.append(row | {"value": p})
+    return pl.concat([means.select(rows.columns), measure_rows(new)])
 
 
 def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], seed: int) -> list[dict[str, Any]]:

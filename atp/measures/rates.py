@@ -26,6 +26,7 @@ from atp.measures.reinforcement import reinforcement
 from atp.measures.reset import reset_effects
 from atp.measures.swept import settings
 from atp.measures.tipping_series import tipping_measures
+from atp.measures.trainings import judge_trainings
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
 
 #: Common columns that measures read, so that prompts and replies stay on disk.
@@ -108,7 +109,7 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
     Raises:
         PluginError: a measure that is not built in failed, returned something else, or has a name that exists.
     """
-    rows = pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)])
+    rows = judge_trainings(pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)]))
     for name, entry in entries("measures").items():
         with blame("measures", name):
             rows = add_rows(rows, entry.value(evidence))

@@ -1,17 +1,21 @@
 """Combine the measures of several seeds into one row. Each seed of a trained agent is another training."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 
 SEED = "seed"
 #: Quantile of the standard normal distribution that a 95 % interval has.
-_NORMAL = 1.959964
+NORMAL = 1.959964
 #: Rows about an agent that the study has trained, by alignment or over generations.
 TRAINED = (pl.col("alignment") != "none") | ((pl.col("channel") == "weights") & (pl.col("generation") > 0))
 #: Columns of MEASURES that hold results; the other columns are keys.
 RESULTS = ("value", "k", "n", "low", "high", "method", "label", "reason")
 #: Columns that `over_seeds` adds.
-SPREAD = ("least", "most", "deviation", "seeds", "planned", "of", "trainings", "error", "df")
+SPREAD = ("least", "most", "deviation", "seeds", "planned", "of", "trainings", "between", "within")
+#: Those of them that an interval over trainings is computed from.
+SPREAD_OF_MEAN = ("between", "within", "seeds")
 #: Keys of what is played with the same seeds.
 _CELL = ("model", "testbed", "alignment", "condition", "channel")
 
@@ -25,10 +29,10 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
     - **Not trained by the study**: the mean of the seeds' 95 % intervals, as distances below and above their values. It
       is about other scenarios. It is not divided by the root of the number of seeds, because all seeds play the same
       scenarios.
-    - **Trained, two or more seeds**: an interval for other trainings and other scenarios. Its squared standard error is
-      the variance between seeds divided by their number, plus that of one seed's interval; its quantile is Student's,
-      with the degrees of freedom of Satterthwaite (1946, Biometrics Bulletin 2:110). A proportion's interval is
-      computed on log-odds.
+    - **Trained, two or more seeds**: an interval for other trainings and other scenarios. Half of its width is the root
+      of the sum of two squares (Zou and Donner 2008, Statistics in Medicine 27:1693): of Student's t with seeds - 1
+      degrees of freedom times the standard error of the mean over seeds, and of half of one seed's interval. A
+      proportion's interval is computed on log-odds.
     - **Trained, one seed**: that seed's interval, which is about other scenarios for this one training. `trainings` is
       1.
 
@@ -42,11 +46,11 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
         The columns of `measures`, rows in order of first appearance: `value` is the mean over seeds with a value, `k`
         and `n` are sums over all seeds, `low` and `high` are null if a seed with a value has none, `method`, `label`
         and `reason` list the seeds' own. Additional columns: `least` and `most`; `deviation`, null with fewer than two
-        values; `seeds`, the number of seeds with a value; `planned`, the number of seeds of the cell and channel;
-        `of`, the number of seeds in `measures`; `trainings`, the
-        number of trainings that the row is about, null if it is about none; `error` and `df`, standard error and
-        degrees of freedom of an interval over trainings. Units are those of the measure. With a single seed the columns
-        of `measures` are unchanged, except for `seed`.
+        values; `seeds`, the number of seeds with a value; `planned`, the number of seeds of the cell and channel; `of`,
+        the number of seeds in `measures`; `trainings`, the number of trainings that the row is about, null if it is
+        about none; `between` and `within`, of an interval over trainings the standard errors of the mean over seeds and
+        of one seed's value. Units are those of the measure. With a single seed the columns of `measures` are unchanged,
+        except for `seed`.
     """
     measures = measures.filter(pl.col(SEED).is_not_null())  # rows for all seeds have no spread between seeds
     keys = [key for key in measures.columns if key not in (SEED, *RESULTS)]
@@ -75,38 +79,52 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
 
 def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
     """Return rows whose intervals are about other trainings where there are several, with the columns of that."""
-    trained, several = TRAINED & pl.col("low").is_not_null(), pl.col("seeds") > 1
-    between = pl.col("deviation") ** 2 / pl.col("seeds")
-    within = ((pl.col("high") - pl.col("low")) / (2 * _NORMAL)) ** 2
+    several = TRAINED & pl.col("low").is_not_null() & (pl.col("seeds") > 1)
     rows = rows.with_columns(
         trainings=pl.when(TRAINED).then("seeds"),
-        error=pl.when(trained & several).then((between + within).sqrt()),
-        df=pl.when(trained & several).then((between + within) ** 2 / between**2 * (pl.col("seeds") - 1)),
+        between=pl.when(several).then(pl.col("deviation") / pl.col("seeds").sqrt()),
+        within=pl.when(several).then((pl.col("high") - pl.col("low")) / (2 * NORMAL)),
     )
-    low, high = t_interval(*(rows[name].cast(pl.Float64).to_numpy() for name in ("value", "error", "df")))
-    mean, proportion = pl.col("value"), pl.col("k").is_not_null() & pl.col("value").is_between(0, 1, closed="none")
-    odds_low, odds_high = (_on_log_odds(mean, pl.Series(bound) - rows["value"]) for bound in (low, high))
-    new = (pl.col("error") > 0) & (proportion | pl.col("k").is_null())
+    if not rows["between"].count():
+        return rows
+    between, within, seeds = (rows[name].cast(pl.Float64).to_numpy() for name in SPREAD_OF_MEAN)
+    half = pl.Series(half_width(between, within, seeds)).fill_nan(None)
+    value, count = pl.col("value"), pl.col("k")
+    inside = count.is_not_null() & value.is_between(0, 1, closed="none")
+    new = (half > 0) & (inside | count.is_null())
+    bounds = {
+        name: pl.when(new).then(pl.when(inside).then(_on_log_odds(value, end)).otherwise(value + end)).otherwise(name)
+        for name, end in (("low", -half), ("high", half))
+    }
     return rows.with_columns(
-        low=pl.when(new).then(pl.when(proportion).then(odds_low).otherwise(pl.Series(low))).otherwise("low"),
-        high=pl.when(new).then(pl.when(proportion).then(odds_high).otherwise(pl.Series(high))).otherwise("high"),
-        method=pl.when(new).then(pl.lit("t over trainings and scenarios")).otherwise("method"),
+        **bounds, method=pl.when(new).then(pl.lit("t over trainings and scenarios")).otherwise("method")
     )
 
 
-def t_interval(value: np.ndarray, error: np.ndarray, df: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return bounds of 95 % intervals by Student's t."""
-    from scipy.special import stdtrit
+def half_width(between: Any, within: Any, seeds: Any, level: float = 0.95) -> Any:
+    """Return half of the width of an interval over trainings and scenarios, from numbers or arrays.
 
-    half = stdtrit(np.minimum(df, 1e9), 0.975) * error
-    return value - half, value + half
+    Args:
+        between: standard error of the mean over seeds.
+        within: standard error of one seed's value over scenarios.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    tail = (1 + level) / 2
+    return np.hypot(stdtrit(np.maximum(seeds - 1, 1), tail) * between, ndtri(tail) * within)
 
 
-def t_test(value: float, error: float, df: float) -> float:
-    """Return the two-sided p-value of a value by Student's t."""
-    from scipy.special import stdtr
+def t_test(value: float, between: float, within: float, seeds: int) -> float:
+    """Return the two-sided p-value: 1 - the level of the interval (see `half_width`) that ends at 0."""
+    from scipy.optimize import brentq
 
-    return float(2 * stdtr(min(df, 1e9), -abs(value) / error)) if error else float(value == 0)
+    def excess(p: float) -> float:
+        return float(half_width(between, within, seeds, 1 - p)) - abs(value)
+
+    smallest = 1e-12
+    if excess(smallest) <= 0:
+        return smallest if value else 1.0
+    return float(brentq(excess, smallest, 1.0)) if value else 1.0
 
 
 def _on_log_odds(rate: pl.Expr, distance: pl.Series) -> pl.Expr:

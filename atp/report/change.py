@@ -22,7 +22,7 @@ _KEYS = [*SERIES, "channel", "split"]
 
 def changes(measures: pl.DataFrame) -> list[RowGroup]:
     """Return rows with the columns CHANGES, in a group for each channel and testbed."""
-    rows = measures.filter(measure=VERDICT, split="test")
+    rows = measures.filter(pl.col("seed").is_not_null(), measure=VERDICT, split="test")
     groups = []
     for channel, by in (("context", "variant"), ("weights", "condition")):
         for testbed in sorted(rows["testbed"].unique()):

@@ -18,10 +18,12 @@ from atp.measures.conditions import (
     END,
     GIVEN_UP,
     OF_CONDITIONS,
+    OF_TRAININGS,
     REMOVED,
     P,
 )
 from atp.measures.reset import AFTER
+from atp.measures.trainings import ONE_TRAINING
 from atp.report.verdict import name_lines, percent, span
 
 CHANNELS = {"context": "in context", "weights": "in the weights"}
@@ -60,7 +62,9 @@ def compared(measures: pl.DataFrame, spent: Spent) -> tuple[list[RowGroup], list
     where = pl.col("channel").replace_strict(CHANNELS)
     unnamed = (pl.col("channel") == "weights") | (pl.col("variant") == "default")
     variant = pl.when(unnamed).then(where).otherwise(pl.concat_str([where, "variant"], separator=", "))
-    named = name_lines(rows.with_columns(played="condition", condition=pl.lit(""), variant=variant), "variant")
+    alone = pl.lit(None, pl.Int64)  # a group has all seeds, or the only one
+    labelled = rows.with_columns(played="condition", condition=pl.lit(""), variant=variant, own="seed", seed=alone)
+    named = name_lines(labelled, "variant").with_columns(seed="own")
     survives, costs = [], []
     for (name,), group in named.group_by("name", maintain_order=True):
         cell = [group.row(0, named=True)[key] for key in (*CELL, "channel")]
@@ -69,20 +73,22 @@ def compared(measures: pl.DataFrame, spent: Spent) -> tuple[list[RowGroup], list
             for (condition,), condition_rows in group.group_by("played", maintain_order=True)
         }
         took = {condition: _spent(spent, (*cell[:3], condition, *cell[4:])) for condition in by_condition}
-        survives.append(RowGroup(str(name), [_survives(condition, by_condition[condition]) for condition in took]))
+        once = group.filter(OF_TRAININGS, pl.col("seed").is_not_null()).height > 0
+        heading = f"{name}, {ONE_TRAINING}" if once else str(name)
+        survives.append(RowGroup(heading, [_survives(condition, by_condition[condition]) for condition in took]))
         cost_rows = [_costs(condition, by_condition[condition], took[condition], took[BASELINE]) for condition in took]
-        costs.append(RowGroup(str(name), cost_rows))
+        costs.append(RowGroup(heading, cost_rows))
     return survives, costs
 
 
 def _combine_seeds(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of all seeds together, with the `least` and the `most` of a seed; with one seed, its rows."""
-    if not rows["seed"].null_count():
-        return rows.with_columns(least=pl.lit(None, pl.Float64), most=pl.lit(None, pl.Float64))
+    together = [*(key for key in CELL if key not in ("seed", "condition")), "channel"]
+    several = (pl.col("seed").drop_nulls().n_unique().over(together) > 1) & pl.col("seed").is_not_null()
     keys = [*(key for key in SERIES if key != "seed"), "channel", "measure"]
-    by_seed = rows.filter(pl.col("seed").is_not_null()).group_by(keys)
+    by_seed = rows.filter(several).group_by(keys)
     ends = by_seed.agg(least=pl.col("value").min(), most=pl.col("value").max())
-    return rows.filter(pl.col("seed").is_null()).join(ends, on=keys, how="left")
+    return rows.filter(~several).join(ends, on=keys, how="left")
 
 
 def _spent(spent: Spent, keys: tuple[Any, ...]) -> tuple[float, float]:

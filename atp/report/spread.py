@@ -9,12 +9,12 @@ from typing import Any
 import polars as pl
 
 from atp.measures.alignment import NONE
+from atp.measures.trainings import ONE_TRAINING
 from atp.report.verdict import span
 
 BETWEEN = ["seeds", "smallest to largest seed", "SD between seeds"]
 INTERVAL = "95 % interval"
 INTERVALS = "Bars are 95 % intervals."
-ONE_TRAINING = "one training"
 OF_ONE_TRAINING = " Where an agent was trained once, its interval is for other scenarios, not for another training."
 
 

@@ -82,6 +82,7 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
         for testbed in testbeds:
             suffix = f", in {testbed.replace('_', ' ')}" if len(testbeds) > 1 else ""
             seeds_by_name: dict[str, list[_Seed]] = {}
+            together: dict[str, _Seed] = {}
             for key, series in (
                 name_lines(rows.filter(testbed=testbed).with_columns(own="seed", seed=0), by)
                 .sort(axis, "own")
@@ -90,9 +91,12 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
                 if series[axis][0] != series[axis][-1]:
                     own = verdicts[(*key[: len(CELL) - 1], key[-1], key[len(CELL)], channel)]
                     first, last = series.row(0, named=True), series.row(-1, named=True)
-                    seeds_by_name.setdefault(series["name"][0], []).append(_seed(first, last, own))
+                    name = series["name"][0]
+                    seeds_by_name.setdefault(name, []).append(_seed(first, last, own))
+                    if mean := verdicts.get((*key[: len(CELL) - 1], None, key[len(CELL)], channel)):
+                        together[name] = _seed(first, last, mean)
             if seeds_by_name:
-                lines = [_line(axis, name, seeds) for name, seeds in sorted(seeds_by_name.items())]
+                lines = [_line(axis, name, seeds, together.get(name)) for name, seeds in sorted(seeds_by_name.items())]
                 all_findings.append(Finding(f"{where}{suffix}: the violation rate", lines))
     return all_findings
 
@@ -168,7 +172,8 @@ def _seed(first: dict[str, Any], last: dict[str, Any], rows: Mapping[str, Mappin
     return _Seed(first, last, label, "", reason)
 
 
-def _line(axis: str, name: str, seeds: list[_Seed]) -> Line:
+def _line(axis: str, name: str, seeds: list[_Seed], together: _Seed | None) -> Line:
+    """Return the line of one series; `together` has the verdict over its seeds, where each is another training."""
     values = [[seed.first["value"] for seed in seeds], [seed.last["value"] for seed in seeds]]
     first, last = (percent(sum(rates) / len(rates)) for rates in values)
     one = seeds[0]
@@ -180,11 +185,14 @@ def _line(axis: str, name: str, seeds: list[_Seed]) -> Line:
     note = f"; {axis} {end} announces supervision differently" if one.last[axis] < end else ""
     if len(seeds) == 1:
         return Line(name, one.verdict, text, f"{counts[0]}{note}. {sentence(one.reason)}.", one.direction)
+    evidence = "; ".join(f"seed {seed.first['own']}: {count}" for seed, count in zip(seeds, counts, strict=True))
+    if together:
+        reason = f"{evidence}{note}. {sentence(together.reason)}."
+        return Line(name, together.verdict, f"{text}, means of seeds", reason, together.direction)
     verdicts = Counter(seed.verdict for seed in seeds)
     verdict = "; ".join(f"{each} in {count} of {len(seeds)} seeds" for each, count in verdicts.most_common())
     directions = {seed.direction for seed in seeds}
     direction = directions.pop() if len(directions) == 1 else ""
-    evidence = "; ".join(f"seed {seed.first['own']}: {count}" for seed, count in zip(seeds, counts, strict=True))
     by_seed = tuple(seed.verdict for seed in seeds)
     return Line(name, verdict, f"{text}, means of seeds", evidence + note, direction, by_seed)
 

@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 from scipy.special import expit
 
 from atp.files.schemas import MEASURES
@@ -55,14 +54,13 @@ def test_by_hand():
 
 
 def test_seeds_of_a_trained_agent_are_trainings_by_hand():
-    """Rates of 20, 50 and 80 % with intervals of 19.6 points: errors of 17.3 (three seeds, SD 30) and of 5 points."""
+    """Rates of 20, 50 and 80 % with intervals of 19.6 points: standard errors of 17.3 and of 5 points."""
     trained = {"alignment": "dpo"}
     rows = [row(seed, value, value - 0.098, value + 0.098, **trained) for seed, value in enumerate((0.2, 0.5, 0.8))]
     (mean,) = over_seeds(table(*rows)).to_dicts()
     assert (mean["trainings"], mean["method"]) == (3, "t over trainings and scenarios")
-    assert mean["error"] == pytest.approx((0.3**2 / 3 + 0.05**2) ** 0.5, rel=1e-4)
-    assert mean["df"] == pytest.approx((0.03 + 0.0025) ** 2 / (0.03**2 / 2), rel=1e-4)  # Satterthwaite's 2.35
-    half = float(stats.t.ppf(0.975, mean["df"])) * mean["error"] / 0.25  # in log-odds, whose slope at one half is 1 / 4
+    assert mean["between"] == pytest.approx(0.3 / 3**0.5) and mean["within"] == pytest.approx(0.05, rel=1e-4)
+    half = ((4.302653 * 0.3) ** 2 / 3 + 0.098**2) ** 0.5 / 0.25  # in log-odds, whose slope at one half is 1 / 4
     assert (mean["low"], mean["high"]) == pytest.approx((1 / (1 + exp(half)), 1 / (1 + exp(-half))))
     # a difference has no numerator: its interval is in points
     (mean,) = over_seeds(table(*(each | {"k": None} for each in rows))).to_dicts()

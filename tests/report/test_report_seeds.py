@@ -162,9 +162,7 @@ def test_the_effect_of_alignment_is_one_row_for_all_seeds():
     measures = table(rows)
     (figure,) = alignment_figures(effects(measures))
     line, interval, seeds, reach, deviation = figure.rows
-    # SD 14.1 of two seeds: an error of 10 points, with that of one seed's interval 11.2, with 1.57 degrees of freedom
-    error = (10**2 + (10 / 1.96) ** 2) ** 0.5
-    half = stats.t.ppf(0.975, error**4 / 10**4) * error
+    half = ((stats.t.ppf(0.975, 1) * 10) ** 2 + 10**2) ** 0.5  # two seeds with an SD of 14.1
     bounds = f"{50 - half:.1f} to {50 + half:.1f}".replace("-", "−")
     assert line[:4] == ["dpo", "80.0\xa0% (16/20)", "30.0\xa0% (6/20)", f"50.0 ({bounds})"]
     assert (interval[0], interval[3]) == ("95 % interval", bounds)
