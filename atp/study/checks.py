@@ -164,6 +164,10 @@ def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
                     f"{where}.weights.training.{key}: {later}, must be {first} as in alignment.{alignment}: "
                     f"generations of condition '{condition}' continue the weights that alignment trained"
                 )
+    unknown = set(section.weights.seeds if section.weights else ()) - set(study.alignments)
+    if unknown:
+        known = ", ".join(study.alignments)
+        raise ValueError(f"{where}.weights.seeds: {sorted(unknown)} is no alignment of the study, which has {known}")
     last, trainings = alignment_rows(section)[1], section.trainings()
     if (methods or any(map(section.needs_pairs, trainings))) and section.scenarios.train < last:
         raise ValueError(
