@@ -22,7 +22,7 @@ from atp.measures import swept
 from atp.measures.rates import scan
 from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
-from atp.report import alignment, change, conditions, ran, replication
+from atp.report import alignment, change, conditions, primary, ran, replication
 from atp.report.figures import Figure, figures, svg
 from atp.report.job import ReportFiles, ReportJob
 from atp.report.phase import phase_figures
@@ -72,6 +72,8 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         study_text=job.text,
         organism=job.organism,
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
+        primary=primary.registration(job.primary, table, provenances),
+        columns_of_primary=primary.COLUMNS,
         warnings=ran.warnings(adapters),
         replication=replication.replication(results),
         trainings=ran.trainings(adapters),

@@ -159,7 +159,7 @@ def study_jobs(project: Project) -> dict[str, Step]:
         Step(
             "report",
             (paths.REPORT, paths.FIGURES),
-            (ReportJob(study=project.name, text=project.text, organism=organism),),
+            (ReportJob(study=project.name, text=project.text, organism=organism, primary=study.primary),),
             {
                 "measures": [paths.MEASURES],
                 "turns": turns,

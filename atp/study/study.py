@@ -21,6 +21,7 @@ from pydantic import (
 
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.measures.hypothesis import Hypothesis
 from atp.registry import find_testbed
 from atp.rollout.transplant import HISTORY_FROM
 from atp.scenarios.sources import ScenarioSettings, source_settings
@@ -105,6 +106,9 @@ class Study(_Section):
         (NONE,), min_length=1, description="how agents are prepared before deployment"
     )
     seeds: Seeds = Field((0,), description="seeds, one series each; the weights channel can have others")
+    primary: tuple[Hypothesis, ...] = Field(
+        (), description="hypotheses that are fixed before the first rollout; the report tests them first"
+    )
     shards: Annotated[int, Field(ge=1, le=10_000, strict=True)] | Literal["auto"] = Field(
         "auto", description="jobs that a rollout is split into; auto: by its size, where the model needs a GPU"
     )

@@ -98,6 +98,22 @@ def test_only_the_condition_with_rehearsal_needs_pairs():
     assert unused.pop("max_violation_increase") == 2 * 8 + 8 and not any(unused.values())
 
 
+def test_the_weights_channel_has_seeds_of_its_own():
+    """An alignment's seeds are aligned for both channels; others are the study's."""
+    study = yaml.safe_load(SMALL)
+    (section,) = study["testbeds"].values()
+    section["weights"]["seeds"] = {"none": [3, 4], "dpo": [0, 5]}
+    steps = steps_of(yaml.safe_dump(study), alignments=["none", "dpo"], seeds=[0])
+
+    def seeds(rule: str, alignment: str) -> set[int]:
+        cells = [step.jobs[0].cell for step in steps.values() if step.rule == rule and step.jobs]
+        return {cell.seed for cell in cells if cell.alignment == alignment}
+
+    assert seeds("rollout", "none") == seeds("rollout", "dpo") == {0}
+    assert seeds("evaluate", "none") == {3, 4} and seeds("evaluate", "dpo") == {0, 5}
+    assert seeds("align", "dpo") == seeds("pairs", "dpo") == {0, 5}
+
+
 def test_a_shard_is_a_part_of_the_whole():
     steps = steps_of(STUDIES["sharded"], seeds=[0])
     cell = "organism/role_play/none/seed0/baseline/generation0"
