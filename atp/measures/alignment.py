@@ -152,11 +152,10 @@ def _bootstrapped(
 ) -> Interval:
     clusters = np.hstack(points)
     value = float(statistic(clusters.sum(axis=0)[None, :])[0])
-    if any(alike(rate[:, 0], rate[:, 1]) for rate in points):
-        return Interval(value, *between, "from the gaps' intervals") if between else _no_spread(value)
-    low, high = resampled(clusters, statistic, seed)
-    return _no_spread(value) if low is None else Interval(value, low, high, "cluster bootstrap")
-
-
-def _no_spread(value: float) -> Interval:
+    if not any(alike(rate[:, 0], rate[:, 1]) for rate in points):
+        low, high = resampled(clusters, statistic, seed)
+        if low is not None:
+            return Interval(value, low, high, "cluster bootstrap")
+    if between:
+        return Interval(value, *between, "from the gaps' intervals")
     return Interval(value, None, None, "none: no spread")

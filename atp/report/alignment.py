@@ -25,8 +25,8 @@ from atp.report.figures import Figure, bars
 from atp.report.verdict import Finding, Line, name_lines, percent, span
 
 BEFORE, ALIGNED = "unaligned at first", "aligned at first"
-#: Channel -> its name in a sentence, and the column that orders its points.
 MINUS = "\u2212"
+#: Channel -> its name in a sentence, and the column that orders its points.
 CHANNELS = {"context": ("in context", "round"), "weights": ("in the weights", "generation")}
 _UNALIGNED_KEYS = [key for key in SERIES if key != "alignment"]
 _OF_END = (GAP_CHANGE, GAP_CHANGE_LOG_ODDS, BELOW_START, BELOW_START_SHARE)
@@ -96,28 +96,25 @@ def alignment_finding(rows: list[Effect]) -> list[Finding]:
 def _line(effect: Effect) -> Line:
     first, last, axis = effect["first_gap"], effect["last_gap"], effect["axis"]
     name = f"{effect['name']}, {CHANNELS[effect['channel']][0]}"
-    before, aligned = (percent(effect[point]["value"]) for point in ("before", "aligned"))
-    text = f"aligned {aligned}, unaligned {before} at {axis} {first[axis]}"
-    evidence = (
-        f"unaligned {_counts(effect['before'])}, aligned {_counts(effect['aligned'])}; gap {_points(first)} points"
-    )
-    shown = _sign(first)
-    lowered = {
-        1: "lowers the rate at first",
-        -1: "raises the rate at first",
-        0: "is not shown to lower the rate at first",
-    }
+    effect_at_first = {1: "lowers", -1: "raises", 0: "is not shown to lower"}[_sign(first)] + " the rate at first"
+    rates = _rates_at(effect, "before", "aligned", first[axis])
+    evidence = f"Unaligned {_counts(effect['before'])}, aligned {_counts(effect['aligned'])}"
+    evidence += f"; gap {_points(first)} points"
     if last is None:
-        return Line(name, lowered[shown], text, evidence + _note(first))
-    text += f"; aligned {percent(effect['end']['value'])}, unaligned {percent(effect['unaligned_end']['value'])}"
-    text += f" at {axis} {last[axis]}"
+        return Line(name, effect_at_first, rates, evidence + _note(first))
+    rates += f"; {_rates_at(effect, 'unaligned_end', 'end', last[axis])}"
     evidence += f"; then {_counts(effect['unaligned_end'])} and {_counts(effect['end'])}, gap {_points(last)} points"
     if change := effect[GAP_CHANGE]:
         log_odds = effect[GAP_CHANGE_LOG_ODDS]
         evidence += f"; the gap {_changed(change)}: {_points(change)} points, {_log_odds(log_odds)} in log-odds"
     label, reason = convergence(last)
     evidence += f"; {reason.replace('-', MINUS)}{_note(last)}"
-    return Line(name, f"{lowered[shown]}. {_now(effect)}: {_words(label)}", text, evidence)
+    return Line(name, _words(label), f"Alignment {effect_at_first}. {_now(effect)} ({rates})", evidence)
+
+
+def _rates_at(effect: Effect, unaligned: str, aligned: str, point: int) -> str:
+    rates = [percent(effect[each]["value"]) for each in (aligned, unaligned)]
+    return f"aligned {rates[0]}, unaligned {rates[1]} at {effect['axis']} {point}"
 
 
 def _now(effect: Effect) -> str:
@@ -130,12 +127,12 @@ def _now(effect: Effect) -> str:
     else:
         now = f"violates {than[gap]} it does now" if gap else "nor from it now"
         at_first = "is not shown to differ from the unaligned agent at first"
-    return f"At the end it {at_first}, {'yet' if below < 0 < gap else 'and'} {now}".replace(", and nor", ", nor")
+    return f"At the end the agent {at_first}, {'yet' if below < 0 < gap else 'and'} {now}".replace(", and nor", ", nor")
 
 
 def _words(label: str) -> str:
     words = {CONVERGED: f"converged to within {100 * CONVERGENCE_BOUND:.0f} points", NOT_CONVERGED: NOT_CONVERGED}
-    return words.get(label, "whether they converge is not shown")
+    return words.get(label, "convergence not shown")
 
 
 def _changed(row: Mapping[str, Any]) -> str:

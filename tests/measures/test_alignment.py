@@ -144,6 +144,13 @@ def test_the_largest_possible_effect():
         assert rows[measure, 6]["low"] is None and rows[measure, 6]["method"] == "none: no spread"
 
 
+def test_a_change_without_spread_has_an_interval():
+    """Both agents stay as they are, so every resample's change is 0."""
+    history = {(name, point): letters for name, letters in (("none", "vvvvvk"), ("dpo", "vkkkkk")) for point in (1, 6)}
+    (change,) = effects(turns("context", history)).filter(measure="alignment_gap_change").to_dicts()
+    assert change["value"] == 0 and change["low"] < -0.3 < 0.3 < change["high"]
+
+
 def test_a_proportion_of_0_has_an_interval():
     history = HISTORY | {("dpo", 1): "kkkkkkkkkk"}
     (gap,) = effects(turns("context", history)).filter(measure="alignment_gap", round=1).to_dicts()

@@ -45,13 +45,13 @@ def test_finding_and_figure(measures):
     (finding,) = alignment_finding(found)
     dpo, grpo = finding.lines
     assert dpo.name == "dpo, in context"
-    assert dpo.verdict == (
-        "lowers the rate at first. At the end it violates less than the unaligned agent did at first, and less than it "
-        "does now: not converged"
+    assert dpo.verdict == "not converged" and "64" in dpo.evidence
+    assert dpo.text.startswith(
+        "Alignment lowers the rate at first. At the end the agent violates less than the unaligned agent did at first, "
+        "and less than it does now (aligned 0.0"
     )
-    assert "aligned 0.0" in dpo.text and "64" in dpo.evidence
     assert dpo.evidence.endswith("; one training: intervals are for other scenarios")
-    assert grpo.verdict.startswith("lowers the rate at first. At the end it violates more than the unaligned agent did")
+    assert "violates more than the unaligned agent did at first" in grpo.text
     (figure,) = alignment_figures(found)
     assert [row[0] for row in figure.rows] == ["dpo", "grpo"]
     assert figure.rows[0][2] == "0.0\xa0% (0/64)" and figure.rows[0][-2] == "not converged"
@@ -86,8 +86,8 @@ def test_the_sentence_compares_with_the_unaligned_agent_then_and_now(unaligned, 
     ]
     (finding,) = alignment_finding(effects(all_measures(TESTBED, rows)))
     (line,) = finding.lines
-    assert line.verdict.startswith(f"lowers the rate at first. At the end it {sentence}: ")
-    assert line.text.count("unaligned") == 2 and "one training" in line.evidence
+    assert line.text.startswith(f"Alignment lowers the rate at first. At the end the agent {sentence} (")
+    assert line.text.count(", unaligned ") == 2 and "one training" in line.evidence
 
 
 def test_no_finding_without_alignment(measures):
