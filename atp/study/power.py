@@ -12,7 +12,7 @@ from atp.registry import find_testbed
 from atp.scenarios.sources import DEFAULT_TEST
 from atp.study.study import NONE, Study, TestbedSection, channel_seeds, variants
 
-#: The change that a study should show: about that of role-play in the paper.
+#: The change that a study should show: the paper has values of about this size.
 FIRST, LAST = 0.2, 0.45
 #: Deviations of trainings in log-odds: of a random selection and of best-of-n on the model organism.
 DEVIATIONS = (0.1, 0.5)

@@ -35,7 +35,8 @@ def test_every_input_is_made_by_a_job_before_it(name):
             assert all(not isinstance(value, dict) or name in ("variants", "cell") for name, value in vars(job).items())
     used = {path for step in steps.values() for files in step.artifacts.values() for path in files}
     assert set(made) - used <= {paths.REPORT, paths.FIGURES, *_unused_alignment(steps)}
-    sharded = name in ("sharded", "split_by_size", "defended_without_alignment")
+    large = ("paper_role_play", "paper_bargaining", "paper_grid")
+    sharded = name in ("sharded", "split_by_size", "defended_without_alignment", *large)
     assert any(step.rule == "rollout_shard" for step in steps.values()) == sharded
 
 
