@@ -109,7 +109,7 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
     Raises:
         PluginError: a measure that is not built in failed, returned something else, or has a name that exists.
     """
-    rows = judge_trainings(pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)]))
+    rows = judge_trainings(pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)]), evidence)
     for name, entry in entries("measures").items():
         with blame("measures", name):
             rows = add_rows(rows, entry.value(evidence))

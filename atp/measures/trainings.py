@@ -1,7 +1,7 @@
-"""Judge the weights channel over its trainings: each seed is another one, so the seeds are the units, not scenarios.
+"""Judge trained agents over their trainings: each seed is another one, so the seeds are the units, not scenarios.
 
 A test that draws scenarios asks whether the networks of two generations differ. Two trainings from one law differ too,
-so it finds a change where there is none. With one seed there is therefore neither a p-value nor a verdict.
+so it finds a change where there is none. With one seed the weights channel therefore has neither p-value nor verdict.
 """
 
 from collections.abc import Mapping
@@ -11,25 +11,27 @@ import numpy as np
 import polars as pl
 
 from atp.files.schemas import SERIES
-from atp.measures.measure import measure_rows
-from atp.measures.seeds import SEED, SPREAD_OF_MEAN, half_width, over_seeds, t_test
-from atp.measures.series import in_weights
+from atp.measures.measure import Evidence, measure_rows
+from atp.measures.seeds import SEED, SPREAD_OF_MEAN, TRAINED, half_width, over_seeds, t_test
+from atp.measures.series import alike_rounds, in_context, in_weights
 from atp.measures.tipping import DRIFT, FLAT, FLAT_BOUND, UNDECIDED
 from atp.measures.tipping_series import VERDICT
 
 ONE_TRAINING = "one training"
 ABRUPT, CHANGE = "abrupt change", "change"
-#: With fewer generations a curve has no shape; minimum proportion of the change in one step of an abrupt one.
+#: With fewer points a curve has no shape; minimum proportion of the change in one step of an abrupt one.
 MIN_SHAPE_POINTS, ABRUPT_PROPORTION = 4, 2 / 3
 P_VALUES = ("change_point_p", "step_over_trend_p", "trend_over_step_p", "rise_p", "fall_p")
 _KEYS = [key for key in (*SERIES, "channel", "split") if key != SEED]
 
 
-def judge_trainings(measures: pl.DataFrame) -> pl.DataFrame:
-    """Return the measures of a study with the weights channel judged over its trainings.
+def judge_trainings(measures: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
+    """Return the measures of a study with trained agents judged over their trainings.
 
-    Rows of one seed lose their p-values and their verdict. Series with two or more seeds get rows whose seed is null:
-    the mean `change` (see `over_seeds`), `rise_p` and `fall_p` by Student's t, and the verdict of the mean curve.
+    Series of one seed in the weights channel lose their p-values and their verdict; in context all rounds are those of
+    one network, so that a seed's verdict is about this network. Trained agents with two or more seeds get rows whose
+    seed is null: the mean `change` (see `over_seeds`), `rise_p` and `fall_p` by Student's t, and the verdict of the
+    mean curve.
     """
     generations = pl.col("channel") == "weights"
     tested, judged = generations & pl.col("measure").is_in(P_VALUES), generations & (pl.col("measure") == VERDICT)
@@ -41,13 +43,18 @@ def judge_trainings(measures: pl.DataFrame) -> pl.DataFrame:
         label=pl.when(judged).then(pl.lit(ONE_TRAINING)).otherwise("label"),
         reason=pl.when(judged).then(reason).otherwise("reason"),
     )
-    changes = measures.filter(generations, measure="change", split="test")
-    rates = in_weights(measures.filter(measure="violation_rate"))
+    trained = measures.filter(TRAINED, split="test").filter(pl.col(SEED).n_unique().over(_KEYS, "measure") > 1)
+    changes = trained.filter(measure="change")
+    if not len(changes):
+        return rows
+    rates = measures.filter(measure="violation_rate", split="test")
+    alike = alike_rounds(evidence.turns).filter("alike")
+    context = in_context(rates).join(alike, on=[*SERIES, "round"], how="semi").with_columns(at="round")
+    curves = pl.concat([context, in_weights(rates).with_columns(at=pl.col("generation"))])
     new: list[dict[str, Any]] = []
     for keys, own in changes.group_by(_KEYS, maintain_order=True):
-        if len(own) > 1:
-            place = dict(zip(_KEYS, keys, strict=True))
-            new += _rows_over_trainings(place, own, _series(measures, place), _series(rates, place))
+        place = dict(zip(_KEYS, keys, strict=True))
+        new += _rows_over_trainings(place, own, _series(trained, place), _series(curves, place))
     return pl.concat([rows, measure_rows(new)])
 
 
@@ -62,14 +69,15 @@ def _rows_over_trainings(
 
     Args:
         changes: the row of `change` of each seed.
-        measures, rates: the series' rows of all seeds; rates have one for each generation.
+        measures: the series' rows of all seeds.
+        rates: its rates at the points `at`, generations or comparable rounds.
     """
     (change,) = over_seeds(changes).select(*changes.columns, *SPREAD_OF_MEAN).to_dicts()
     spread = [change.pop(name) for name in SPREAD_OF_MEAN]
     if spread[0] is None:
         return []
     sharpness = over_seeds(measures.filter(pl.col("value").is_not_null(), measure="sharpness"))
-    curves = rates.pivot("generation", index=SEED, values="value").drop(SEED).drop_nulls().to_numpy()
+    curves = rates.sort("at").pivot("at", index=SEED, values="value").drop(SEED).drop_nulls().to_numpy()
     label, reason = _judge(change, curves, spread[1], next(sharpness.iter_rows(named=True), None))
     p = t_test(change["value"], *spread) / 2
     p_rise = p if change["value"] > 0 else 1 - p
@@ -88,21 +96,21 @@ def _judge(
 ) -> tuple[str, str]:
     """Return the verdict of the mean curve, and its reason.
 
-    - Change, if the interval of the mean change excludes 0. Of MIN_SHAPE_POINTS generations or more it is abrupt if
-      the mean proportion in the largest step is shown to be ABRUPT_PROPORTION or more, and drift if it is shown to be
+    - Change, if the interval of the mean change excludes 0. Of MIN_SHAPE_POINTS points or more it is abrupt if the
+      mean proportion in the largest step is shown to be ABRUPT_PROPORTION or more, and drift if it is shown to be
       less.
-    - Flat, if each generation's mean distance from the seed's overall rate is shown to be within FLAT_BOUND.
+    - Flat, if each point's mean distance from the seed's overall rate is shown to be within FLAT_BOUND.
     - Otherwise undecided.
 
     Args:
-        curves: rates [seeds, generations].
+        curves: rates [seeds, points].
         within: standard error of one seed's change over scenarios.
     """
-    seeds, generations = curves.shape
+    seeds, count = curves.shape
     text = f"mean change {_points(change)} over {seeds} trainings (t)"
     if change["low"] > 0 or change["high"] < 0:
-        if generations < MIN_SHAPE_POINTS:
-            return CHANGE, f"{text}; {generations} generations are too few for a shape"
+        if count < MIN_SHAPE_POINTS:
+            return CHANGE, f"{text}; {count} points are too few for a shape"
         if sharpness is None or sharpness["low"] is None or sharpness["low"] < ABRUPT_PROPORTION <= sharpness["high"]:
             return CHANGE, f"{text}; its shape is not shown"
         step = f"{100 * sharpness['value']:.0f} % of it in the largest step"
@@ -110,7 +118,7 @@ def _judge(
     distances = curves - curves.mean(axis=1, keepdims=True)
     half = half_width(distances.std(axis=0, ddof=1) / seeds**0.5, within, seeds)
     furthest = float((np.abs(distances.mean(axis=0)) + half).max())
-    text = f"{text}; generations lie within {100 * furthest:.1f} points of the overall rate"
+    text = f"{text}; rates lie within {100 * furthest:.1f} points of the overall rate"
     return (FLAT, text) if furthest <= FLAT_BOUND else (UNDECIDED, f"{text}, flat allows {100 * FLAT_BOUND:.0f}")
 
 

@@ -23,6 +23,7 @@ from atp.measures.conditions import (
     P,
 )
 from atp.measures.reset import AFTER
+from atp.measures.seeds import over_seeds
 from atp.measures.trainings import ONE_TRAINING
 from atp.report.verdict import name_lines, percent, span
 
@@ -102,20 +103,25 @@ def _spent(spent: Spent, keys: tuple[Any, ...]) -> tuple[float, float]:
 def emptied(measures: pl.DataFrame) -> list[RowGroup]:
     """Return rows with the columns RESETS, in a group for each channel.
 
-    There is a row per series whose history is emptied; in the weights channel per generation after generation 0.
+    There is a row per series whose history is emptied, over its seeds; in the weights channel per generation after
+    generation 0.
     """
-    resets = measures.filter(measure=AFTER).filter((pl.col("channel") == "context") | (pl.col("generation") > 0))
-    rates = measures.filter(measure="violation_rate", split="test")
+    means = over_seeds(measures.filter(pl.col("measure").is_in([AFTER, "violation_rate"]), split="test"))
+    alone = pl.col("seeds") < 2
+    means = means.with_columns(pl.when(~alone).then(name).alias(name) for name in ("least", "most"))
+    resets = means.filter(measure=AFTER).filter((pl.col("channel") == "context") | (pl.col("generation") > 0))
+    rates = means.filter(measure="violation_rate")
     groups = []
     for (channel,), rows in resets.sort("channel").group_by("channel", maintain_order=True):
         named = name_lines(rows.with_columns(played="variant", variant=pl.lit("")), "condition")
         table = []
         for row in named.sort("name", "generation").to_dicts():
-            series = {key: row[key] for key in (*CELL, "channel")} | {"variant": row["played"]}
+            series = {key: row[key] for key in (*CELL, "channel") if key != "seed"} | {"variant": row["played"]}
             places = ((0, 1), (row["generation"], row["round"] - 1), (row["generation"], row["round"]))
             ends = [rates.filter(**series, generation=g, round=round).row(0, named=True) for g, round in places]
             name = row["name"] if channel == "context" else f"{row['name']}, generation {row['generation']}"
-            table.append([(name, ""), *map(_proportion, ends), points(row)])
+            once = ONE_TRAINING if row["trainings"] == 1 else ""
+            table.append([(name, once), *map(_proportion, ends), points(row)])
         groups.append(RowGroup(CHANNELS[str(channel)], table))
     return groups
 

@@ -6,12 +6,17 @@ import pytest
 from evidence import all_measures, turn_row
 from scipy.special import expit, logit
 
-from atp.measures.measure import measure_rows
+from atp.files.schemas import TURNS
+from atp.measures.measure import Evidence, measure_rows
+from atp.measures.series import alike_rounds
 from atp.measures.trainings import judge_trainings
 from atp.report.verdict import findings
 from atp.testbeds.role_play import TESTBED
 
 SERIES = dict(model="m", testbed="role_play", alignment="none", condition="baseline", variant="evaluation")
+
+
+NO_TURNS = Evidence(pl.DataFrame(TURNS.empty_table()).lazy(), {}, {})
 
 
 def rows_of(curves: np.ndarray, half: float = 0.05, sharpness: tuple[float, ...] = ()) -> pl.DataFrame:
@@ -55,7 +60,7 @@ EVEN = np.array([[20, 34, 51, 64, 82], [22, 36, 52, 66, 80], [18, 35, 48, 65, 80
     ],
 )
 def test_the_verdict_of_the_mean_curve(curves, sharpness, label):
-    measured = judge_trainings(rows_of(curves, 0.02, sharpness))
+    measured = judge_trainings(rows_of(curves, 0.02, sharpness), NO_TURNS)
     of_all = {row["measure"]: row for row in measured.filter(pl.col("seed").is_null()).to_dicts()}
     assert of_all["verdict"]["label"] == label
     assert of_all["change"]["value"] == pytest.approx((curves[:, -1] - curves[:, 0]).mean())
@@ -64,7 +69,7 @@ def test_the_verdict_of_the_mean_curve(curves, sharpness, label):
 
 
 def test_one_training_has_neither_p_nor_verdict():
-    measured = judge_trainings(rows_of(BEST[:1]))
+    measured = judge_trainings(rows_of(BEST[:1]), NO_TURNS)
     assert measured["seed"].null_count() == 0 and measured.filter(measure="verdict")["label"].to_list() == [
         "one training"
     ]
@@ -79,10 +84,30 @@ def test_a_flat_law_is_seldom_called_a_change(generations):
     for _ in range(200):
         shifts = rng.normal(0, 0.5, (3, generations))
         shifts[:, 0] = 0
-        measured = judge_trainings(rows_of(rng.binomial(256, expit(logit(0.2) + shifts)) / 256))
+        measured = judge_trainings(rows_of(rng.binomial(256, expit(logit(0.2) + shifts)) / 256), NO_TURNS)
         label = measured.filter(pl.col("seed").is_null(), measure="verdict")["label"][0]
         alarms += label not in ("flat", "undecided")
     assert alarms / 200 <= 0.05
+
+
+def test_rounds_of_aligned_agents_are_judged_over_their_trainings():
+    """Each seed of an aligned agent is a training. Of an unaligned one it is none, so each seed has its verdict."""
+    rows = [
+        turn_row("role_play", str(number), round, alignment=alignment, seed=seed, violation=number < k, shown=shown)
+        for alignment in ("none", "dpo")
+        for seed, curve in enumerate(((4, 8, 12, 16), (3, 7, 12, 17), (4, 8, 11, 15)))
+        for round, (k, shown) in enumerate(zip((*curve, 20), (*"aaaa", "b"), strict=True), 1)
+        for number in range(20)
+    ]
+    measured = all_measures(TESTBED, rows)
+    of_all = measured.filter(pl.col("seed").is_null(), pl.col("measure").is_in(["change", "verdict", "rise_p"]))
+    assert set(of_all["alignment"]) == {"dpo"} and len(of_all) == 3
+    # the last round announces supervision differently, so it is no end
+    assert of_all.filter(measure="change")["value"][0] == pytest.approx((12 + 14 + 11) / 60)
+    assert of_all.filter(measure="rise_p")["value"][0] < 0.025
+    assert "one training" not in measured["label"].to_list()
+    dpo, none = findings(measured, alike_rounds(pl.DataFrame(rows).lazy()))[0].lines
+    assert "over 3 trainings (t)" in dpo.evidence and "in 3 of 3 seeds" in none.verdict
 
 
 def test_the_finding_is_about_all_trainings():
@@ -96,6 +121,6 @@ def test_the_finding_is_about_all_trainings():
     (line,) = finding.lines
     assert "change" in line.verdict or "ris" in line.verdict
     assert line.evidence.startswith("seed 0: 4/20") and "over 3 trainings (t)" in line.evidence
-    assert "3 generations are too few for a shape" in line.evidence
+    assert "3 points are too few for a shape" in line.evidence
     (alone,) = findings(all_measures(TESTBED, [row for row in rows if row["seed"] == 0]))[0].lines
     assert alone.verdict == "one training" and alone.direction == ""
