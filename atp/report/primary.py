@@ -12,7 +12,7 @@ from atp.measures.seeds import SEED, half_width, over_seeds
 from atp.measures.trainings import ONE_TRAINING
 from atp.report import spread
 
-COLUMNS = ["hypothesis", "value", "interval of the test", "seeds", "result"]
+COLUMNS = ["hypothesis", "result", "value, and interval of the test", "seeds"]
 SHOWN, NOT_SHOWN = "shown", "not shown"
 EXPLORATORY = "This study has no `primary`, so all of its results are exploratory."
 
@@ -60,32 +60,32 @@ def _row(hypothesis: Hypothesis, measures: pl.DataFrame) -> list[str]:
 
 
 def _test(hypothesis: Hypothesis, measures: pl.DataFrame) -> list[str]:
-    """Return value, interval, seeds and result of a test."""
+    """Return the result of a test, the value with its interval, and the seeds."""
     rows = measures.filter(pl.col("value").is_not_null(), pl.col(SEED).is_in(hypothesis.seeds))
     rows = rows.filter(measure=hypothesis.measure).filter(**hypothesis.where)
     if "split" not in hypothesis.where:
         rows = rows.filter(split="test")
     series = rows.select("model", "testbed", "alignment", "condition", "variant", "channel", "split").unique()
     if len(series) != 1:
-        return ["–", "–", "–", f"not tested: {len(series)} series match, must be 1" if len(series) else "not measured"]
+        return [f"not tested: {len(series)} series match, must be 1" if len(series) else "not measured", "–", "–"]
     last = rows.filter(pl.struct("generation", pl.col("round").fill_null(0)) == _last_point(rows))
     missing = sorted(set(hypothesis.seeds) - set(last[SEED].to_list()))
     row = over_seeds(last).row(0, named=True)
     seeds, value = ", ".join(map(str, hypothesis.seeds)), f"{row['value']:.3f}".replace("-", "\u2212")
     if missing:
-        return [value, "–", seeds, f"not tested: seeds {missing} have no value"]
+        return [f"not tested: seeds {missing} have no value", value, seeds]
     if row["low"] is None:
-        return [value, "–", seeds, "not tested: no interval"]
+        return ["not tested: no interval", value, seeds]
     low, high = _bounds(row, 1 - 2 * hypothesis.alpha)
-    interval = f"{low:.3f} to {high:.3f}".replace("-", "\u2212")
+    value += f" ({low:.3f} to {high:.3f})".replace("-", "\u2212")
     if spread.trained_once(row):
-        return [value, interval, seeds, f"not tested: {ONE_TRAINING}"]
+        return [f"not tested: {ONE_TRAINING}", value, seeds]
     shown = {
         "above": low > hypothesis.bound,
         "below": high < hypothesis.bound,
         "within": -hypothesis.bound <= low and high <= hypothesis.bound,
     }[hypothesis.comparison]
-    return [value, interval, seeds, SHOWN if shown else NOT_SHOWN]
+    return [SHOWN if shown else NOT_SHOWN, value, seeds]
 
 
 def _last_point(rows: pl.DataFrame) -> Any:
