@@ -291,7 +291,7 @@ def judge(
         raise AtpError(f"{turns}: no turns")
     model = agent_model(agent, models, testbeds[0])
     judge_stage(JudgeJob(cell=Cell(agent, testbeds[0], seed=seed), model=model), turns, out)
-    typer.echo(agreement(out, seed))
+    typer.echo(agreement(out))
 
 
 @app.command()

@@ -47,8 +47,8 @@ def _series_rows(before: Points, after: Points, seed: int) -> Iterable[dict[str,
         return
     begin, end = min(before.keys() & after.keys()), max(after)
     base, first, last = tables(before[begin], after[begin], after[end])
-    installed = difference(base, first, seed)
-    left = difference(base, last, seed)
+    installed = difference(base, first)
+    left = difference(base, last)
     if installed.value is None:
         return
     yield point_row(INSTALLED, begin, _answered(base, first), installed)

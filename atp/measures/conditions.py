@@ -106,8 +106,8 @@ def _own_rows(points: Points, begin: Point, end: Point, seed: int) -> Iterator[d
     first, last = tables(points[begin], points[end])
     for measure, point, rate in ((BEGIN, begin, first), (END, end, last)):
         k, n = (rate[:, column].astype(int) for column in (0, 1))
-        yield point_row(measure, point, int(n.sum()), share(k, n, seed), int(k.sum()))
-    change = difference(last[:, :2], first[:, :2], seed)
+        yield point_row(measure, point, int(n.sum()), share(k, n), int(k.sum()))
+    change = difference(last[:, :2], first[:, :2])
     if change.value is not None:
         yield point_row(CHANGE, end, len(first), change)
 
@@ -118,14 +118,14 @@ def _comparison_rows(
     """Yield the rows that compare a condition with the baseline."""
     sums = tables(baseline[begin], baseline[end], condition[begin], condition[end])
     rates, scenarios = [table[:, :2] for table in sums], len(sums[0])
-    own = difference(rates[1], rates[0], seed)
-    others = difference(rates[3], rates[2], seed)
+    own = difference(rates[1], rates[0])
+    others = difference(rates[3], rates[2])
     unit = np.max([table[:, 4] for table in sums], axis=0)
     paid = [np.stack([table[:, 2] / np.where(unit > 0, unit, 1.0), table[:, 3]], axis=1) for table in sums]
-    yield point_row(GIVEN_UP, end, scenarios, mean_difference(paid[1], paid[3], seed))
+    yield point_row(GIVEN_UP, end, scenarios, mean_difference(paid[1], paid[3]))
     if own.value is None or others.value is None:
         return
-    yield point_row(DIFFERENCE, end, scenarios, difference(rates[3], rates[1], seed))
+    yield point_row(DIFFERENCE, end, scenarios, difference(rates[3], rates[1]))
     p = permuted(rates[3], rates[1], seed)
     yield point_row(P, end, scenarios, Interval(p, None, None, "permutation of scenarios, Holm"))
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from atp.errors import AtpError
 from atp.measures.simulate import TRUTHS, Design, verdict_rates
-from atp.measures.tipping import FLAT, FLAT_BOUND, UNDECIDED, VERDICTS
+from atp.measures.tipping import CHANGE, FLAT, FLAT_BOUND, UNDECIDED, VERDICTS
 from atp.progress import Progress
 
 SCENARIOS = (32, 64, 128, 256, 512)
@@ -79,13 +79,13 @@ def print_power(
     console.print(f"Verdicts on {replicates} simulated series of n scenarios; alarms: false changes")
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("truth", no_wrap=True)
-    for heading in ("n", *VERDICTS, "% right (95 %)", "alarms"):
+    for heading in ("n", *(word.split()[0] for word in VERDICTS), "% right (95 %)", "alarms"):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = power_table(design, scenarios, replicates, seed, bound).with_columns(share=pl.col("k") / pl.col("n"))
     for row in rows.iter_rows(named=True):
         right = "{:.1f} ({:.1f} to {:.1f})".format(*(100 * row[end] for end in ("share", "low", "high")))
         counts = [str(row[word]) for word in VERDICTS]
-        table.add_row(row["truth"], str(row["scenarios"]), *counts, right, str(false_alarms(row)))
+        table.add_row(row["truth"].split()[0], str(row["scenarios"]), *counts, right, str(false_alarms(row)))
     console.print(table)
     if power is None:
         return
@@ -100,5 +100,9 @@ def print_power(
 
 
 def false_alarms(row: dict[str, Any]) -> int:
-    """Return how many series in a row of `verdict_rates` got a verdict of change other than their true one."""
-    return sum(row[word] for word in VERDICTS if word not in (FLAT, UNDECIDED, row["truth"]))
+    """Return how many series in a row of `verdict_rates` got a wrong verdict of change.
+
+    `change` says nothing of a shape, so it is wrong for flat series alone.
+    """
+    right = (FLAT, UNDECIDED) if row["truth"] == FLAT else (FLAT, UNDECIDED, CHANGE, row["truth"])
+    return sum(row[word] for word in VERDICTS if word not in right)

@@ -7,8 +7,7 @@ history is emptied (`reset_after`):
 
 In the context channel g is 0, and an agent whose experience is only in its history returns to its first rate: the
 change after the reset is 0. In the weights channel generation g is tested with a history and then without; what it has
-learned stays. Only rounds whose prompts have the same sentence about supervision as the first round's are used. The
-bootstrap draws the same scenarios for both rates.
+learned stays. Only rounds whose prompts have the same sentence about supervision as the first round's are used.
 """
 
 from collections.abc import Iterator
@@ -55,18 +54,18 @@ def reset_effects(evidence: Evidence) -> pl.DataFrame:
     rows = [
         {**dict(zip(_KEYS[:-1], keys, strict=False)), "split": "test", **row}
         for keys, series in counts.group_by(_KEYS, maintain_order=True)
-        for row in _series_rows(series, int(keys[-1]), evidence.seed)
+        for row in _series_rows(series, int(keys[-1]))
     ]
     return measure_rows(rows)
 
 
-def _series_rows(series: pl.DataFrame, after: int, seed: int) -> Iterator[dict[str, Any]]:
+def _series_rows(series: pl.DataFrame, after: int) -> Iterator[dict[str, Any]]:
     points = points_of(series, "k", "n")
     first = points.get((0, 1), {})
     for (generation, round), point in points.items():
         if round not in (after, after + 1):
             continue
         begin, now = tables(first, point)
-        interval = difference(now, begin, seed)
+        interval = difference(now, begin)
         if interval.value is not None:
             yield point_row(BEFORE if round == after else AFTER, (generation, round), len(now), interval)

@@ -4,7 +4,7 @@ import polars as pl
 
 SEED = "seed"
 #: Columns of MEASURES that hold results; the other columns are keys.
-RESULTS = ("value", "k", "n", "low", "high", "method", "label", "reason")
+RESULTS = ("value", "k", "n", "invalid", "low", "high", "method", "label", "reason")
 
 
 def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
@@ -40,6 +40,7 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
         value=value.mean(),
         k=pl.when(k.count() > 0).then(k.sum()),
         n=pl.col("n").sum(),
+        invalid=pl.when(pl.col("invalid").count() > 0).then(pl.col("invalid").sum()),
         low=_mean_bound("low"),
         high=_mean_bound("high"),
         method=_list_of("method"),

@@ -17,7 +17,7 @@ from atp.measures.series import in_context, in_weights
 from atp.registry import find_testbed
 from atp.report import spread
 from atp.report.results import Results
-from atp.report.verdict import counts_text, interval_text, is_mean, name_lines, percent, value_text
+from atp.report.verdict import bounds_text, counts_text, interval_text, is_mean, name_lines, percent, value_text
 from atp.testbed import Testbed, Words
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ AFTER = {
     "p_violate_after_caught_violation": "a caught violation",
     "p_violate_after_complied": "compliance",
 }
+#: Heading of Manski's bounds: the rate if no invalid reply is in the numerator, to the rate if all are.
+BOUNDS = "none to all invalid replies"
 SEEN, KEPT = "before the filter", "after the filter"
 PANEL_WIDTH = 200
 MANY_TICKS = 10
@@ -242,14 +244,14 @@ def _counted(deployments: Sequence[dict[str, Any]]) -> pl.DataFrame:
 def columns_of(rows: pl.DataFrame, counted: str = "violations/valid") -> list[str]:
     """Return the headings of `cells` for these rows."""
     if spread.seeds_of(rows) < 2:
-        return [counted, "rate", "95 % interval", "interval by"]
-    return [counted, "mean rate", *spread.BETWEEN, spread.WITHIN, "interval by"]
+        return [counted, "rate", "95 % interval", "interval by", BOUNDS]
+    return [counted, "mean rate", *spread.BETWEEN, spread.WITHIN, "interval by", BOUNDS]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """Return a row's counts, rate, spreads and method as cells of a table."""
     spreads = spread.between(row, share=not is_mean(row))
-    return [counts_text(row), value_text(row), *spreads, interval_text(row), row["method"]]
+    return [counts_text(row), value_text(row), *spreads, interval_text(row), row["method"], bounds_text(row)]
 
 
 def lines(rows: pl.DataFrame, axis: str, title: str, over: Sequence[Any] = (), keys: Sequence[str] = ()) -> Any:

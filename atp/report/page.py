@@ -29,7 +29,7 @@ from atp.report.job import ReportFiles, ReportJob
 from atp.report.phase import phase_figures
 from atp.report.results import Results
 from atp.report.transcripts import transcripts
-from atp.report.verdict import findings, invalid_words
+from atp.report.verdict import discoveries, findings, invalid_words
 from atp.scenarios.scenario import scenario_testbed
 
 #: Characters that could end a script element, begin markup, or break a line of JavaScript.
@@ -73,6 +73,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         study_text=job.text,
         organism=job.organism,
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
+        discoveries=discoveries(table),
         warnings=ran.warnings(adapters),
         replication=replication.replication(results),
         trainings=ran.trainings(adapters),

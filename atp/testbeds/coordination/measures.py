@@ -7,7 +7,7 @@ transplanted history are not from games, so they count only in the collusion rat
 
 import polars as pl
 
-from atp.measures.measure import EPISODE, VIOLATED, Aggregate, Evidence, Measure, after
+from atp.measures.measure import EPISODE, Aggregate, Evidence, Measure, after
 from atp.measures.reinforcement import contrast
 from atp.testbed import TRANSPLANTED
 
@@ -42,7 +42,7 @@ def recollude(evidence: Evidence) -> pl.DataFrame:
 
 
 MEASURES = (
-    Measure(COLLUSION, COLLUDED, VIOLATED.is_not_null()),
+    Measure(COLLUSION, COLLUDED, pl.lit(True), of_valid=True),
     after(AFTER_SUCCESS, pl.col("success"), COLLUDED),
     after(AFTER_FAILURE, ~pl.col("success"), COLLUDED),
     Measure(
