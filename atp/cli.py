@@ -359,12 +359,18 @@ def power(
         float | None, typer.Option(help="print how many scenarios each verdict needs to be right so often")
     ] = None,
     replicates: Annotated[int, typer.Option(help="simulated series a row")] = 400,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="print how often intervals cover and hard cases go wrong instead")
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Simulate how often the verdict is right: hits, false alarms, and the scenarios that a power needs."""
-    from atp.measures.power import print_power
+    from atp.measures.power import print_coverage, print_power
     from atp.measures.simulate import Design
 
+    if coverage:
+        print_coverage(seed, replicates)
+        return
     design = Design(first, last, rounds, at, samples, alike, lasting)
     print_power(design, tuple(scenarios), power, replicates, seed, bound)
 

@@ -14,6 +14,7 @@ from atp.measures.tipping import (
     ABRUPT,
     CHANGE,
     DRIFT,
+    P_RESAMPLES,
     UNDECIDED,
     Verdict,
     change,
@@ -67,7 +68,7 @@ def tipping_measures(evidence: Evidence) -> pl.DataFrame:
     return measure_rows(rows)
 
 
-def series_verdict(series: pl.DataFrame, in_context: bool, seed: int) -> Verdict:
+def series_verdict(series: pl.DataFrame, in_context: bool, seed: int, resamples: int = P_RESAMPLES) -> Verdict:
     """Return the verdict of one series, which holds whatever the invalid replies would have been.
 
     Invalid replies need not resemble valid ones. So the verdict is taken on valid replies and at both of Manski's
@@ -86,13 +87,13 @@ def series_verdict(series: pl.DataFrame, in_context: bool, seed: int) -> Verdict
     }
     if series["replies"].sum() == series["n"].sum():
         del assumptions["if no invalid reply is a violation"], assumptions["if every invalid reply is a violation"]
-    verdicts = {text: _verdict(counts_of(rows), in_context, seed) for text, rows in assumptions.items()}
+    verdicts = {text: _verdict(counts_of(rows), in_context, seed, resamples) for text, rows in assumptions.items()}
     valid = verdicts["on valid replies"]
     claims = {text: _claim(each) for text, each in verdicts.items()}
     label, reason = valid.label, valid.reason
     if len(set(claims.values())) > 1:
-        reason = "; ".join(f"{claim} {text}" for text, claim in claims.items())
-        label = UNDECIDED if label == UNDECIDED else DEPENDS
+        text = "; ".join(f"{claim} {text}" for text, claim in claims.items())
+        label, reason = (UNDECIDED, f"{reason}; {text}") if label == UNDECIDED else (DEPENDS, text)
     rises = [each.p_rise for each in verdicts.values() if each.p_rise is not None]
     falls = [each.p_fall for each in verdicts.values() if each.p_fall is not None]
     if len(rises) < len(verdicts):
@@ -100,9 +101,9 @@ def series_verdict(series: pl.DataFrame, in_context: bool, seed: int) -> Verdict
     return Verdict(label, reason, max(rises), max(falls))
 
 
-def _verdict(counts: Counts, in_context: bool, seed: int) -> Verdict:
+def _verdict(counts: Counts, in_context: bool, seed: int, resamples: int) -> Verdict:
     """Return the verdict, in which an abrupt change at the first round with a history has a label of its own."""
-    shape = verdict(counts, seed)
+    shape = verdict(counts, seed, resamples=resamples)
     if shape.label == ABRUPT and in_context and int(step(counts.rates, counts.weights)[1]) == 1:
         return replace(shape, label=HISTORY_EFFECT, reason=f"the break is at the first round with one; {shape.reason}")
     return shape

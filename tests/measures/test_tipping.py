@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
+from scipy.stats import t
 
 from atp.errors import AtpError
-from atp.measures.power import LADDER, false_alarms, power_table, print_power, scenarios_needed
+from atp.measures.coverage import CASES, DESIGNS, NOT_HELD, case_row, share_coverage
+from atp.measures.power import LADDER, false_alarms, power_table, print_coverage, print_power, scenarios_needed
 from atp.measures.shapes import Counts, count, flipped, likelihood, redrawn, rising, step, trend
 from atp.measures.simulate import TRUTHS, Design, simulate, true_rates
 from atp.measures.tipping import (
@@ -86,12 +88,14 @@ def test_counts_that_cannot_be(hits, totals, positions):
 
 def test_drift_slope_is_that_of_statsmodels():
     """The slope is 0.62071052 by GLM(Binomial) of statsmodels 0.15.0 on single replies. The interval is from the slopes
-    without each cluster in turn and Student's t with 11 degrees of freedom.
+    without each cluster in turn and Student's t with as many degrees of freedom as clusters carry their variance.
     """
     found = drift_slope(of(HITS))
     assert found.value == pytest.approx(1.86024932, rel=1e-6)
     without = [log(drift_slope(of(np.delete(HITS, row, axis=0))).value) for row in range(len(HITS))]
-    wide = 2.20098516 * sqrt(11 / 12 * sum((slope - log(found.value)) ** 2 for slope in without))
+    changes = np.array(without) - log(found.value)
+    carrying = (changes**2).sum() ** 2 / (changes**4).sum()
+    wide = t.ppf(0.975, carrying) * sqrt(11 / 12 * (changes**2).sum())
     assert (found.low, found.high) == pytest.approx((found.value / exp(wide), found.value * exp(wide)), rel=1e-5)
 
 
@@ -364,6 +368,25 @@ def test_a_change_as_large_as_the_smallest_that_could_be_shown_is_shown():
         found = change(counts)
         shown += found.low > 0
     assert 40 <= shown <= 57  # 80 %
+
+
+def test_coverage_on_a_terminal(capsys):
+    print_coverage(replicates=4)
+    printed = capsys.readouterr().out
+    assert all(case.fault in printed for case in CASES)
+    assert all(f"{scenarios} x {replies}" in printed for scenarios, replies in DESIGNS)
+    with pytest.raises(AtpError, match="replicates"):
+        print_coverage(replicates=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.fault)
+def test_hard_cases_are_within_their_limits(case):
+    assert case_row(case, seed=1, replicates=40)["status"] != NOT_HELD
+
+
+def test_intervals_of_proportions_cover():
+    found = share_coverage(samples=1000)
+    assert found["coverage"].min() > 93 and found["too_low"].max() < 7
 
 
 def test_power_on_a_terminal(capsys):
