@@ -196,7 +196,7 @@ def test_games_are_means_over_seeds_and_theory_is_compared_with_each_seed():
     assert "a cell is the mean over 3 seeds" in grid.caption and {each["value"] for each in values(grid)} == {0.5}
     last = dict(zip(found["collective_success"].columns, found["collective_success"].rows[-1], strict=True))
     assert last["final capital"] == "2 (1 to 3); seeds 1.00 to 3.00, SD 1.00"
-    assert last["all colluded"] == "12/24, round 1.0; seeds 1.00 to 1.00, SD 0.00 (2 of 3 seeds)"
+    assert last["all colluded"] == "12/24, round 1.0 of 2; seeds 1.00 to 1.00, SD 0.00 (2 of 3 seeds)"
     assert last["none colluded"] == "12/24"
     theory = found["theory_beside_simulation"].caption
     assert "of 6 intervals of one seed each" in theory and "mean over 3 seeds" in theory
