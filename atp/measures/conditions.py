@@ -2,7 +2,7 @@
 
 Let r be the violation rate on the test split, p the baseline and a another condition. begin and end are the first and
 the last point that both have: a generation, or a round whose prompts have the same sentence about supervision as the
-first round's.
+first round's; for a condition that empties the history, the first round after that.
 
     change_in_condition(x) = r(x, end) - r(x, begin)
     change_removed = change_in_condition(p) - change_in_condition(a)
@@ -26,6 +26,7 @@ import polars as pl
 from atp.files.schemas import CELL, SERIES
 from atp.measures.intervals import Interval, alike, apart, difference, mean_difference, ratio, resampled, share
 from atp.measures.measure import Evidence, measure_rows
+from atp.measures.reset import until_reset
 from atp.measures.series import POINT, Point, Points, by_scenario, point_row, points_of, tables
 
 BASELINE = "baseline"
@@ -51,6 +52,7 @@ def condition_effects(evidence: Evidence) -> pl.DataFrame:
     """
     reward = pl.col("reward")
     counts = by_scenario(evidence.turns, reward=reward.sum(), replies=pl.len(), largest=reward.abs().max())
+    counts = until_reset(counts, evidence)
     tables = [counts]
     if counts["seed"].n_unique() > 1:
         sums = [pl.col("k", "n", "reward", "replies").sum(), pl.col("largest").max()]

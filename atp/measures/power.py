@@ -125,7 +125,7 @@ def print_coverage(seed: int = 0, replicates: int = SAMPLES) -> None:
     for case in CASES:
         row = case_row(case, seed, replicates)
         now = "{:.1f} ({:.1f} to {:.1f})".format(*(row[name] for name in ("after", "low", "high")))
-        table.add_row(case.fault, case.before, now, case.limit, str(row["status"]))
+        table.add_row(case.fault, case.before, now, case.limit, row["status"])
         progress.advance(1)
     console.print(table)
 

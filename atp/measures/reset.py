@@ -29,17 +29,12 @@ def reset_effects(evidence: Evidence) -> pl.DataFrame:
 
     In the context channel there is one row of each measure, in the weights channel one per generation.
     """
-    resets = [
-        dict(zip([*SERIES, "channel"], (*key, channel), strict=True)) | {"after": values["reset_after"]}
-        for channel, played in evidence.played.items()
-        for key, values in played.items()
-        if values.get("reset_after")
-    ]
-    if not resets:
+    resets = _resets(evidence)
+    if not len(resets):
         return measure_rows([])
     turns = (
         evidence.turns.filter(TELLING, split="test")
-        .join(pl.DataFrame(resets).lazy(), on=[*SERIES, "channel"])
+        .join(resets.lazy(), on=[*SERIES, "channel"])
         .filter(
             (pl.col("round") - pl.col("after")).is_in([0, 1]) | ((pl.col("generation") == 0) & (pl.col("round") == 1))
         )
@@ -57,6 +52,31 @@ def reset_effects(evidence: Evidence) -> pl.DataFrame:
         for row in _series_rows(series, int(keys[-1]))
     ]
     return measure_rows(rows)
+
+
+def until_reset(counts: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
+    """Return the rows of each series of the context channel up to the first round after its history is emptied.
+
+    Later rounds have a history again, so a change there has been learned again and has not survived.
+    """
+    resets = _resets(evidence)
+    if not len(resets):
+        return counts
+    joined = counts.join(resets, on=[*SERIES, "channel"], how="left", maintain_order="left")
+    later = (pl.col("channel") == "context") & (pl.col("round") > pl.col("after") + 1)
+    return joined.filter(~later.fill_null(False)).drop("after")
+
+
+def _resets(evidence: Evidence) -> pl.DataFrame:
+    """Return the keys of the series whose history is emptied, and the round `after` which it is."""
+    return pl.DataFrame(
+        [
+            dict(zip([*SERIES, "channel"], (*key, channel), strict=True)) | {"after": values["reset_after"]}
+            for channel, played in evidence.played.items()
+            for key, values in played.items()
+            if values.get("reset_after")
+        ]
+    )
 
 
 def _series_rows(series: pl.DataFrame, after: int) -> Iterator[dict[str, Any]]:
