@@ -355,13 +355,9 @@ def power(
     alike: Annotated[float, typer.Option(help="correlation of a scenario's samples")] = 0.3,
     lasting: Annotated[float, typer.Option(help="correlation of a reply with the next round's")] = 0.5,
     bound: Annotated[float, typer.Option(help="largest distance from their mean of the rates of a flat series")] = 0.1,
-    power: Annotated[
-        float | None, typer.Option(help="print how many scenarios each verdict needs to be right so often")
-    ] = None,
+    power: Annotated[float | None, typer.Option(help="print how many scenarios each verdict needs for it")] = None,
     replicates: Annotated[int, typer.Option(help="simulated series a row")] = 400,
-    coverage: Annotated[
-        bool, typer.Option("--coverage", help="print how often intervals cover and hard cases go wrong instead")
-    ] = False,
+    coverage: Annotated[bool, typer.Option("--coverage", help="print how often intervals cover instead")] = False,
     seed: Seed = 0,
 ) -> None:
     """Simulate how often the verdict is right: hits, false alarms, and the scenarios that a power needs."""
@@ -371,8 +367,7 @@ def power(
     if coverage:
         print_coverage(seed, replicates)
         return
-    design = Design(first, last, rounds, at, samples, alike, lasting)
-    print_power(design, tuple(scenarios), power, replicates, seed, bound)
+    print_power(Design(first, last, rounds, at, samples, alike, lasting), scenarios, power, replicates, seed, bound)
 
 
 @app.command("schemas")

@@ -36,7 +36,7 @@ SHARES, REPLICATES, FLIPS, MANY_FLIPS = 4000, 400, 299, 1999
 #: Words that claim a change, and those that also claim its shape.
 SHAPE_WORDS = (DRIFT, ABRUPT, RECOVERY, HISTORY_EFFECT)
 CHANGE_WORDS = (*SHAPE_WORDS, CHANGE)
-HELD, WITHIN_ERROR, NOT_HELD = "", "within simulation error", "NOT HELD"
+HELD, WITHIN_ERROR, NOT_HELD = "", "within error", "NOT HELD"
 
 
 @dataclass(frozen=True)

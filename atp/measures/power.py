@@ -1,5 +1,6 @@
 """Simulate how often the verdict is right, and how many scenarios it needs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -25,7 +26,7 @@ LADDER = tuple(size for power in range(3, 11) for size in (2**power, 3 * 2 ** (p
 
 def power_table(
     design: Design,
-    scenarios: tuple[int, ...] = SCENARIOS,
+    scenarios: Sequence[int] = SCENARIOS,
     replicates: int = REPLICATES,
     seed: int = 0,
     bound: float = FLAT_BOUND,
@@ -60,7 +61,7 @@ def scenarios_needed(
 
 def print_power(
     design: Design,
-    scenarios: tuple[int, ...] = SCENARIOS,
+    scenarios: Sequence[int] = SCENARIOS,
     power: float | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,

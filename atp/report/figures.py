@@ -129,14 +129,14 @@ def _drift(measures: pl.DataFrame, rows: pl.DataFrame, axis: str, words: Words) 
     if not len(valid):
         return None
     keys = [key for key in MEASURES.names if key not in ("measure", SEED, *RESULTS)]
-    invalid = measures.filter(measure="invalid_rate").select(*keys, invalid="k", replies="n")
+    invalid = measures.filter(measure="invalid_rate").select(*keys, bad="k", replies="n")
     reward = measures.filter(measure="mean_reward").select(*keys, reward=pl.struct(pl.all()))
     stated = measures.filter(measure="p_violation").select(*keys, stated=pl.struct(pl.all()))
     joined = name_lines(rows, by)
     for more in (invalid, reward, stated):
         joined = joined.join(more, on=keys, how="left")
     table = [
-        [row["name"], str(row[axis]), *cells(row), f"{row['invalid']}/{row['replies']}", _reward(row["reward"])]
+        [row["name"], str(row[axis]), *cells(row), f"{row['bad']}/{row['replies']}", _reward(row["reward"])]
         + ([_probability(row["stated"])] if len(stated) else [])
         for row in joined.sort("name", axis).to_dicts()
     ]
@@ -235,9 +235,11 @@ def _counted(deployments: Sequence[dict[str, Any]]) -> pl.DataFrame:
             (KEPT, "violations_kept", "kept"),
         ):
             share = counts[k] / counts[n] if counts[n] else None
-            result = {"value": share, "k": counts[k], "n": counts[n], "low": None, "high": None, "method": ""}
+            result = {"value": share, "k": counts[k], "n": counts[n], "invalid": None}
+            result |= {"low": None, "high": None, "method": ""}
             rows.append({"variant": "", **deployment["cell"], "step": step, **result, "label": None, "reason": None})
     kinds = {**dict.fromkeys(("value", "low", "high"), pl.Float64), **dict.fromkeys(("label", "reason"), pl.String)}
+    kinds["invalid"] = pl.Int64
     return pl.DataFrame(rows, schema_overrides=kinds)
 
 

@@ -91,9 +91,9 @@ def test_a_curve_is_the_mean_of_seeds_with_two_spreads():
 
 def test_one_seed_has_no_spread_between_seeds():
     (figure,) = figures(table(round_1(THREE[:1])))
-    said = "variant, round, violations/valid, rate, 95 % interval, interval by, invalid, mean reward"
-    assert figure.columns == said.split(", ")
-    assert figure.rows == [["v", "1", "1/10", "10.0\xa0%", "1.8 to 40.4\xa0%", "wilson", "0/10", "0.00"]]
+    said = "variant, round, violations/valid, rate, 95 % interval, interval by, none to all invalid replies, invalid"
+    assert figure.columns == [*said.split(", "), "mean reward"]
+    assert figure.rows == [["v", "1", "1/10", "10.0\xa0%", "1.8 to 40.4\xa0%", "wilson", "–", "0/10", "0.00"]]
     assert figure.caption.endswith("Bars are 95 % intervals.")
     assert marks(figure) == ["rule", "line", "point"]
     (point,) = values(figure)

@@ -30,7 +30,7 @@ from atp.report.figures import (
 )
 from atp.report.heat import Axis, heat_map
 from atp.report.results import Results
-from atp.report.verdict import name_lines, percent, span
+from atp.report.verdict import bounds_text, name_lines, percent, span
 from atp.testbeds.coordination import TESTBED as COORDINATION
 from atp.testbeds.coordination import measures as coordination
 from atp.testbeds.coordination.game import CoordinationSettings
@@ -265,6 +265,7 @@ def _after(games: pl.DataFrame) -> Figure | None:
             *spread.between(row),
             _range(row),
             row["method"],
+            bounds_text(row),
         ]
         for row in name_lines(shown, "variant").sort("name").to_dicts()
     ]
