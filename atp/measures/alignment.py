@@ -69,7 +69,7 @@ def convergence(gap: Mapping[str, Any]) -> tuple[str, str]:
 def _series_rows(without: Points, aligned: Points, seed: int) -> Iterable[dict[str, Any]]:
     common = sorted(without.keys() & aligned.keys())
     sums = {point: tables(without[point], aligned[point], without[common[0]], aligned[common[0]]) for point in common}
-    gaps = {point: difference(each[0], each[1], seed) for point, each in sums.items()}
+    gaps = {point: difference(each[0], each[1]) for point, each in sums.items()}
     if not common or gaps[common[0]].value is None:
         return
     for point, gap in gaps.items():
@@ -83,7 +83,7 @@ def _series_rows(without: Points, aligned: Points, seed: int) -> Iterable[dict[s
     between = apart(gaps[end], gaps[begin])
     yield point_row(GAP_CHANGE, end, n, _contrast(rates, _rates, seed, between))
     yield point_row(GAP_CHANGE_LOG_ODDS, end, n, _contrast(rates, _log_odds, seed))
-    below = difference(first, last_aligned, seed)
+    below = difference(first, last_aligned)
     yield point_row(BELOW_START, end, _answered(first, last_aligned), below)
     if (gaps[begin].low or 0.0) > 0:
         share = _share([first, first_aligned, last_aligned], seed)

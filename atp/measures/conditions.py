@@ -2,7 +2,7 @@
 
 Let r be the violation rate on the test split, p the baseline and a another condition. begin and end are the first and
 the last point that both have: a generation, or a round whose prompts have the same sentence about supervision as the
-first round's.
+first round's; for a condition that empties the history, the first round after that.
 
     change_in_condition(x) = r(x, end) - r(x, begin)
     change_removed = change_in_condition(p) - change_in_condition(a)
@@ -24,8 +24,19 @@ import numpy as np
 import polars as pl
 
 from atp.files.schemas import CELL, SERIES
-from atp.measures.intervals import Interval, alike, apart, difference, mean_difference, ratio, resampled, share
+from atp.measures.intervals import (
+    Interval,
+    alike,
+    apart,
+    difference,
+    mean_difference,
+    ratio,
+    resampled,
+    share,
+    simultaneous,
+)
 from atp.measures.measure import Evidence, measure_rows
+from atp.measures.reset import until_reset
 from atp.measures.seeds import SPREAD_OF_MEAN, over_seeds, t_test
 from atp.measures.series import POINT, Point, Points, by_scenario, point_row, points_of, tables
 
@@ -57,6 +68,7 @@ def condition_effects(evidence: Evidence) -> pl.DataFrame:
     """
     reward = pl.col("reward")
     counts = by_scenario(evidence.turns, reward=reward.sum(), replies=pl.len(), largest=reward.abs().max())
+    counts = until_reset(counts, evidence)
     of_seeds = _rows(counts, evidence.seed)
     several = counts.filter(~OF_TRAININGS).filter(pl.col("seed").n_unique().over(_OF_SEEDS) > 1)
     sums = [pl.col("k", "n", "reward", "replies").sum(), pl.col("largest").max()]
@@ -78,7 +90,7 @@ def _rows(counts: pl.DataFrame, seed: int) -> pl.DataFrame:
         for (condition, variant), series in cell.group_by("condition", "variant", maintain_order=True):
             conditions.setdefault(str(condition), {})[str(variant)] = points_of(series, *_SUMS)
         place = dict(zip([*_CELL, "channel"], keys, strict=True)) | {"split": "test"}
-        rows += [place | row for row in _cell_rows(conditions, seed)]
+        rows += [place | row for row in _cell_rows(conditions, place["channel"] == "context", seed)]
     return measure_rows(rows)
 
 
@@ -104,11 +116,12 @@ def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([means.select(rows.columns), measure_rows(new)])
 
 
-def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], seed: int) -> list[dict[str, Any]]:
+def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], is_tested: bool, seed: int) -> list[dict[str, Any]]:
     """Return the rows of one cell and channel, without the cell's keys.
 
     Args:
         conditions: condition -> variant -> points.
+        is_tested: whether scenarios test the differences, so that their intervals hold together.
     """
     rows, tested = [], []
     for variant, baseline in conditions.get(BASELINE, {}).items():
@@ -124,9 +137,16 @@ def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], seed: int) -> lis
             ends = (min(common), max(common))
             compared = [*_own_rows(other, *ends, seed), *_comparison_rows(baseline, other, *ends, seed)]
             rows += [{"condition": condition, "variant": variant, **row} for row in compared]
-            tested += [row for row in rows[-len(compared) :] if row["measure"] == P]
-    for row, p in zip(tested, holm([row["value"] for row in tested]), strict=True):
+            by_measure = {row["measure"]: row for row in rows[-len(compared) :]}
+            if P in by_measure:
+                last, baseline_last = (rate[:, :2] for rate in tables(other[ends[1]], baseline[ends[1]]))
+                tested.append((by_measure[P], by_measure[DIFFERENCE], (last, baseline_last)))
+    p_values = holm([row["value"] for row, _, _ in tested])
+    intervals = simultaneous([pair for _, _, pair in tested], p_values)
+    for (row, difference_row, _), p, interval in zip(tested, p_values, intervals, strict=True):
         row["value"] = p
+        if is_tested:
+            difference_row.update(vars(interval))
     return rows
 
 
@@ -144,8 +164,8 @@ def _own_rows(points: Points, begin: Point, end: Point, seed: int) -> Iterator[d
     first, last = tables(points[begin], points[end])
     for measure, point, rate in ((BEGIN, begin, first), (END, end, last)):
         k, n = (rate[:, column].astype(int) for column in (0, 1))
-        yield point_row(measure, point, int(n.sum()), share(k, n, seed), int(k.sum()))
-    change = difference(last[:, :2], first[:, :2], seed)
+        yield point_row(measure, point, int(n.sum()), share(k, n), int(k.sum()))
+    change = difference(last[:, :2], first[:, :2])
     if change.value is not None:
         yield point_row(CHANGE, end, len(first), change)
 
@@ -156,14 +176,14 @@ def _comparison_rows(
     """Yield the rows that compare a condition with the baseline."""
     sums = tables(baseline[begin], baseline[end], condition[begin], condition[end])
     rates, scenarios = [table[:, :2] for table in sums], len(sums[0])
-    own = difference(rates[1], rates[0], seed)
-    others = difference(rates[3], rates[2], seed)
+    own = difference(rates[1], rates[0])
+    others = difference(rates[3], rates[2])
     unit = np.max([table[:, 4] for table in sums], axis=0)
     paid = [np.stack([table[:, 2] / np.where(unit > 0, unit, 1.0), table[:, 3]], axis=1) for table in sums]
-    yield point_row(GIVEN_UP, end, scenarios, mean_difference(paid[1], paid[3], seed))
+    yield point_row(GIVEN_UP, end, scenarios, mean_difference(paid[1], paid[3]))
     if own.value is None or others.value is None:
         return
-    yield point_row(DIFFERENCE, end, scenarios, difference(rates[3], rates[1], seed))
+    yield point_row(DIFFERENCE, end, scenarios, difference(rates[3], rates[1]))
     p = permuted(rates[3], rates[1], seed)
     yield point_row(P, end, scenarios, Interval(p, None, None, "permutation of scenarios, Holm"))
 

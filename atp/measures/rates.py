@@ -1,6 +1,7 @@
 """Turns to measures.parquet: rates by round and generation, then every other measure.
 
-An invalid reply is neither compliance nor violation: it counts in invalid_rate and mean_reward alone.
+An invalid reply is neither compliance nor violation: it counts in invalid_rate and mean_reward, and in the column
+`invalid` of each rate that leaves it out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,7 +48,7 @@ READ = [
     "decision",
 ]
 
-VIOLATION_RATE = Measure("violation_rate", VIOLATED, VIOLATED.is_not_null() & TELLING)
+VIOLATION_RATE = Measure("violation_rate", VIOLATED, TELLING, of_valid=True)
 P_VIOLATION = Measure(
     "p_violation", pl.col("p_violation"), pl.col("p_violation").is_not_null() & TELLING, is_proportion=False
 )

@@ -11,7 +11,7 @@ NORMAL = 1.959964
 #: Rows about an agent that the study has trained, by alignment or over generations.
 TRAINED = (pl.col("alignment") != "none") | ((pl.col("channel") == "weights") & (pl.col("generation") > 0))
 #: Columns of MEASURES that hold results; the other columns are keys.
-RESULTS = ("value", "k", "n", "low", "high", "method", "label", "reason")
+RESULTS = ("value", "k", "n", "invalid", "low", "high", "method", "label", "reason")
 #: Columns that `over_seeds` adds.
 SPREAD = ("least", "most", "deviation", "seeds", "planned", "of", "trainings", "between", "within")
 #: Those of them that an interval over trainings is computed from.
@@ -59,6 +59,7 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
         value=value.mean(),
         k=pl.when(k.count() > 0).then(k.sum()),
         n=pl.col("n").sum(),
+        invalid=pl.when(pl.col("invalid").count() > 0).then(pl.col("invalid").sum()),
         low=_mean_bound("low"),
         high=_mean_bound("high"),
         method=_list_of("method"),

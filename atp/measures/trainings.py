@@ -14,13 +14,19 @@ from atp.files.schemas import SERIES
 from atp.measures.measure import Evidence, measure_rows
 from atp.measures.seeds import SEED, SPREAD_OF_MEAN, TRAINED, half_width, over_seeds, t_test
 from atp.measures.series import alike_rounds, in_context, in_weights
-from atp.measures.tipping import DRIFT, FLAT, FLAT_BOUND, UNDECIDED
+from atp.measures.tipping import (
+    ABRUPT,
+    ABRUPT_PROPORTION,
+    CHANGE,
+    DRIFT,
+    FLAT,
+    FLAT_BOUND,
+    MIN_SHAPE_POINTS,
+    UNDECIDED,
+)
 from atp.measures.tipping_series import VERDICT
 
 ONE_TRAINING = "one training"
-ABRUPT, CHANGE = "abrupt change", "change"
-#: With fewer points a curve has no shape; minimum proportion of the change in one step of an abrupt one.
-MIN_SHAPE_POINTS, ABRUPT_PROPORTION = 4, 2 / 3
 P_VALUES = ("change_point_p", "step_over_trend_p", "trend_over_step_p", "rise_p", "fall_p")
 _KEYS = [key for key in (*SERIES, "channel", "split") if key != SEED]
 

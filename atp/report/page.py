@@ -28,7 +28,7 @@ from atp.report.job import ReportFiles, ReportJob
 from atp.report.phase import phase_figures
 from atp.report.results import Results
 from atp.report.transcripts import transcripts
-from atp.report.verdict import findings, invalid_words
+from atp.report.verdict import discoveries, findings, invalid_words
 from atp.scenarios.scenario import scenario_testbed
 
 #: Characters that could end a script element, begin markup, or break a line of JavaScript.
@@ -74,6 +74,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
         primary=primary.registration(job.primary, table, provenances),
         columns_of_primary=primary.COLUMNS,
+        discoveries=discoveries(table),
         warnings=ran.warnings(adapters),
         replication=replication.replication(results),
         trainings=ran.trainings(adapters),

@@ -172,7 +172,7 @@ def test_pairing_scenarios_narrows_the_interval():
     hard = rng.random(200) < 0.5
     after = hard & (rng.random(200) < 0.9)
     one, other = (np.stack([each, np.ones(200)], axis=1).astype(int) for each in (hard, after))
-    paired = difference(one, other, 0)
+    paired = difference(one, other)
     assert paired.value == pytest.approx((hard.sum() - after.sum()) / 200)
-    apart = [share(each[:, 0], each[:, 1], 0) for each in (one, other)]
+    apart = [share(each[:, 0], each[:, 1]) for each in (one, other)]
     assert paired.high - paired.low < 0.6 * sum(each.high - each.low for each in apart)

@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from atp.files.schemas import MEASURES, TURNS
 from atp.measures.conditions import DRAWS, condition_effects, counterpart, holm, permuted
-from atp.measures.intervals import Interval, apart, difference, mean_difference, ratio, wilson
+from atp.measures.intervals import Interval, apart, difference, mean_difference, ratio, simultaneous, wilson
 from atp.measures.measure import Evidence, measure_rows
 from atp.measures.seeds import over_seeds, t_test
 
@@ -180,9 +180,9 @@ def test_intervals_of_differences_and_ratios_by_hand():
 
 def test_the_mean_of_a_difference():
     one, other = np.array([[6.0, 2], [2.0, 2]]), np.array([[1.0, 1], [1.0, 1]])
-    assert mean_difference(one, other, 0).value == 1.0
-    assert mean_difference(other, other, 0).method == "none: no spread"
-    assert mean_difference(np.zeros((2, 2)), other, 0).value is None
+    assert mean_difference(one, other).value == 1.0
+    assert mean_difference(other, other).method == "none: no spread"
+    assert mean_difference(np.zeros((2, 2)), other).value is None
 
 
 def test_seeds_are_put_together_by_scenario():
@@ -259,7 +259,7 @@ def test_false_alarms_between_trainings_of_one_law_are_as_rare_as_said(deviation
             draws = rng.random((64, 4))
             shifts = rng.normal(0, deviation, 2)
             ends = [(draws < expit(base + shift)[:, None]).sum(axis=1) for shift in shifts]
-            interval = vars(difference(*(np.stack([k, four], axis=1) for k in ends), 0))
+            interval = vars(difference(*(np.stack([k, four], axis=1) for k in ends)))
             rows.append(row | {"seed": seed, "generation": 1, "measure": "end_difference", "n": 64} | interval)
         (mean,) = over_seeds(measure_rows(rows)).to_dicts()
         alarms += t_test(mean["value"], mean["between"], mean["within"], mean["seeds"]) <= 0.05
@@ -268,3 +268,28 @@ def test_false_alarms_between_trainings_of_one_law_are_as_rare_as_said(deviation
 
 def test_one_round_has_no_change():
     assert not len(effects(turns({("baseline", "v", 1): "vk", ("control", "v", 1): "kk"})))
+
+
+def test_simultaneous_intervals_agree_with_holm():
+    """Each excludes 0 exactly where Holm rejects, and all of them hold together."""
+    rng = np.random.default_rng(0)
+    together, disagree = 0, 0
+    effects = np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.3])
+    for trial in range(200):
+        chances = rng.beta(2, 6, size=(40, 1))
+        tables = [
+            np.stack([rng.binomial(4, np.minimum(chances[:, 0] + effect, 1)), np.full(40, 4)], axis=1)
+            for effect in (0.0, *effects)
+        ]
+        pairs = [(table, tables[0]) for table in tables[1:]]
+        p_values = holm([permuted(*pair, trial) for pair in pairs])
+        found = simultaneous(pairs, p_values)
+        truths = np.array([np.minimum(chances + effect, 1).mean() - chances.mean() for effect in effects])
+        together += all(each.low <= truth <= each.high for each, truth in zip(found, truths, strict=True))
+        for each, pair, p in zip(found, pairs, p_values, strict=True):
+            assert (each.low > 0 or each.high < 0) == (p <= 0.05)
+            alone = difference(*pair)
+            assert each.value == alone.value
+            disagree += (alone.low > 0 or alone.high < 0) != (p <= 0.05)
+    assert together >= 186  # 93 %
+    assert disagree > 20  # single intervals contradict Holm's p

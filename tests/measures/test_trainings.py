@@ -123,4 +123,4 @@ def test_the_finding_is_about_all_trainings():
     assert line.evidence.startswith("seed 0: 4/20") and "over 3 trainings (t)" in line.evidence
     assert "3 points are too few for a shape" in line.evidence
     (alone,) = findings(all_measures(TESTBED, [row for row in rows if row["seed"] == 0]))[0].lines
-    assert alone.verdict == "one training" and alone.direction == ""
+    assert alone.verdict == "one training" and alone.direction == "open"

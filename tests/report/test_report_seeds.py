@@ -92,9 +92,9 @@ def test_a_curve_is_the_mean_of_seeds_with_two_spreads():
 
 def test_one_seed_has_no_spread_between_seeds():
     (figure,) = figures(table(round_1(THREE[:1])))
-    said = "variant, round, violations/valid, rate, 95 % interval, interval by, invalid, mean reward"
-    assert figure.columns == said.split(", ")
-    assert figure.rows == [["v", "1", "1/10", "10.0\xa0%", "1.8 to 40.4\xa0%", "wilson", "0/10", "0.00"]]
+    said = "variant, round, violations/valid, rate, 95 % interval, interval by, none to all invalid replies, invalid"
+    assert figure.columns == [*said.split(", "), "mean reward"]
+    assert figure.rows == [["v", "1", "1/10", "10.0\xa0%", "1.8 to 40.4\xa0%", "wilson", "–", "0/10", "0.00"]]
     assert figure.caption.endswith("Bars are 95 % intervals.")
     assert marks(figure) == ["rule", "line", "point"]
     (point,) = values(figure)
@@ -208,7 +208,7 @@ def test_games_are_means_over_seeds_and_theory_is_compared_with_each_seed():
     assert "a cell is the mean over up to 3 seeds" in grid.caption and {each["value"] for each in values(grid)} == {0.5}
     last = dict(zip(found["collective_success"].columns, found["collective_success"].rows[-1], strict=True))
     assert last["final capital"] == "2 (1 to 3); seeds 1.00 to 3.00, SD 1.00"
-    assert last["all colluded"] == "12/24, round 1.0; seeds 1.00 to 1.00, SD 0.00 (2 of 3 seeds)"
+    assert last["all colluded"] == "12/24, round 1.0 of 2; seeds 1.00 to 1.00, SD 0.00 (2 of 3 seeds)"
     assert last["none colluded"] == "12/24"
     theory = found["theory_beside_simulation"].caption
     assert "of 6 intervals of one seed each" in theory and "mean over up to 3 seeds" in theory
