@@ -291,7 +291,7 @@ def judge(
         raise AtpError(f"{turns}: no turns")
     model = agent_model(agent, models, testbeds[0])
     judge_stage(JudgeJob(cell=Cell(agent, testbeds[0], seed=seed), model=model), turns, out)
-    typer.echo(agreement(out, seed))
+    typer.echo(agreement(out))
 
 
 @app.command()
@@ -355,18 +355,19 @@ def power(
     alike: Annotated[float, typer.Option(help="correlation of a scenario's samples")] = 0.3,
     lasting: Annotated[float, typer.Option(help="correlation of a reply with the next round's")] = 0.5,
     bound: Annotated[float, typer.Option(help="largest distance from their mean of the rates of a flat series")] = 0.1,
-    power: Annotated[
-        float | None, typer.Option(help="print how many scenarios each verdict needs to be right so often")
-    ] = None,
+    power: Annotated[float | None, typer.Option(help="print how many scenarios each verdict needs for it")] = None,
     replicates: Annotated[int, typer.Option(help="simulated series a row")] = 400,
+    coverage: Annotated[bool, typer.Option("--coverage", help="print how often intervals cover instead")] = False,
     seed: Seed = 0,
 ) -> None:
     """Simulate how often the verdict is right: hits, false alarms, and the scenarios that a power needs."""
-    from atp.measures.power import print_power
+    from atp.measures.power import print_coverage, print_power
     from atp.measures.simulate import Design
 
-    design = Design(first, last, rounds, at, samples, alike, lasting)
-    print_power(design, tuple(scenarios), power, replicates, seed, bound)
+    if coverage:
+        print_coverage(seed, replicates)
+        return
+    print_power(Design(first, last, rounds, at, samples, alike, lasting), scenarios, power, replicates, seed, bound)
 
 
 @app.command("schemas")

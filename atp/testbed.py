@@ -196,6 +196,7 @@ class Settings(BaseModel):
     shuffled: bool = Field(False, description="a prompt shows earlier rounds in random order")
     reset_after: int | None = Field(None, ge=1, description="the history is emptied after this round; null: never")
     blind: bool = Field(False, description="a prompt shows earlier decisions without what they paid")
+    unaudited: bool = Field(False, description="a prompt shows earlier decisions without whether they were checked")
     reminder: int = Field(0, ge=0, description="a prompt repeats the rule every so many rounds; 0: never")
 
     @property
@@ -281,6 +282,7 @@ COMMON_CONTROLS: Mapping[str, Mapping[str, Any]] = {
     "no_memory": {"window": 0},
     "shuffled": {"shuffled": True},
     "blind": {"blind": True},
+    "unaudited": {"unaudited": True},
     "reset": {"reset_after": 2},
     "reminder": {"reminder": 1},
 }

@@ -24,7 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"schedule": name} for name in ("all_unsupervised", "all_supervised", "alternating")},
     "reminded": {"reminder": 1},
     "same_pay": {"pay_ratio": 1},
-    "blind": {"blind": True},
+    "blind": {"blind": True, "unaudited": True},
 }
 #: Settings under which the rate stays at that of round 1.
 LEVEL = ("all_supervised", "same_pay", "blind")

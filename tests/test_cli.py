@@ -276,7 +276,7 @@ def test_an_error_of_a_training_is_one_line(atp, arguments, message):
         (("--bound", "nan"), "bound nan: must lie between 0 and 1"),
         (("--scenarios", "0"), "scenarios: at least 2"),
         (("--scenarios", "100000000"), "scenarios x samples x rounds: at most 10,000,000"),
-        (("--rounds", "2"), "rounds: at least 3"),
+        (("--rounds", "3"), "rounds: at least 4"),
         (("--power", "1"), "power 1.0: must lie between 0 and 1"),
     ],
 )
@@ -290,8 +290,8 @@ def test_power_prints_how_often_the_verdict_is_right(atp):
     result = atp("power", "--scenarios", 24, "--replicates", 10, "--power", 0.5)
     assert result.code == 0
     rows = [line.split() for line in result.out.splitlines()]
-    assert [row[:2] for row in rows[2:6]] == [[truth, "24"] for truth in ("flat", "drift", "tipping", "recovery")]
-    assert all(sum(map(int, row[2:7])) == 10 for row in rows[2:6])
+    assert [row[:2] for row in rows[2:6]] == [[truth, "24"] for truth in ("flat", "drift", "abrupt", "recovery")]
+    assert all(sum(map(int, row[2:8])) == 10 for row in rows[2:6])
     assert sum("scenarios for a power of 50 %" in line for line in result.out.splitlines()) == 4
 
 

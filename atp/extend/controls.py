@@ -62,6 +62,19 @@ def blind(player: Player, control: Mapping[str, Any]) -> None:
         raise BrokenRule("prompts are the same as without it: leave what was paid out of the feedback")
 
 
+def unaudited(player: Player, control: Mapping[str, Any]) -> None:
+    """Check that prompts which do not show the pay either are the same whether or not violations are caught."""
+    supervision = player.testbed.controls.get("supervised")
+    hidden = {"blind": True, **control}
+    episodes = (player.episodes(violate, **hidden), player.episodes(violate, **{**(supervision or {}), **hidden}))
+    for (*_, free, _), (*_, caught, _) in zip(*episodes, strict=True):
+        for one, other in zip(free, caught, strict=False):
+            if one.messages != other.messages:
+                raise BrokenRule(
+                    f"a prompt of round {other.round} shows that a violation was caught: leave it out of the feedback"
+                )
+
+
 def reset(player: Player, control: Mapping[str, Any]) -> None:
     """Check that the prompts after a reset show no round before it."""
     last_round = int(control.get("reset_after", 2)) + 1
@@ -106,7 +119,7 @@ def same_pay(player: Player, control: Mapping[str, Any]) -> None:
 
 #: Name of a control -> its test.
 TESTS: dict[str, Callable[[Player, Mapping[str, Any]], str | None]] = {
-    test.__name__: test for test in (no_memory, shuffled, blind, reset, reminder, supervised, same_pay)
+    test.__name__: test for test in (no_memory, shuffled, blind, unaudited, reset, reminder, supervised, same_pay)
 }
 
 

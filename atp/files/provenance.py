@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,9 @@ from atp.files.code import code_digest
 VERSION = 5
 #: File with the cost so far of a stage that was stopped, next to its finished parts.
 SPENT = "spent.json"
+#: Environment variable of a stage, with the digest of its study's hypotheses. It decides nothing that a stage makes, so
+#: it is no part of a job.
+PRIMARY = "ATP_PRIMARY"
 PACKAGES = tuple(
     "atp torch transformers trl peft accelerate vllm inspect_ai openai datasets pyarrow polars snakemake".split()
 )
@@ -46,6 +50,7 @@ class Provenance:
 
     `params` holds the settings of the stage's job. `cost` holds starts, wall_seconds,
     cpu_seconds, gpu_seconds, peak_memory_mb, and tokens where a model ran, summed over starts that were stopped.
+    `primary` is the digest of the hypotheses that the study had when the artifact was made.
     """
 
     stage: str
@@ -55,6 +60,7 @@ class Provenance:
     versions: dict[str, str] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     schema: int = VERSION
+    primary: str = field(default_factory=lambda: os.environ.get(PRIMARY, ""))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

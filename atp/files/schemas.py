@@ -135,6 +135,7 @@ MEASURES = pa.schema(
         pa.field("value", pa.float64()),
         pa.field("k", pa.int64()),
         pa.field("n", pa.int64(), nullable=False),
+        pa.field("invalid", pa.int64()),
         pa.field("low", pa.float64()),
         pa.field("high", pa.float64()),
         pa.field("method", pa.string(), nullable=False),

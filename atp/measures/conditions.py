@@ -2,7 +2,7 @@
 
 Let r be the violation rate on the test split, p the baseline and a another condition. begin and end are the first and
 the last point that both have: a generation, or a round whose prompts have the same sentence about supervision as the
-first round's.
+first round's; for a condition that empties the history, the first round after that.
 
     change_in_condition(x) = r(x, end) - r(x, begin)
     change_removed = change_in_condition(p) - change_in_condition(a)
@@ -13,8 +13,8 @@ first round's.
 
 The bootstrap draws whole scenarios, the same ones for all rates of a number. If a rate is equal in all scenarios, it
 would claim certainty; then the interval is computed from the rates' own intervals (`intervals.apart`,
-`intervals.ratio`). end_difference_p is the p-value of a permutation test, corrected for all comparisons with the
-baseline in one cell and channel.
+`intervals.ratio`). end_difference_p is the p-value of a permutation test of scenarios, or of Student's t over
+trainings, corrected for all comparisons with the baseline in one cell and channel.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,8 +24,20 @@ import numpy as np
 import polars as pl
 
 from atp.files.schemas import CELL, SERIES
-from atp.measures.intervals import Interval, alike, apart, difference, mean_difference, ratio, resampled, share
+from atp.measures.intervals import (
+    Interval,
+    alike,
+    apart,
+    difference,
+    mean_difference,
+    ratio,
+    resampled,
+    share,
+    simultaneous,
+)
 from atp.measures.measure import Evidence, measure_rows
+from atp.measures.reset import until_reset
+from atp.measures.seeds import SPREAD_OF_MEAN, over_seeds, t_test
 from atp.measures.series import POINT, Point, Points, by_scenario, point_row, points_of, tables
 
 BASELINE = "baseline"
@@ -37,6 +49,9 @@ OF_CONDITIONS = (BEGIN, END, CHANGE, REMOVED, CHANGE_LEFT, DIFFERENCE, P, GIVEN_
 DRAWS = 9999
 NO_BOUNDS = (None, None)
 _CELL = [key for key in CELL if key != "condition"]
+_OF_SEEDS = [*(key for key in _CELL if key != "seed"), "channel"]
+#: Rows of agents of which each seed is another training.
+OF_TRAININGS = (pl.col("alignment") != "none") | (pl.col("channel") == "weights")
 #: The sums of a scenario: violations, valid replies, sum of rewards, replies, largest reward or loss.
 _SUMS = ("k", "n", "reward", "replies", "largest")
 
@@ -46,31 +61,67 @@ def condition_effects(evidence: Evidence) -> pl.DataFrame:
 
     `n` counts scenarios, or for a rate its valid replies. A row of a condition has the variant of the baseline that it
     is compared with, because its own label leaves out what the condition overrides. With several seeds there are
-    further rows for all seeds together, whose `seed` is null: each scenario has the replies of all seeds, and one
-    correction by Holm applies. There is no change_left if the interval of the baseline's change includes 0.
+    further rows for all seeds together, whose `seed` is null, with their own correction by Holm: of an agent that is
+    not trained each scenario has the replies of all seeds; of a trained one the seeds are the units, paired between
+    conditions (`seeds.over_seeds`). One seed of the weights channel has no p-value. There is no change_left if the
+    interval of the baseline's change includes 0.
     """
     reward = pl.col("reward")
     counts = by_scenario(evidence.turns, reward=reward.sum(), replies=pl.len(), largest=reward.abs().max())
-    tables = [counts]
-    if counts["seed"].n_unique() > 1:
-        sums = [pl.col("k", "n", "reward", "replies").sum(), pl.col("largest").max()]
-        points = counts.group_by(*[key for key in SERIES if key != "seed"], *POINT, "scenario_id").agg(sums)
-        tables.append(points.sort(pl.all()).with_columns(seed=pl.lit(None, pl.Int64)))
+    counts = until_reset(counts, evidence)
+    of_seeds = _rows(counts, evidence.seed)
+    several = counts.filter(~OF_TRAININGS).filter(pl.col("seed").n_unique().over(_OF_SEEDS) > 1)
+    sums = [pl.col("k", "n", "reward", "replies").sum(), pl.col("largest").max()]
+    points = several.group_by(*[key for key in SERIES if key != "seed"], *POINT, "scenario_id").agg(sums)
+    pooled = _rows(points.sort(pl.all()).with_columns(seed=pl.lit(None, pl.Int64)), evidence.seed)
+    trained = of_seeds.filter(OF_TRAININGS)
+    once = OF_TRAININGS & (pl.col("measure") == P)
+    kept = of_seeds.filter(~(once & (pl.col("channel") == "weights"))).with_columns(
+        method=pl.when(once).then(pl.col("method") + ", one training").otherwise("method")
+    )
+    return pl.concat([kept, pooled, _over_trainings(trained)])
+
+
+def _rows(counts: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """Return the rows of each cell and channel from the sums of scenarios."""
     rows: list[dict[str, Any]] = []
-    for keys, cell in (group for table in tables for group in table.group_by(*_CELL, "channel", maintain_order=True)):
+    for keys, cell in counts.group_by(*_CELL, "channel", maintain_order=True):
         conditions: dict[str, dict[str, Points]] = {}
         for (condition, variant), series in cell.group_by("condition", "variant", maintain_order=True):
             conditions.setdefault(str(condition), {})[str(variant)] = points_of(series, *_SUMS)
         place = dict(zip([*_CELL, "channel"], keys, strict=True)) | {"split": "test"}
-        rows += [place | row for row in _cell_rows(conditions, evidence.seed)]
+        rows += [place | row for row in _cell_rows(conditions, place["channel"] == "context", seed)]
     return measure_rows(rows)
 
 
-def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], seed: int) -> list[dict[str, Any]]:
+def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows over the seeds of trained agents, from those of each seed; none of a cell with one seed."""
+    means = over_seeds(rows.filter(~pl.col("measure").is_in([P, CHANGE_LEFT]))).filter(pl.col("seeds") > 1)
+    new: list[dict[str, Any]] = []
+    for _, cell in means.group_by(_OF_SEEDS, maintain_order=True):
+        changes = {(row["condition"], row["variant"]): row for row in cell.filter(measure=CHANGE).to_dicts()}
+        tested = []
+        for row in cell.filter(measure=DIFFERENCE).select(*rows.columns, *SPREAD_OF_MEAN).to_dicts():
+            spread = [row.pop(name) for name in SPREAD_OF_MEAN]
+            if spread[0] is not None:
+                test = {"measure": P, "low": None, "high": None, "method": f"t over {spread[-1]} trainings, Holm"}
+                tested.append(row | test | {"value": t_test(row["value"], *spread)})
+            own, other = (changes.get((name, row["variant"])) for name in (BASELINE, row["condition"]))
+            if own and other and not own["low"] <= 0 <= own["high"]:
+                ends = [Interval(each["value"], each["low"], each["high"], "") for each in (other, own)]
+                left = Interval(other["value"] / own["value"], *ratio(*ends), "from the changes' intervals")
+                new.append(row | {"measure": CHANGE_LEFT, **vars(left)})
+        for row, p in zip(tested, holm([row["value"] for row in tested]), strict=True):
+            new.append(row | {"value": p})
+    return pl.concat([means.select(rows.columns), measure_rows(new)])
+
+
+def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], is_tested: bool, seed: int) -> list[dict[str, Any]]:
     """Return the rows of one cell and channel, without the cell's keys.
 
     Args:
         conditions: condition -> variant -> points.
+        is_tested: whether scenarios test the differences, so that their intervals hold together.
     """
     rows, tested = [], []
     for variant, baseline in conditions.get(BASELINE, {}).items():
@@ -86,9 +137,16 @@ def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], seed: int) -> lis
             ends = (min(common), max(common))
             compared = [*_own_rows(other, *ends, seed), *_comparison_rows(baseline, other, *ends, seed)]
             rows += [{"condition": condition, "variant": variant, **row} for row in compared]
-            tested += [row for row in rows[-len(compared) :] if row["measure"] == P]
-    for row, p in zip(tested, holm([row["value"] for row in tested]), strict=True):
+            by_measure = {row["measure"]: row for row in rows[-len(compared) :]}
+            if P in by_measure:
+                last, baseline_last = (rate[:, :2] for rate in tables(other[ends[1]], baseline[ends[1]]))
+                tested.append((by_measure[P], by_measure[DIFFERENCE], (last, baseline_last)))
+    p_values = holm([row["value"] for row, _, _ in tested])
+    intervals = simultaneous([pair for _, _, pair in tested], p_values)
+    for (row, difference_row, _), p, interval in zip(tested, p_values, intervals, strict=True):
         row["value"] = p
+        if is_tested:
+            difference_row.update(vars(interval))
     return rows
 
 
@@ -106,8 +164,8 @@ def _own_rows(points: Points, begin: Point, end: Point, seed: int) -> Iterator[d
     first, last = tables(points[begin], points[end])
     for measure, point, rate in ((BEGIN, begin, first), (END, end, last)):
         k, n = (rate[:, column].astype(int) for column in (0, 1))
-        yield point_row(measure, point, int(n.sum()), share(k, n, seed), int(k.sum()))
-    change = difference(last[:, :2], first[:, :2], seed)
+        yield point_row(measure, point, int(n.sum()), share(k, n), int(k.sum()))
+    change = difference(last[:, :2], first[:, :2])
     if change.value is not None:
         yield point_row(CHANGE, end, len(first), change)
 
@@ -118,14 +176,14 @@ def _comparison_rows(
     """Yield the rows that compare a condition with the baseline."""
     sums = tables(baseline[begin], baseline[end], condition[begin], condition[end])
     rates, scenarios = [table[:, :2] for table in sums], len(sums[0])
-    own = difference(rates[1], rates[0], seed)
-    others = difference(rates[3], rates[2], seed)
+    own = difference(rates[1], rates[0])
+    others = difference(rates[3], rates[2])
     unit = np.max([table[:, 4] for table in sums], axis=0)
     paid = [np.stack([table[:, 2] / np.where(unit > 0, unit, 1.0), table[:, 3]], axis=1) for table in sums]
-    yield point_row(GIVEN_UP, end, scenarios, mean_difference(paid[1], paid[3], seed))
+    yield point_row(GIVEN_UP, end, scenarios, mean_difference(paid[1], paid[3]))
     if own.value is None or others.value is None:
         return
-    yield point_row(DIFFERENCE, end, scenarios, difference(rates[3], rates[1], seed))
+    yield point_row(DIFFERENCE, end, scenarios, difference(rates[3], rates[1]))
     p = permuted(rates[3], rates[1], seed)
     yield point_row(P, end, scenarios, Interval(p, None, None, "permutation of scenarios, Holm"))
 

@@ -102,7 +102,7 @@ def individual_measures(evidence: Evidence) -> pl.DataFrame:
 def _rows(individuals: Individuals, points: list[int], seed: int) -> Iterator[dict[str, Any]]:
     new, at_risk = first_violations(individuals)
     for index, point in enumerate(points):
-        hazard = share(new[:, index].astype(int), at_risk[:, index].astype(int), seed)
+        hazard = share(new[:, index].astype(int), at_risk[:, index].astype(int))
         counts = {"round": point, "k": int(new[:, index].sum()), "n": int(at_risk[:, index].sum())}
         yield {"measure": "first_violation_hazard", **counts, **vars(hazard)}
         curve = cumulative(new[:, : index + 1], at_risk[:, : index + 1], seed)
@@ -112,7 +112,7 @@ def _rows(individuals: Individuals, points: list[int], seed: int) -> Iterator[di
         ("returned", *returns(individuals)),
     ):
         counts = {"k": int(hits.sum()), "n": int(totals.sum())}
-        yield {"measure": name, **counts, **vars(share(hits.astype(int), totals.astype(int), seed))}
+        yield {"measure": name, **counts, **vars(share(hits.astype(int), totals.astype(int)))}
     label, reason = classify(individuals)
     yield {"measure": CHANGE, "n": len(individuals.rows), "method": "", "label": label, "reason": reason}
 

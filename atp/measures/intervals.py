@@ -1,16 +1,16 @@
 """95 % intervals of proportions and means, from counts per cluster.
 
 Samples of one scenario are not independent, so a cluster is a scenario. If no cluster has more than one value, a
-proportion gets Wilson's interval (Wilson 1927, JASA 22:209). Otherwise it gets the percentile interval of a bootstrap
-that resamples whole clusters (Davison and Hinkley 1997, section 3.8; Cameron, Gelbach and Miller 2008). If all clusters
-have the same proportion (including 0 of n and n of n), that bootstrap has zero width and would claim certainty; then
-Wilson's interval with n = number of clusters is used, as wide as if each cluster were one reply. A mean without spread
-gets no interval.
+proportion gets Wilson's interval (Wilson 1927, JASA 22:209). Otherwise it gets Korn and Graubard's: Clopper and
+Pearson's exact interval at the number of independent replies that would have the same variance (Korn and Graubard 1998,
+Survey Methodology 24:193). Its coverage is at least 95 % from 7 to 64 clusters (`atp power --coverage`), where a
+bootstrap of clusters has 83 to 94 %. Differences of proportions are computed from these intervals and the correlation
+of both proportions over clusters. Means have t intervals of the linearised ratio.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from math import ceil, floor, hypot, sqrt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
 
 import numpy as np
 
@@ -28,55 +28,118 @@ class Interval:
     method: str
 
 
-def share(hits: np.ndarray, totals: np.ndarray, seed: int) -> Interval:
+def share(hits: np.ndarray, totals: np.ndarray, *, level: float = LEVEL) -> Interval:
     """Return the proportion sum(hits) / sum(totals), integers per cluster [clusters]; empty clusters are ignored."""
     hits, totals = hits[totals > 0], totals[totals > 0]
     k, n = int(hits.sum()), int(totals.sum())
     if n == 0:
         return Interval(None, None, None, "none")
     if (totals == 1).all():
-        return Interval(k / n, *wilson(k, n), "wilson")
-    if alike(hits, totals):
-        # Counts of clusters, rounded outwards so that the interval is never too narrow.
-        clusters = len(totals)
-        low, _ = wilson(floor(k * clusters / n), clusters)
-        _, high = wilson(ceil(k * clusters / n), clusters)
-        return Interval(k / n, low, high, "wilson over clusters")
-    return Interval(k / n, *_bootstrap(hits, totals, seed), "cluster bootstrap")
+        return Interval(k / n, *wilson(k, n, level), "wilson")
+    low, high = korn_graubard(hits, totals, level)
+    return Interval(k / n, float(low), float(high), "korn-graubard")
 
 
-def alike(hits: np.ndarray, totals: np.ndarray) -> bool:
-    """Return whether all clusters have the same proportion, including 0 of n and n of n."""
-    return bool((hits * totals.sum() == hits.sum() * totals).all())
+def korn_graubard(hits: np.ndarray, totals: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of proportions from counts [.., clusters]; each row has a reply.
+
+    The effective number of replies is p (1 - p) / v, where v is the linearised variance of p between clusters, times
+    (t of replies - 1 / t of d degrees of freedom)^2, and at most the number of replies. Korn and Graubard's d is
+    clusters - 1. Where few clusters hold all violations, v is itself uncertain, and coverage falls to 91 %. So d is the
+    geometric mean of that and of the number of clusters that carry v, (sum of u^2)^2 / sum of u^4. If all clusters have
+    the same proportion, v is 0, and each cluster counts as one reply.
+    """
+    from scipy.special import betaincinv, stdtrit
+
+    clusters, replies = hits.shape[-1], totals.sum(axis=-1)
+    rate = hits.sum(axis=-1) / replies
+    squares = ((hits - totals * rate[..., None]) / replies[..., None]) ** 2
+    total, fourth = squares.sum(axis=-1), (squares**2).sum(axis=-1)
+    same = alike(hits, totals)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        carrying = np.clip(np.where(same, clusters - 1, total**2 / fourth), 2, max(clusters - 1, 2))
+        freedom = np.sqrt(carrying * max(clusters - 1, 1))
+        tail = (1 - level) / 2
+        factor = (stdtrit(np.maximum(replies - 1, 1), tail) / stdtrit(freedom, tail)) ** 2
+        size = rate * (1 - rate) * (clusters - 1) / (clusters * total) * factor
+    size = np.where(same, clusters, np.minimum(size, replies))
+    successes, failures = rate * size, (1 - rate) * size
+    low = np.where(successes > 0, betaincinv(np.maximum(successes, 1e-9), failures + 1, tail), 0.0)
+    high = np.where(failures > 0, betaincinv(successes + 1, np.maximum(failures, 1e-9), 1 - tail), 1.0)
+    return np.minimum(low, rate), np.maximum(high, rate)
 
 
-def difference(one: np.ndarray, other: np.ndarray, seed: int) -> Interval:
+def alike(hits: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Return whether all clusters [.., clusters] have the same proportion, including 0 of n and n of n."""
+    same: np.ndarray = (hits * totals.sum(axis=-1, keepdims=True) == hits.sum(axis=-1, keepdims=True) * totals).all(
+        axis=-1
+    )
+    return same
+
+
+def difference(one: np.ndarray, other: np.ndarray, *, level: float = LEVEL) -> Interval:
     """Return the proportion of `one` minus that of `other`, counted in the same clusters.
 
-    The bootstrap draws the same clusters for both, so that shared variation cancels out. If either proportion is equal
-    in all clusters, or the difference has no spread, it would claim certainty; then the interval is Newcombe's hybrid
-    of the two separate intervals, which assumes independence (Newcombe 1998, Statistics in Medicine 17:873, method 10).
+    The bounds are those of `share` combined as by Newcombe (1998, Statistics in Medicine 17:2635, method 10 for paired
+    data; Zou and Donner 2008, ibid. 27:1693), with the correlation of both proportions over clusters, so that shared
+    variation cancels out.
 
     Args:
         one, other: [clusters, 2], numerator and denominator of each cluster.
     """
-    first, second = share(one[:, 0], one[:, 1], seed), share(other[:, 0], other[:, 1], seed)
+    first, second = (share(counts[:, 0], counts[:, 1], level=level) for counts in (one, other))
     if first.value is None or second.value is None:
         return Interval(None, None, None, "none")
-    value = first.value - second.value
-    if not alike(one[:, 0], one[:, 1]) and not alike(other[:, 0], other[:, 1]):
-        low, high = resampled(np.hstack([one, other]), lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], seed)
-        if low is not None:
-            return Interval(value, low, high, "cluster bootstrap")
-    return Interval(value, *apart(first, second), "newcombe")
+    low, high = apart(first, second, _correlation(one, other))
+    return Interval(first.value - second.value, low, high, "newcombe")
 
 
-def apart(one: Interval, other: Interval) -> tuple[float, float]:
-    """Return bounds of `one` minus `other`, assuming independence, from the bounds of each (Zou and Donner 2008,
-    Statistics in Medicine 27:1693; for two proportions this is Newcombe's method 10).
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the correlation of two ratios of sums over the same clusters [clusters, 2]; 0 if either has no spread."""
+    first, second = (counts[:, 0] - counts[:, 1] * counts[:, 0].sum() / counts[:, 1].sum() for counts in (one, other))
+    scale = sqrt(float(first @ first) * float(second @ second))
+    return float(first @ second) / scale if scale > 1e-12 else 0.0
+
+
+def apart(one: Interval, other: Interval, correlation: float = 0.0) -> tuple[float, float]:
+    """Return bounds of `one` minus `other` from the bounds of each (Zou and Donner 2008, Statistics in Medicine
+    27:1693; for two independent proportions this is Newcombe's method 10).
     """
     (a, low_a, high_a), (b, low_b, high_b) = _bounds(one), _bounds(other)
-    return a - b - hypot(a - low_a, high_b - b), a - b + hypot(high_a - a, b - low_b)
+
+    def distance(first: float, second: float) -> float:
+        return sqrt(max(first**2 - 2 * correlation * first * second + second**2, 0.0))
+
+    return a - b - distance(a - low_a, high_b - b), a - b + distance(high_a - a, b - low_b)
+
+
+def simultaneous(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], p_values: Sequence[float], level: float = LEVEL
+) -> list[Interval]:
+    """Return intervals of several differences that hold together, and exclude 0 exactly where Holm's test rejects.
+
+    They are Bonferroni's. Holm's test is at least as powerful: where it rejects and Bonferroni's interval still
+    includes 0, the interval ends at 0 and excludes it (Guilbaud 2008, Biometrical Journal 50:678). Where the test does
+    not reject, the interval includes 0.
+
+    Args:
+        pairs: (one, other) of each difference, as of `difference`.
+        p_values: corrected by Holm.
+    """
+    intervals = []
+    for (one, other), p in zip(pairs, p_values, strict=True):
+        interval = difference(one, other, level=1 - (1 - level) / len(pairs))
+        if interval.value is not None and interval.low is not None and interval.high is not None:
+            low, high = interval.low, interval.high
+            if p > 1 - level:
+                low, high = min(low, 0.0), max(high, 0.0)
+            elif interval.value > 0:
+                low = max(low, np.nextafter(0.0, 1.0))
+            else:
+                high = min(high, np.nextafter(0.0, -1.0))
+            interval = replace(interval, low=float(low), high=float(high), method=f"{interval.method}, simultaneous")
+        intervals.append(interval)
+    return intervals
 
 
 def ratio(one: Interval, other: Interval) -> tuple[float, float]:
@@ -104,32 +167,61 @@ def _bounds(interval: Interval) -> tuple[float, float, float]:
     return interval.value, interval.low, interval.high
 
 
-def mean(sums: np.ndarray, totals: np.ndarray, seed: int) -> Interval:
+def mean(sums: np.ndarray, totals: np.ndarray) -> Interval:
     """Return the mean sum(sums) / sum(totals), from sums and counts [clusters]; empty clusters are ignored."""
     sums, totals = sums[totals > 0], totals[totals > 0]
     if not len(totals):
         return Interval(None, None, None, "none")
-    value = float(sums.sum() / totals.sum())
-    if np.allclose(sums, value * totals):
-        return Interval(value, None, None, "none: no spread")
-    return Interval(value, *_bootstrap(sums, totals, seed), "cluster bootstrap")
+    return ratio_of_sums(sums, totals)
 
 
-def mean_difference(one: np.ndarray, other: np.ndarray, seed: int) -> Interval:
-    """Return the mean of `one` minus that of `other`, both [clusters, 2]; the bootstrap draws the same clusters."""
-    (first, first_count), (second, second_count) = one.sum(axis=0), other.sum(axis=0)
-    if not first_count or not second_count:
+def ratio_of_sums(numerators: np.ndarray, denominators: np.ndarray) -> Interval:
+    """Return sum(numerators) / sum(denominators) of clusters, with a t interval of the linearised ratio."""
+    value = float(numerators.sum() / denominators.sum())
+    return _t_interval(value, (numerators - value * denominators) / denominators.sum())
+
+
+def odds_ratio(more: np.ndarray, less: np.ndarray) -> Interval:
+    """Return Mantel and Haenszel's odds ratio sum(more) / sum(less) of clusters, with a t interval of its logarithm."""
+    if not more.sum() or not less.sum():
+        return Interval(None, None, None, "none: no spread")
+    interval = _t_interval(float(np.log(more.sum() / less.sum())), more / more.sum() - less / less.sum())
+    value, low, high = (
+        None if end is None else float(np.exp(end)) for end in (interval.value, interval.low, interval.high)
+    )
+    return Interval(value, low, high, f"mantel-haenszel, {interval.method}")
+
+
+def mean_difference(one: np.ndarray, other: np.ndarray) -> Interval:
+    """Return the mean of `one` minus that of `other`, both [clusters, 2], sum and count in the same clusters."""
+    totals = one[:, 1].sum(), other[:, 1].sum()
+    if not all(totals):
         return Interval(None, None, None, "none")
-    low, high = resampled(np.hstack([one, other]), lambda s: s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3], seed)
-    method = "none: no spread" if low is None else "cluster bootstrap"
-    return Interval(float(first / first_count - second / second_count), low, high, method)
+    means = [counts[:, 0].sum() / total for counts, total in zip((one, other), totals, strict=True)]
+    first, second = (
+        (counts[:, 0] - counts[:, 1] * value) / total
+        for counts, value, total in zip((one, other), means, totals, strict=True)
+    )
+    return _t_interval(float(means[0] - means[1]), first - second)
 
 
-def wilson(k: int, n: int) -> tuple[float, float]:
+def _t_interval(value: float, influence: np.ndarray) -> Interval:
+    """Return value ± t * s, where s^2 is C / (C - 1) times the sum of the squared influences of the C clusters."""
+    from scipy.special import stdtrit
+
+    clusters = len(influence)
+    variance = float(influence @ influence) * clusters / max(clusters - 1, 1)
+    if variance <= 1e-18 * max(value**2, 1.0) or clusters < 2:
+        return Interval(value, None, None, "none: no spread")
+    margin = float(stdtrit(clusters - 1, (1 + LEVEL) / 2)) * sqrt(variance)
+    return Interval(value, value - margin, value + margin, "t over clusters")
+
+
+def wilson(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     """Return Wilson's score interval of k / n."""
     from scipy.stats import binomtest  # takes a second to import
 
-    interval = binomtest(k, n).proportion_ci(confidence_level=LEVEL, method="wilson")
+    interval = binomtest(k, n).proportion_ci(confidence_level=level, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -150,10 +242,3 @@ def resampled(
         return None, None
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def _bootstrap(sums: np.ndarray, totals: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the percentile interval of sum / count, widened if needed to include the value itself."""
-    low, high = resampled(np.stack([sums, totals], axis=1), lambda both: both[:, 0] / both[:, 1], seed)
-    value = float(sums.sum() / totals.sum())
-    return min(value if low is None else low, value), max(value if high is None else high, value)

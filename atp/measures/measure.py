@@ -57,6 +57,9 @@ class Measure:
         denominator: whether a row counts; a row that does not count adds nothing to either sum.
         by_round: one number a round; else one over all rounds.
         is_proportion: whether the numerator is 0 or 1, so that the number has `k` and `n`; a mean has `n` alone.
+        of_valid: whether only valid replies count. The row's `invalid` then counts the others that the denominator has;
+            Manski's bounds of the proportion (1990, American Economic Review 80:319) are k / (n + invalid) and
+            (k + invalid) / (n + invalid).
     """
 
     name: str
@@ -64,18 +67,28 @@ class Measure:
     denominator: pl.Expr
     by_round: bool = True
     is_proportion: bool = True
+    of_valid: bool = False
+
+    @property
+    def counted(self) -> pl.Expr:
+        """Whether a row counts."""
+        among = self.denominator.fill_null(False)
+        return among & VIOLATED.is_not_null() if self.of_valid else among
 
     def __call__(self, evidence: Evidence) -> pl.DataFrame:
         """Return rows of MEASURES, one for each group (and round). The cluster of an interval is the scenario."""
         keys = [*GROUP, "round"] if self.by_round else list(GROUP)
-        counts = self.denominator.fill_null(False)
+        among, counts = self.denominator.fill_null(False), self.counted
         numerator = pl.when(counts).then(self.numerator.cast(pl.Float64)).otherwise(0.0)
+        addends = {"sum": numerator, "count": counts.cast(pl.Int64), "among": among.cast(pl.Int64)}
         rows = []
-        for group, scenarios in sums_by_scenario(evidence.turns, keys, sum=numerator, count=counts.cast(pl.Int64)):
+        for group, scenarios in sums_by_scenario(evidence.turns, keys, **addends):
             sums, totals = scenarios["sum"].to_numpy(), scenarios["count"].to_numpy()
-            interval = (share if self.is_proportion else mean)(sums, totals, evidence.seed)
+            interval = (share if self.is_proportion else mean)(sums, totals)
             k = int(sums.sum()) if self.is_proportion else None
-            rows.append(group | {"measure": self.name, "k": k, "n": int(totals.sum())} | vars(interval))
+            invalid = int(scenarios["among"].sum() - totals.sum()) if self.of_valid else None
+            counted = {"k": k, "n": int(totals.sum()), "invalid": invalid}
+            rows.append(group | {"measure": self.name, **counted} | vars(interval))
         return measure_rows(rows)
 
 
@@ -106,7 +119,7 @@ def after(name: str, previous: pl.Expr, numerator: pl.Expr = VIOLATED) -> Measur
     agent = [*EPISODE, "agent"]
     follows = pl.col("round").shift(1).over(agent, order_by="round") == pl.col("round") - 1
     met = previous.shift(1).over(agent, order_by="round")
-    return Measure(name, numerator, follows & met & VIOLATED.is_not_null() & LASTING, by_round=False)
+    return Measure(name, numerator, follows & met & LASTING, by_round=False, of_valid=True)
 
 
 def measure_rows(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

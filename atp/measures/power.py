@@ -1,5 +1,6 @@
 """Simulate how often the verdict is right, and how many scenarios it needs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -7,21 +8,25 @@ from rich.console import Console
 from rich.table import Table
 
 from atp.errors import AtpError
+from atp.measures.coverage import CASES, CORRELATIONS, case_row, share_coverage
+from atp.measures.coverage import REPLICATES as SAMPLES
 from atp.measures.simulate import TRUTHS, Design, verdict_rates
-from atp.measures.tipping import FLAT, FLAT_BOUND, UNDECIDED, VERDICTS
+from atp.measures.tipping import CHANGE, FLAT, FLAT_BOUND, UNDECIDED, VERDICTS
 from atp.progress import Progress
 
 SCENARIOS = (32, 64, 128, 256, 512)
 REPLICATES = 400
 #: Maximum number of replies in a simulated series; more may not fit into memory.
 MAX_REPLIES = 10_000_000
+#: Columns of the widest table, which a narrower terminal wraps.
+MIN_WIDTH = 116
 #: Numbers of scenarios that `scenarios_needed` tries, in steps of 3/2 and 4/3.
 LADDER = tuple(size for power in range(3, 11) for size in (2**power, 3 * 2 ** (power - 1)))
 
 
 def power_table(
     design: Design,
-    scenarios: tuple[int, ...] = SCENARIOS,
+    scenarios: Sequence[int] = SCENARIOS,
     replicates: int = REPLICATES,
     seed: int = 0,
     bound: float = FLAT_BOUND,
@@ -56,7 +61,7 @@ def scenarios_needed(
 
 def print_power(
     design: Design,
-    scenarios: tuple[int, ...] = SCENARIOS,
+    scenarios: Sequence[int] = SCENARIOS,
     power: float | None = None,
     replicates: int = REPLICATES,
     seed: int = 0,
@@ -76,16 +81,14 @@ def print_power(
     if power is not None and not 0 < power < 1:
         raise AtpError(f"power {power}: must lie between 0 and 1, exclusive")
     console = Console(highlight=False)
+    console.width = max(console.width, MIN_WIDTH)
     console.print(f"Verdicts on {replicates} simulated series of n scenarios; alarms: false changes")
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("truth", no_wrap=True)
-    for heading in ("n", *VERDICTS, "% right (95 %)", "alarms"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = _table(["truth"], ["n", *(word.split()[0] for word in VERDICTS), "% right (95 %)", "alarms"])
     rows = power_table(design, scenarios, replicates, seed, bound).with_columns(share=pl.col("k") / pl.col("n"))
     for row in rows.iter_rows(named=True):
         right = "{:.1f} ({:.1f} to {:.1f})".format(*(100 * row[end] for end in ("share", "low", "high")))
         counts = [str(row[word]) for word in VERDICTS]
-        table.add_row(row["truth"], str(row["scenarios"]), *counts, right, str(false_alarms(row)))
+        table.add_row(row["truth"].split()[0], str(row["scenarios"]), *counts, right, str(false_alarms(row)))
     console.print(table)
     if power is None:
         return
@@ -99,6 +102,52 @@ def print_power(
         console.print(f"{truth}: scenarios for a power of {100 * power:.0f} %: {text}")
 
 
+def print_coverage(seed: int = 0, replicates: int = SAMPLES) -> None:
+    """Print the coverage of proportions' intervals, and how often hard cases go wrong.
+
+    Raises:
+        AtpError: no replicates.
+    """
+    if replicates < 1:
+        raise AtpError(f"replicates: at least 1, found {replicates}")
+    console = Console(highlight=False)
+    console.width = max(console.width, MIN_WIDTH)
+    shares = share_coverage(seed, 10 * replicates)
+    console.print("Coverage of 95 % intervals of a proportion in %, by scenarios x replies of each, rate,")
+    console.print("and correlation of a scenario's replies; in brackets that of a bootstrap of scenarios")
+    table = _table(["scenarios", "rate"], [f"{correlation:g}" for correlation in CORRELATIONS])
+    for rows in shares.partition_by("design", "rate", maintain_order=True):
+        texts = [f"{row['coverage']:.1f}{_before(row['before'])}" for row in rows.to_dicts()]
+        table.add_row(rows["design"][0], f"{rows['rate'][0]:g}", *texts)
+    console.print(table)
+    console.print(f"\nHard cases, per cent of {replicates} samples")
+    table = _table(["case"], ["before", "now (95 %)", "limit", ""])
+    progress = Progress("coverage", len(CASES), "cases")
+    for case in CASES:
+        row = case_row(case, seed, replicates)
+        now = "{:.1f} ({:.1f} to {:.1f})".format(*(row[name] for name in ("after", "low", "high")))
+        table.add_row(case.fault, case.before, now, case.limit, row["status"])
+        progress.advance(1)
+    console.print(table)
+
+
+def _before(coverage: float | None) -> str:
+    return "" if coverage is None else f" ({coverage:.1f})"
+
+
+def _table(left: list[str], right: list[str]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in left:
+        table.add_column(heading, no_wrap=True)
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
 def false_alarms(row: dict[str, Any]) -> int:
-    """Return how many series in a row of `verdict_rates` got a verdict of change other than their true one."""
-    return sum(row[word] for word in VERDICTS if word not in (FLAT, UNDECIDED, row["truth"]))
+    """Return how many series in a row of `verdict_rates` got a wrong verdict of change.
+
+    `change` says nothing of a shape, so it is wrong for flat series alone.
+    """
+    right = (FLAT, UNDECIDED) if row["truth"] == FLAT else (FLAT, UNDECIDED, CHANGE, row["truth"])
+    return sum(row[word] for word in VERDICTS if word not in right)

@@ -1,6 +1,7 @@
 """Turns to measures.parquet: rates by round and generation, then every other measure.
 
-An invalid reply is neither compliance nor violation: it counts in invalid_rate and mean_reward alone.
+An invalid reply is neither compliance nor violation: it counts in invalid_rate and mean_reward, and in the column
+`invalid` of each rate that leaves it out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,7 @@ from atp.measures.reinforcement import reinforcement
 from atp.measures.reset import reset_effects
 from atp.measures.swept import settings
 from atp.measures.tipping_series import tipping_measures
+from atp.measures.trainings import judge_trainings
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
 
 #: Common columns that measures read, so that prompts and replies stay on disk.
@@ -46,7 +48,7 @@ READ = [
     "decision",
 ]
 
-VIOLATION_RATE = Measure("violation_rate", VIOLATED, VIOLATED.is_not_null() & TELLING)
+VIOLATION_RATE = Measure("violation_rate", VIOLATED, TELLING, of_valid=True)
 P_VIOLATION = Measure(
     "p_violation", pl.col("p_violation"), pl.col("p_violation").is_not_null() & TELLING, is_proportion=False
 )
@@ -108,7 +110,7 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
     Raises:
         PluginError: a measure that is not built in failed, returned something else, or has a name that exists.
     """
-    rows = pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)])
+    rows = judge_trainings(pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)]), evidence)
     for name, entry in entries("measures").items():
         with blame("measures", name):
             rows = add_rows(rows, entry.value(evidence))

@@ -7,8 +7,7 @@ history is emptied (`reset_after`):
 
 In the context channel g is 0, and an agent whose experience is only in its history returns to its first rate: the
 change after the reset is 0. In the weights channel generation g is tested with a history and then without; what it has
-learned stays. Only rounds whose prompts have the same sentence about supervision as the first round's are used. The
-bootstrap draws the same scenarios for both rates.
+learned stays. Only rounds whose prompts have the same sentence about supervision as the first round's are used.
 """
 
 from collections.abc import Iterator
@@ -30,17 +29,12 @@ def reset_effects(evidence: Evidence) -> pl.DataFrame:
 
     In the context channel there is one row of each measure, in the weights channel one per generation.
     """
-    resets = [
-        dict(zip([*SERIES, "channel"], (*key, channel), strict=True)) | {"after": values["reset_after"]}
-        for channel, played in evidence.played.items()
-        for key, values in played.items()
-        if values.get("reset_after")
-    ]
-    if not resets:
+    resets = _resets(evidence)
+    if not len(resets):
         return measure_rows([])
     turns = (
         evidence.turns.filter(TELLING, split="test")
-        .join(pl.DataFrame(resets).lazy(), on=[*SERIES, "channel"])
+        .join(resets.lazy(), on=[*SERIES, "channel"])
         .filter(
             (pl.col("round") - pl.col("after")).is_in([0, 1]) | ((pl.col("generation") == 0) & (pl.col("round") == 1))
         )
@@ -55,18 +49,43 @@ def reset_effects(evidence: Evidence) -> pl.DataFrame:
     rows = [
         {**dict(zip(_KEYS[:-1], keys, strict=False)), "split": "test", **row}
         for keys, series in counts.group_by(_KEYS, maintain_order=True)
-        for row in _series_rows(series, int(keys[-1]), evidence.seed)
+        for row in _series_rows(series, int(keys[-1]))
     ]
     return measure_rows(rows)
 
 
-def _series_rows(series: pl.DataFrame, after: int, seed: int) -> Iterator[dict[str, Any]]:
+def until_reset(counts: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
+    """Return the rows of each series of the context channel up to the first round after its history is emptied.
+
+    Later rounds have a history again, so a change there has been learned again and has not survived.
+    """
+    resets = _resets(evidence)
+    if not len(resets):
+        return counts
+    joined = counts.join(resets, on=[*SERIES, "channel"], how="left", maintain_order="left")
+    later = (pl.col("channel") == "context") & (pl.col("round") > pl.col("after") + 1)
+    return joined.filter(~later.fill_null(False)).drop("after")
+
+
+def _resets(evidence: Evidence) -> pl.DataFrame:
+    """Return the keys of the series whose history is emptied, and the round `after` which it is."""
+    return pl.DataFrame(
+        [
+            dict(zip([*SERIES, "channel"], (*key, channel), strict=True)) | {"after": values["reset_after"]}
+            for channel, played in evidence.played.items()
+            for key, values in played.items()
+            if values.get("reset_after")
+        ]
+    )
+
+
+def _series_rows(series: pl.DataFrame, after: int) -> Iterator[dict[str, Any]]:
     points = points_of(series, "k", "n")
     first = points.get((0, 1), {})
     for (generation, round), point in points.items():
         if round not in (after, after + 1):
             continue
         begin, now = tables(first, point)
-        interval = difference(now, begin, seed)
+        interval = difference(now, begin)
         if interval.value is not None:
             yield point_row(BEFORE if round == after else AFTER, (generation, round), len(now), interval)

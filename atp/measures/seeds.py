@@ -1,36 +1,55 @@
-"""Combine the measures of several seeds into one row, with separate spreads between seeds and within a seed."""
+"""Combine the measures of several seeds into one row. Each seed of a trained agent is another training."""
 
+from typing import Any
+
+import numpy as np
 import polars as pl
 
 SEED = "seed"
+#: Quantile of the standard normal distribution that a 95 % interval has.
+NORMAL = 1.959964
+#: Rows about an agent that the study has trained, by alignment or over generations.
+TRAINED = (pl.col("alignment") != "none") | ((pl.col("channel") == "weights") & (pl.col("generation") > 0))
 #: Columns of MEASURES that hold results; the other columns are keys.
-RESULTS = ("value", "k", "n", "low", "high", "method", "label", "reason")
+RESULTS = ("value", "k", "n", "invalid", "low", "high", "method", "label", "reason")
+#: Columns that `over_seeds` adds.
+SPREAD = ("least", "most", "deviation", "seeds", "planned", "of", "trainings", "between", "within")
+#: Those of them that an interval over trainings is computed from.
+SPREAD_OF_MEAN = ("between", "within", "seeds")
+#: Keys of what is played with the same seeds.
+_CELL = ("model", "testbed", "alignment", "condition", "channel")
 
 
 def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
     """Return one row for all seeds of the same keys; its `seed` is null.
 
-    Two spreads are reported separately, because they measure different sources of variation:
+    `value` is the mean over seeds, each with the same weight, so it may differ from k / n. What `low` and `high` are
+    depends on the agent:
 
-    - **Between seeds** (`least`, `most`, `deviation`): training and sampling repeated with other random numbers on the
-      same scenarios; says nothing about other scenarios. The range from smallest to largest value is not an interval,
-      and it grows with the number of seeds. The standard deviation (Bessel's, with seeds - 1) does not.
-    - **Within a seed** (`low`, `high`): other scenarios could have been drawn; says nothing about another training run.
-      It is the average of the seeds' 95 % intervals, as distances below and above their values, so it is as wide as one
-      seed's. It is not divided by the root of the number of seeds, because all seeds play the same scenarios.
+    - **Not trained by the study**: the mean of the seeds' 95 % intervals, as distances below and above their values. It
+      is about other scenarios. It is not divided by the root of the number of seeds, because all seeds play the same
+      scenarios.
+    - **Trained, two or more seeds**: an interval for other trainings and other scenarios. Half of its width is the root
+      of the sum of two squares (Zou and Donner 2008, Statistics in Medicine 27:1693): of Student's t with seeds - 1
+      degrees of freedom times the standard error of the mean over seeds, and of half of one seed's interval. A
+      proportion's interval is computed on log-odds.
+    - **Trained, one seed**: that seed's interval, which is about other scenarios for this one training. `trainings` is
+      1.
 
-    Chance in sampling replies affects both, so they are not added, and no interval of the mean is computed. The mean
-    gives every seed the same weight, however many valid replies it has, so it may differ from k / n.
+    `least`, `most` and `deviation` describe the seeds: the range grows with their number, the standard deviation
+    (Bessel's, with seeds - 1) does not.
 
     Args:
         measures: the columns of MEASURES for a whole study; additional columns count as keys.
 
     Returns:
         The columns of `measures`, rows in order of first appearance: `value` is the mean over seeds with a value, `k`
-        and `n` are sums over all seeds, `low` and `high` are means of the seeds' bounds (null if a seed with a value
-        has none), `method`, `label` and `reason` list the seeds' own. Additional columns: `least` and `most`;
-        `deviation`, null with fewer than two values; `seeds`, the number of seeds with a value; `of`, the number of
-        seeds in `measures`. Units are those of the measure. With a single seed the columns of `measures` are unchanged,
+        and `n` are sums over all seeds, `low` and `high` are null if a seed with a value has none, `method`, `label`
+        and `reason` list the seeds' own. Additional columns: `least` and `most`; `deviation`, null with fewer than two
+        values; `seeds`, the number of seeds with a value; `planned`, the number of seeds of the cell and channel; `of`,
+        the number of seeds in `measures`; `trainings`, the number of trainings that the row is about, null if it is
+        about none; `between` and `within`, of an interval over trainings the standard errors of the mean over seeds and
+        of one seed's value. Units are those of the measure. With a single seed the columns of `measures` are unchanged,
         except for `seed`.
     """
     measures = measures.filter(pl.col(SEED).is_not_null())  # rows for all seeds have no spread between seeds
@@ -40,6 +59,7 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
         value=value.mean(),
         k=pl.when(k.count() > 0).then(k.sum()),
         n=pl.col("n").sum(),
+        invalid=pl.when(pl.col("invalid").count() > 0).then(pl.col("invalid").sum()),
         low=_mean_bound("low"),
         high=_mean_bound("high"),
         method=_list_of("method"),
@@ -53,7 +73,65 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
     complete = combined.with_columns(
         pl.lit(None, dtype=measures.schema[SEED]).alias(SEED), of=pl.lit(measures[SEED].n_unique())
     )
-    return complete.select(*measures.columns, "least", "most", "deviation", "seeds", "of")
+    own = measures.group_by(_CELL).agg(planned=pl.col(SEED).n_unique())
+    complete = _over_trainings(complete).join(own, on=_CELL, how="left", nulls_equal=True, maintain_order="left")
+    return complete.select(*measures.columns, *SPREAD)
+
+
+def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows whose intervals are about other trainings where there are several, with the columns of that."""
+    several = TRAINED & pl.col("low").is_not_null() & (pl.col("seeds") > 1)
+    rows = rows.with_columns(
+        trainings=pl.when(TRAINED).then("seeds"),
+        between=pl.when(several).then(pl.col("deviation") / pl.col("seeds").sqrt()),
+        within=pl.when(several).then((pl.col("high") - pl.col("low")) / (2 * NORMAL)),
+    )
+    if not rows["between"].count():
+        return rows
+    between, within, seeds = (rows[name].cast(pl.Float64).to_numpy() for name in SPREAD_OF_MEAN)
+    half = pl.Series(half_width(between, within, seeds)).fill_nan(None)
+    value, count = pl.col("value"), pl.col("k")
+    inside = count.is_not_null() & value.is_between(0, 1, closed="none")
+    new = (half > 0) & (inside | count.is_null())
+    bounds = {
+        name: pl.when(new).then(pl.when(inside).then(_on_log_odds(value, end)).otherwise(value + end)).otherwise(name)
+        for name, end in (("low", -half), ("high", half))
+    }
+    return rows.with_columns(
+        **bounds, method=pl.when(new).then(pl.lit("t over trainings and scenarios")).otherwise("method")
+    )
+
+
+def half_width(between: Any, within: Any, seeds: Any, level: float = 0.95) -> Any:
+    """Return half of the width of an interval over trainings and scenarios, from numbers or arrays.
+
+    Args:
+        between: standard error of the mean over seeds.
+        within: standard error of one seed's value over scenarios.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    tail = (1 + level) / 2
+    return np.hypot(stdtrit(np.maximum(seeds - 1, 1), tail) * between, ndtri(tail) * within)
+
+
+def t_test(value: float, between: float, within: float, seeds: int) -> float:
+    """Return the two-sided p-value: 1 - the level of the interval (see `half_width`) that ends at 0."""
+    from scipy.optimize import brentq
+
+    def excess(p: float) -> float:
+        return float(half_width(between, within, seeds, 1 - p)) - abs(value)
+
+    smallest = 1e-12
+    if excess(smallest) <= 0:
+        return smallest if value else 1.0
+    return float(brentq(excess, smallest, 1.0)) if value else 1.0
+
+
+def _on_log_odds(rate: pl.Expr, distance: pl.Series) -> pl.Expr:
+    """Return a rate's bound at a distance that is added to its log-odds, in units of their slope at the rate."""
+    log_odds = (rate / (1 - rate)).log() + distance / (rate * (1 - rate))
+    return 1 / (1 + (-log_odds).exp())
 
 
 def _list_of(column: str) -> pl.Expr:

@@ -99,7 +99,7 @@ def redrawn(counts: Counts, seed: int, resamples: int) -> np.ndarray:
     return rates
 
 
-def flipped(counts: Counts, fitted: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+def flipped(counts: Counts, fitted: np.ndarray, seed: int | list[int], resamples: int) -> np.ndarray:
     """Return deviations [resamples, points] of the rates from `fitted` [points], under the null hypothesis that it is
     true: the sign of each cluster's residuals is flipped at random.
     """

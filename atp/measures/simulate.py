@@ -14,9 +14,9 @@ import polars as pl
 from atp.errors import AtpError
 from atp.measures.intervals import wilson
 from atp.measures.shapes import Counts, count
-from atp.measures.tipping import DRIFT, FLAT, FLAT_BOUND, RECOVERY, TIPPING, VERDICTS, verdict
+from atp.measures.tipping import ABRUPT, DRIFT, FLAT, FLAT_BOUND, MIN_SHAPE_POINTS, RECOVERY, VERDICTS, verdict
 
-TRUTHS = (FLAT, DRIFT, TIPPING, RECOVERY)
+TRUTHS = (FLAT, DRIFT, ABRUPT, RECOVERY)
 #: Resamples per test. More would hardly change the power of a test at 5 % (Davison and MacKinnon 2000, Econometric
 #: Reviews 19:55).
 RESAMPLES = 499
@@ -44,8 +44,9 @@ class Design:
             raise AtpError(f"rates from {self.first:g} to {self.last:g}: must lie between 0 and 1, exclusive")
         if self.first == self.last:
             raise AtpError(f"rates from {self.first:g} to {self.last:g}: must differ")
-        if self.rounds < 3 or self.samples < 1:
-            raise AtpError(f"rounds: at least 3, found {self.rounds}; samples: at least 1, found {self.samples}")
+        if self.rounds < MIN_SHAPE_POINTS or self.samples < 1:
+            least = f"rounds: at least {MIN_SHAPE_POINTS}, because fewer have no shape, found {self.rounds}"
+            raise AtpError(f"{least}; samples: at least 1, found {self.samples}")
         if self.at is not None and not 2 <= self.at <= self.rounds:
             raise AtpError(f"at {self.at}: must be one of rounds 2 to {self.rounds}")
         if not (0 <= self.alike <= 1 and 0 <= self.lasting <= 1):
@@ -60,7 +61,7 @@ def true_rates(truth: str, design: Design) -> np.ndarray:
     progress = {
         FLAT: rounds < 0,
         DRIFT: (rounds - 1) / (design.rounds - 1),
-        TIPPING: rounds >= (design.rounds // 2 + 1 if design.at is None else design.at),
+        ABRUPT: rounds >= (design.rounds // 2 + 1 if design.at is None else design.at),
         RECOVERY: (3 * rounds > design.rounds) & (3 * rounds <= 2 * design.rounds),
     }[truth]
     first, last = logit(design.first), logit(design.last)

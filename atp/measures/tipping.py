@@ -1,4 +1,4 @@
-"""Classify how the rates of one series change, in particular tipping versus drift, from counts per cluster.
+"""Classify how the rates of one series change, in particular an abrupt change versus drift, from counts per cluster.
 
 docs/measures.md explains each number and how often the verdict is right in simulations. "Round" also means generation.
 Counts have two rounds or more. Functions that take a seed are stochastic: 95 % intervals come from `shapes.redrawn`,
@@ -13,17 +13,27 @@ import numpy as np
 from atp.measures.intervals import LEVEL, RESAMPLES, Interval, alike, difference, share
 from atp.measures.shapes import MAX_SLOPE, Counts, flat, flipped, likelihood, redrawn, rising, step, trend
 
-VERDICTS = FLAT, DRIFT, TIPPING, RECOVERY, UNDECIDED = "flat", "drift", "tipping", "recovery", "undecided"
+VERDICTS = FLAT, DRIFT, ABRUPT, RECOVERY, CHANGE, UNDECIDED = (
+    *("flat", "drift", "abrupt change", "recovery", "change", "undecided"),
+)
 #: Significance level: the maximum false-alarm rate of a test.
 ALPHA = 0.05
 #: A change counts as one-directional only if the p-value of the opposite direction is above this.
 HINT = 0.1
-#: A series is flat if every rate is shown to be within this distance of the overall rate.
-FLAT_BOUND = 0.1
+#: A series is flat if every rate is shown to be within this distance of the overall rate, and its odds within this
+#: factor of the overall odds.
+FLAT_BOUND, FLAT_RATIO = 0.1, 2.0
+#: Resamples of the tests for a rise and a fall: enough that the smallest p-value is significant among 200 series.
+P_RESAMPLES, ENOUGH = 9999, 20
+#: (z of 97.5 % + z of 80 %) / z of 97.5 %: from half of an interval to the change that is shown with a power of 80 %.
+DETECTABLE = (1.959964 + 0.841621) / 1.959964
 #: With fewer clusters there are so few sign flips that no p-value can reach ALPHA / 2.
 MIN_CLUSTERS = 6
-#: Minimum proportion of the change in one step for tipping, and for a fitted trend to count as a step itself.
-TIPPING_PROPORTION, STEP_PROPORTION = 2 / 3, 0.9
+#: Fewer points have no shape: two have one step, and of three one alone decides.
+MIN_SHAPE_POINTS = 4
+#: Minimum proportion of the change in one step for an abrupt change, and for a fitted trend to count as a step itself.
+ABRUPT_PROPORTION, STEP_PROPORTION = 2 / 3, 0.9
+LARGEST_STEP = "cluster bootstrap, largest of all steps"
 TOO_FEW_ROUNDS, NO_CHANGE, NO_SPREAD = "none: too few rounds", "none: no change shown", "none: no spread"
 
 
@@ -62,17 +72,22 @@ class Verdict:
     p_rise: float | None
     p_fall: float | None
 
+    @property
+    def direction(self) -> str:
+        """`up` or `down` if a change in this direction alone is shown, else empty."""
+        rises, falls = (p is not None and p <= ALPHA / 2 for p in (self.p_rise, self.p_fall))
+        return {(True, False): "up", (False, True): "down"}.get((rises, falls), "")
+
 
 def drift_slope(counts: Counts) -> Interval:
     """Return the odds ratio per round: exp(b) of the logistic regression log(p / (1 - p)) = a + b * round.
 
     The interval is exp(b ± t * s) with the cluster-robust jackknife standard error s: s^2 is (C - 1) / C times the sum
-    of squared changes of b when each of the C clusters is left out, and t has C - 1 degrees of freedom (Cameron and
-    Miller 2015, Journal of Human Resources 50:317, section VI; MacKinnon, Nielsen and Webb 2023, Journal of
-    Econometrics 232:272, who find its coverage correct or conservative if few clusters carry the information; the
-    sandwich estimator of Liang and Zeger 1986, Biometrika 73:13, is far too narrow there).
+    of squared changes of b when each of the C clusters is left out (MacKinnon, Nielsen and Webb 2023, Journal of
+    Econometrics 232:272). With C - 1 degrees of freedom for t, coverage falls to 85 % if few clusters hold the
+    violations, so t has as many as clusters carry s^2, (sum of changes^2)^2 / sum of changes^4, and at least 2.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     clusters, _ = counts.shape
     if clusters < 2:
@@ -86,17 +101,29 @@ def drift_slope(counts: Counts) -> Interval:
     without = np.divide(counts.hits.sum(axis=0) - counts.hits, others, out=np.zeros_like(others), where=others > 0)
     deviations = trend(without, others, counts.positions)[1] - slope
     variance = float((deviations**2).sum()) * (clusters - 1) / clusters
-    margin = t.ppf((1 + LEVEL) / 2, clusters - 1) * variance**0.5
-    if margin < 1e-12:
+    if variance < 1e-24:
         return Interval(float(np.exp(slope)), None, None, NO_SPREAD)
+    carrying = float((deviations**2).sum()) ** 2 / float((deviations**4).sum())
+    margin = stdtrit(min(max(carrying, 2.0), max(clusters - 1, 1)), (1 + LEVEL) / 2) * variance**0.5
     low, value, high = (float(np.exp(slope + side * margin)) for side in (-1, 0, 1))
     return Interval(value, low, high, "cluster jackknife")
 
 
-def change(counts: Counts, seed: int) -> Interval:
+def change(counts: Counts) -> Interval:
     """Return the rate at the last round minus that at the first (`intervals.difference`)."""
     first, last = (np.stack([counts.hits[:, index], counts.totals[:, index]], axis=1) for index in (0, -1))
-    return difference(last, first, seed)
+    return difference(last, first)
+
+
+def detectable_change(counts: Counts) -> float | None:
+    """Return the smallest change from the first to the last round that would be shown with a power of 80 %.
+
+    It is 2.8 standard errors of `change` (Bloom 1995, Evaluation Review 19:547), taken from half of its interval.
+    """
+    interval = change(counts)
+    if interval.low is None or interval.high is None:
+        return None
+    return min(1.0, DETECTABLE * (interval.high - interval.low) / 2)
 
 
 def change_point(counts: Counts, seed: int, resamples: int = RESAMPLES) -> ChangePoint:
@@ -126,9 +153,9 @@ def sharpness(counts: Counts, seed: int, resamples: int = RESAMPLES) -> Sharpnes
     """Return the largest step between rounds in the direction of the whole change, as a proportion of that change.
 
     It is 1 if everything happens in one step, 1 / (rounds - 1) if all steps are equal, and above 1 if the rate
-    overshoots and comes back. Noise biases it upwards, because one of several equal steps always looks steepest; the
-    interval therefore goes from the largest lower to the largest upper bound of all steps, with simultaneous
-    (Bonferroni) intervals. None if `change` is not shown.
+    overshoots and comes back. It is selected, as its method says: noise biases it upwards, because one of several equal
+    steps always looks steepest. The interval therefore goes from the largest lower to the largest upper bound of all
+    steps, with simultaneous (Bonferroni) intervals. None if `change` is not shown.
 
     bic is (3 - 2) * log(clusters) - over_trend / d: a step has three parameters, a trend two (Schwarz 1978, Annals of
     Statistics 6:461), and d is the design effect, which discounts correlated replies of a cluster (Rao and Scott 1992,
@@ -138,7 +165,7 @@ def sharpness(counts: Counts, seed: int, resamples: int = RESAMPLES) -> Sharpnes
         return Sharpness(Interval(None, None, None, TOO_FEW_ROUNDS), None)
     over_trend = float(_over_trend(counts.rates, counts))
     bic = log(counts.shape[0]) - over_trend / _design_effect(counts)
-    if not _is_shown(change(counts, seed)):
+    if not _is_shown(change(counts)):
         return Sharpness(Interval(None, None, None, NO_CHANGE), bic)
     resampled = _resample_rates(counts, seed, resamples)
     changes, observed_change = resampled[:, -1] - resampled[:, 0], counts.rates[-1] - counts.rates[0]
@@ -150,7 +177,7 @@ def sharpness(counts: Counts, seed: int, resamples: int = RESAMPLES) -> Sharpnes
     tail = (1 - LEVEL) / 2 / shares.shape[1]
     low, high = np.quantile(shares, [tail, 1 - tail], axis=0).max(axis=1)
     low = max(low, 1 / shares.shape[1])  # the proportions of all steps add up to 1
-    return Sharpness(Interval(value, min(float(low), value), max(float(high), value), "cluster bootstrap"), bic)
+    return Sharpness(Interval(value, min(float(low), value), max(float(high), value), LARGEST_STEP), bic)
 
 
 def time_to_half_change(counts: Counts, seed: int, resamples: int = RESAMPLES) -> Interval:
@@ -158,7 +185,7 @@ def time_to_half_change(counts: Counts, seed: int, resamples: int = RESAMPLES) -
 
     None if `change` is not shown.
     """
-    if not _is_shown(change(counts, seed)):
+    if not _is_shown(change(counts)):
         return Interval(None, None, None, NO_CHANGE)
 
     def half_way(rates: np.ndarray) -> np.ndarray:
@@ -183,39 +210,45 @@ def time_to_half_rate(counts: Counts, seed: int, resamples: int = RESAMPLES) -> 
     return Interval(finite, low, high, "none: 50 % not reached" if finite is None and low is None else interval.method)
 
 
-def verdict(counts: Counts, seed: int, bound: float = FLAT_BOUND, resamples: int = RESAMPLES) -> Verdict:
-    """Return the verdict: flat, drift, tipping, recovery or undecided.
+def verdict(counts: Counts, seed: int, bound: float = FLAT_BOUND, resamples: int = P_RESAMPLES) -> Verdict:
+    """Return the verdict: one of VERDICTS.
 
     Two tests, each at ALPHA / 2: does the rate rise anywhere, does it fall anywhere? The statistic is the squared
     distance, weighted by replies, to the nearest rates that never rise (fall). The residuals from those are flipped
     around equal rates, the case of the null hypothesis with the largest distances (Robertson, Wright and Dykstra 1988,
     Order Restricted Statistical Inference, theorem 2.3.1).
 
-    - Neither: flat if each rate is shown to be within `bound` of the overall rate (an intersection-union test, Berger
-      1982, Technometrics 24:295) and `drift_slope` is not shown to differ from 1, else undecided.
-    - Both: recovery if the series starts and ends below the middle of its largest rise, else undecided.
-    - One, with the other test's p-value above HINT: tipping if TIPPING_PROPORTION or more of the change is in one
-      step, and either a trend is rejected in favour of a step (`change_point`) or STEP_PROPORTION of the fitted trend's
+    - Neither: flat if each rate is shown to be within `bound` of the overall rate and its odds within FLAT_RATIO of the
+      overall odds (an intersection-union test, Berger 1982, Technometrics 24:295), and `drift_slope` is not shown to
+      differ from 1, else undecided.
+    - Both: recovery if the series starts and ends below the middle of its largest rise.
+    - One, with the other test's p-value above HINT: abrupt if ABRUPT_PROPORTION or more of the change is in one step,
+      and either a trend is rejected in favour of a step (`change_point`) or STEP_PROPORTION of the fitted trend's
       change is in one step; drift if a step is rejected in favour of a trend that is not so steep. If each is rejected
-      in favour of the other: tipping if the proportion in one step (`sharpness`) is shown to be TIPPING_PROPORTION or
-      more, drift if it is shown to be less. Else undecided.
+      in favour of the other: abrupt if the proportion in one step (`sharpness`) is shown to be ABRUPT_PROPORTION or
+      more, drift if it is shown to be less.
+    - One or both, but none of these shapes, or fewer than MIN_SHAPE_POINTS rounds: change.
     """
     clusters, points = counts.shape
     if clusters < MIN_CLUSTERS:
         return Verdict(UNDECIDED, f"{points} rounds of {clusters} scenarios are too few", None, None)
     rates, weights = counts.rates, counts.weights
     never_rises, never_falls = -rising(-rates, weights), rising(rates, weights)
-    p_rise = _p_value(_distance(flipped(counts, never_rises, seed, resamples), weights), _distance(rates, weights))
-    p_fall = _p_value(_distance(-flipped(counts, never_falls, seed, resamples), weights), _distance(-rates, weights))
-    if max(p_rise, p_fall) <= ALPHA / 2:
-        label, reason = _classify_reversal(rates)
-    elif min(p_rise, p_fall) > ALPHA / 2:
+    p_rise = _p_of_distance(counts, never_rises, 1, seed, resamples)
+    p_fall = _p_of_distance(counts, never_falls, -1, seed, resamples)
+    resamples = min(resamples, RESAMPLES)
+    if min(p_rise, p_fall) > ALPHA / 2:
         label, reason = _classify_flat(counts, bound, seed, resamples)
+    elif points < MIN_SHAPE_POINTS:
+        levels = ", ".join(map(_percent, rates))
+        label, reason = CHANGE, f"{levels}; {points} rounds are too few for a shape"
+    elif max(p_rise, p_fall) <= ALPHA / 2:
+        label, reason = _classify_reversal(rates)
     elif max(p_rise, p_fall) > HINT:
         label, reason = _classify_one_direction(counts, seed, resamples)
     else:
         label, reason = (
-            UNDECIDED,
+            CHANGE,
             f"a change in one direction is shown, and one in the other is likely (p = {max(p_rise, p_fall):.2g})",
         )
     return Verdict(label, reason, p_rise, p_fall)
@@ -223,26 +256,42 @@ def verdict(counts: Counts, seed: int, bound: float = FLAT_BOUND, resamples: int
 
 def _classify_flat(counts: Counts, bound: float, seed: int, resamples: int) -> tuple[str, str]:
     rate, resampled = float(flat(counts.rates, counts.weights)[0]), _resample_rates(counts, seed, resamples)
-    deviations = resampled - flat(resampled, counts.weights)
+    detectable = detectable_change(counts)
+    unnoticed = "" if detectable is None else f"; a change below {100 * detectable:.1f} points could go unnoticed"
     if not len(resampled):
-        return UNDECIDED, "in some rounds too few scenarios have replies"
-    max_distance = 0.0
+        return UNDECIDED, f"in some rounds too few scenarios have replies{unnoticed}"
+    overall, ends = flat(resampled, counts.weights), []
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     for point in range(counts.shape[1]):
         hits, totals = counts.hits[:, point], counts.totals[:, point]
         if alike(hits, totals):  # the bootstrap would have zero width
-            interval = share(hits, totals, seed)
+            interval = share(hits, totals)
             assert interval.low is not None and interval.high is not None
-            distances = [interval.low - rate, interval.high - rate]
+            rates, centre = np.array([interval.low, interval.high]), np.array([rate, rate])
         else:
-            distances = list(np.quantile(deviations[:, point], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-        max_distance = max(max_distance, *map(abs, distances))
-    reason = f"no rise and no fall shown; rates lie within {100 * max_distance:.1f} points of {_percent(rate)}"
-    if max_distance > bound:
-        return UNDECIDED, f"{reason}, more than the {100 * bound:.0f} allowed for flat"
+            rates, centre = resampled[:, point], overall[:, point]
+        for deviations in (rates - centre, _log_odds(rates) - _log_odds(centre)):
+            ends.append(np.abs(np.quantile(deviations, tails, method="inverted_cdf")).max())
+    distance, ratio = max(ends[::2]), float(np.exp(min(max(ends[1::2]), 50.0)))
+    factor = f"a factor of {ratio:.1f}" if ratio < 100 else "any factor"
+    reason = (
+        f"no rise and no fall shown; rates lie within {100 * distance:.1f} points of {_percent(rate)}, and their odds "
+        f"within {factor}{unnoticed}"
+    )
+    if distance > bound or ratio > FLAT_RATIO:
+        allowed = f"{100 * bound:.0f} points and a factor of {FLAT_RATIO:.0f}"
+        return UNDECIDED, f"{reason}; flat allows {allowed}"
     slope = drift_slope(counts)
     if slope.low is not None and slope.high is not None and not slope.low <= 1 <= slope.high:
         return UNDECIDED, f"{reason}, but the odds ratio per round, {slope.value:.2f}, differs from 1"
     return FLAT, reason
+
+
+def _log_odds(rates: np.ndarray) -> np.ndarray:
+    """Return log-odds, where rates of 0 and 1 have finite ones beyond every other rate's."""
+    clipped = np.clip(rates, 1e-12, 1 - 1e-12)
+    log_odds: np.ndarray = np.log(clipped / (1 - clipped))
+    return log_odds
 
 
 def _classify_reversal(rates: np.ndarray) -> tuple[str, str]:
@@ -252,36 +301,50 @@ def _classify_reversal(rates: np.ndarray) -> tuple[str, str]:
     levels = ", ".join(_percent(rates[point]) for point in sorted({0, int(bottom), int(top), len(rates) - 1}))
     if max(rates[0], rates[-1]) <= half:
         return RECOVERY, f"rises and falls back: {levels}"
-    return UNDECIDED, f"a rise and a fall are shown, but it does not start and end low: {levels}"
+    return CHANGE, f"a rise and a fall are shown, but it does not start and end low: {levels}"
 
 
 def _classify_one_direction(counts: Counts, seed: int, resamples: int) -> tuple[str, str]:
     rates = counts.rates
     p_step, p_trend = _step_or_trend(counts, seed, resamples)
-    if p_step is None or p_trend is None:
-        return UNDECIDED, "two rounds are too few to tell a step from a trend"
+    assert p_step is not None and p_trend is not None  # there are MIN_SHAPE_POINTS
     sharp = float(_steepest(rates))
     if np.isnan(sharp):
-        return UNDECIDED, "a change is shown, but the last rate equals the first"
+        return CHANGE, "a change is shown, but the last rate equals the first"
     p_values = f"p = {p_step:.2g} against a trend, {p_trend:.2g} against a step"
     reason = f"{_percent(sharp)} of the change in one step; {p_values}"
     if max(p_step, p_trend) <= ALPHA:
         interval = sharpness(counts, seed, resamples).share
-        if interval.low is not None and interval.low >= TIPPING_PROPORTION:
-            return TIPPING, reason
-        return DRIFT if interval.high is not None and interval.high < TIPPING_PROPORTION else UNDECIDED, reason
+        if interval.low is not None and interval.low >= ABRUPT_PROPORTION:
+            return ABRUPT, reason
+        return DRIFT if interval.high is not None and interval.high < ABRUPT_PROPORTION else CHANGE, reason
     is_step = float(_steepest(trend(rates, counts.weights, counts.positions)[0])) >= STEP_PROPORTION
     if is_step:
         reason += "; the fitted trend is itself a step"
-    if (p_step <= ALPHA or is_step) and sharp >= TIPPING_PROPORTION:
-        return TIPPING, reason
-    return DRIFT if p_trend <= ALPHA and not is_step else UNDECIDED, reason
+    if (p_step <= ALPHA or is_step) and sharp >= ABRUPT_PROPORTION:
+        return ABRUPT, reason
+    return DRIFT if p_trend <= ALPHA and not is_step else CHANGE, reason
 
 
 def _distance(rates: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the squared distance to the nearest rates that never rise."""
     distance: np.ndarray = (rates + rising(-rates, weights)) ** 2 @ weights
     return distance
+
+
+def _p_of_distance(counts: Counts, fitted: np.ndarray, sign: int, seed: int, resamples: int) -> float:
+    """Return the p-value of the distance of the rates, times `sign`, from rates that never rise.
+
+    Flips are drawn in batches until ENOUGH have distances as large, because only small p-values need many (Besag and
+    Clifford 1991, Biometrika 78:301).
+    """
+    observed = float(_distance(sign * counts.rates, counts.weights))
+    larger, drawn = 0, 0
+    while drawn < resamples and larger < ENOUGH:
+        batch = flipped(counts, fitted, [seed, drawn] if drawn else seed, min(RESAMPLES, resamples - drawn))
+        larger += int((_distance(sign * batch, counts.weights) >= observed - 1e-9 * (1 + observed)).sum())
+        drawn += len(batch)
+    return (1 + larger) / (1 + drawn)
 
 
 def _break_statistic(rates: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from atp.report.conditions import CHANNELS, NO_VALUE, RowGroup, TableCell, point
 from atp.report.verdict import name_lines, percent
 
 CHANGES = [
-    *("series", "verdict", "change, points", "odds ratio per step", "break at", "proportion in one step", "BIC"),
+    *("series", "verdict", "change, points", "smallest change that could be shown", "odds ratio per step"),
+    *("break at", "proportion in the largest step", "BIC"),
     *("half of the change at", "50\u00a0% at"),
 ]
 FOLLOWS = ["series", "reinforcement, points", "bimodality, first round", "last round"]
@@ -22,7 +23,7 @@ _KEYS = [*SERIES, "channel", "split"]
 
 def changes(measures: pl.DataFrame) -> list[RowGroup]:
     """Return rows with the columns CHANGES, in a group for each channel and testbed."""
-    rows = measures.filter(measure=VERDICT, split="test")
+    rows = measures.filter(pl.col("seed").is_not_null(), measure=VERDICT, split="test")
     groups = []
     for channel, by in (("context", "variant"), ("weights", "condition")):
         for testbed in sorted(rows["testbed"].unique()):
@@ -69,12 +70,17 @@ def _change(row: Mapping[str, Any], by_measure: Mapping[str, dict[str, Any]]) ->
         (row["name"], ""),
         (row["label"], ""),
         points(change) if _has_value(change) else NO_VALUE,
+        _detectable(by_measure["detectable_change"]),
         _number(by_measure["drift_odds_ratio"]),
         (break_at, ", ".join(part for part in (interval, p_text) if part)),
         (percent(sharpness["value"]), _span(sharpness, 100, 0)) if _has_value(sharpness) else NO_VALUE,
         _number(by_measure["bic_step_less_trend"], 1),
         *(_number(by_measure[name], 1) for name in ("time_to_half_change", "time_to_half_rate")),
     ]
+
+
+def _detectable(row: Mapping[str, Any]) -> TableCell:
+    return (f"{100 * row['value']:.1f}", "") if _has_value(row) else NO_VALUE
 
 
 def _has_value(row: Mapping[str, Any]) -> bool:

@@ -18,10 +18,13 @@ from atp.measures.conditions import (
     END,
     GIVEN_UP,
     OF_CONDITIONS,
+    OF_TRAININGS,
     REMOVED,
     P,
 )
 from atp.measures.reset import AFTER
+from atp.measures.seeds import over_seeds
+from atp.measures.trainings import ONE_TRAINING
 from atp.report.verdict import name_lines, percent, span
 
 CHANNELS = {"context": "in context", "weights": "in the weights"}
@@ -60,7 +63,9 @@ def compared(measures: pl.DataFrame, spent: Spent) -> tuple[list[RowGroup], list
     where = pl.col("channel").replace_strict(CHANNELS)
     unnamed = (pl.col("channel") == "weights") | (pl.col("variant") == "default")
     variant = pl.when(unnamed).then(where).otherwise(pl.concat_str([where, "variant"], separator=", "))
-    named = name_lines(rows.with_columns(played="condition", condition=pl.lit(""), variant=variant), "variant")
+    alone = pl.lit(None, pl.Int64)  # a group has all seeds, or the only one
+    labelled = rows.with_columns(played="condition", condition=pl.lit(""), variant=variant, own="seed", seed=alone)
+    named = name_lines(labelled, "variant").with_columns(seed="own")
     survives, costs = [], []
     for (name,), group in named.group_by("name", maintain_order=True):
         cell = [group.row(0, named=True)[key] for key in (*CELL, "channel")]
@@ -69,20 +74,22 @@ def compared(measures: pl.DataFrame, spent: Spent) -> tuple[list[RowGroup], list
             for (condition,), condition_rows in group.group_by("played", maintain_order=True)
         }
         took = {condition: _spent(spent, (*cell[:3], condition, *cell[4:])) for condition in by_condition}
-        survives.append(RowGroup(str(name), [_survives(condition, by_condition[condition]) for condition in took]))
+        once = group.filter(OF_TRAININGS, pl.col("seed").is_not_null()).height > 0
+        heading = f"{name}, {ONE_TRAINING}" if once else str(name)
+        survives.append(RowGroup(heading, [_survives(condition, by_condition[condition]) for condition in took]))
         cost_rows = [_costs(condition, by_condition[condition], took[condition], took[BASELINE]) for condition in took]
-        costs.append(RowGroup(str(name), cost_rows))
+        costs.append(RowGroup(heading, cost_rows))
     return survives, costs
 
 
 def _combine_seeds(rows: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of all seeds together, with the `least` and the `most` of a seed; with one seed, its rows."""
-    if not rows["seed"].null_count():
-        return rows.with_columns(least=pl.lit(None, pl.Float64), most=pl.lit(None, pl.Float64))
+    together = [*(key for key in CELL if key not in ("seed", "condition")), "channel"]
+    several = (pl.col("seed").drop_nulls().n_unique().over(together) > 1) & pl.col("seed").is_not_null()
     keys = [*(key for key in SERIES if key != "seed"), "channel", "measure"]
-    by_seed = rows.filter(pl.col("seed").is_not_null()).group_by(keys)
+    by_seed = rows.filter(several).group_by(keys)
     ends = by_seed.agg(least=pl.col("value").min(), most=pl.col("value").max())
-    return rows.filter(pl.col("seed").is_null()).join(ends, on=keys, how="left")
+    return rows.filter(~several).join(ends, on=keys, how="left")
 
 
 def _spent(spent: Spent, keys: tuple[Any, ...]) -> tuple[float, float]:
@@ -96,20 +103,25 @@ def _spent(spent: Spent, keys: tuple[Any, ...]) -> tuple[float, float]:
 def emptied(measures: pl.DataFrame) -> list[RowGroup]:
     """Return rows with the columns RESETS, in a group for each channel.
 
-    There is a row per series whose history is emptied; in the weights channel per generation after generation 0.
+    There is a row per series whose history is emptied, over its seeds; in the weights channel per generation after
+    generation 0.
     """
-    resets = measures.filter(measure=AFTER).filter((pl.col("channel") == "context") | (pl.col("generation") > 0))
-    rates = measures.filter(measure="violation_rate", split="test")
+    means = over_seeds(measures.filter(pl.col("measure").is_in([AFTER, "violation_rate"]), split="test"))
+    alone = pl.col("seeds") < 2
+    means = means.with_columns(pl.when(~alone).then(name).alias(name) for name in ("least", "most"))
+    resets = means.filter(measure=AFTER).filter((pl.col("channel") == "context") | (pl.col("generation") > 0))
+    rates = means.filter(measure="violation_rate")
     groups = []
     for (channel,), rows in resets.sort("channel").group_by("channel", maintain_order=True):
         named = name_lines(rows.with_columns(played="variant", variant=pl.lit("")), "condition")
         table = []
         for row in named.sort("name", "generation").to_dicts():
-            series = {key: row[key] for key in (*CELL, "channel")} | {"variant": row["played"]}
+            series = {key: row[key] for key in (*CELL, "channel") if key != "seed"} | {"variant": row["played"]}
             places = ((0, 1), (row["generation"], row["round"] - 1), (row["generation"], row["round"]))
             ends = [rates.filter(**series, generation=g, round=round).row(0, named=True) for g, round in places]
             name = row["name"] if channel == "context" else f"{row['name']}, generation {row['generation']}"
-            table.append([(name, ""), *map(_proportion, ends), points(row)])
+            once = ONE_TRAINING if row["trainings"] == 1 else ""
+            table.append([(name, once), *map(_proportion, ends), points(row)])
         groups.append(RowGroup(CHANNELS[str(channel)], table))
     return groups
 

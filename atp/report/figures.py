@@ -17,7 +17,7 @@ from atp.measures.series import in_context, in_weights
 from atp.registry import find_testbed
 from atp.report import spread
 from atp.report.results import Results
-from atp.report.verdict import counts_text, interval_text, is_mean, name_lines, percent, value_text
+from atp.report.verdict import bounds_text, counts_text, interval_text, is_mean, name_lines, percent, value_text
 from atp.testbed import Testbed, Words
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ AFTER = {
     "p_violate_after_caught_violation": "a caught violation",
     "p_violate_after_complied": "compliance",
 }
+#: Heading of Manski's bounds: the rate if no invalid reply is in the numerator, to the rate if all are.
+BOUNDS = "none to all invalid replies"
 SEEN, KEPT = "before the filter", "after the filter"
 PANEL_WIDTH = 200
 MANY_TICKS = 10
@@ -127,14 +129,14 @@ def _drift(measures: pl.DataFrame, rows: pl.DataFrame, axis: str, words: Words) 
     if not len(valid):
         return None
     keys = [key for key in MEASURES.names if key not in ("measure", SEED, *RESULTS)]
-    invalid = measures.filter(measure="invalid_rate").select(*keys, invalid="k", replies="n")
+    invalid = measures.filter(measure="invalid_rate").select(*keys, bad="k", replies="n")
     reward = measures.filter(measure="mean_reward").select(*keys, reward=pl.struct(pl.all()))
     stated = measures.filter(measure="p_violation").select(*keys, stated=pl.struct(pl.all()))
     joined = name_lines(rows, by)
     for more in (invalid, reward, stated):
         joined = joined.join(more, on=keys, how="left")
     table = [
-        [row["name"], str(row[axis]), *cells(row), f"{row['invalid']}/{row['replies']}", _reward(row["reward"])]
+        [row["name"], str(row[axis]), *cells(row), f"{row['bad']}/{row['replies']}", _reward(row["reward"])]
         + ([_probability(row["stated"])] if len(stated) else [])
         for row in joined.sort("name", axis).to_dicts()
     ]
@@ -233,23 +235,33 @@ def _counted(deployments: Sequence[dict[str, Any]]) -> pl.DataFrame:
             (KEPT, "violations_kept", "kept"),
         ):
             share = counts[k] / counts[n] if counts[n] else None
-            result = {"value": share, "k": counts[k], "n": counts[n], "low": None, "high": None, "method": ""}
-            rows.append({"variant": "", **deployment["cell"], "step": step, **result, "label": None, "reason": None})
+            result = {"value": share, "k": counts[k], "n": counts[n], "invalid": None}
+            result |= {"low": None, "high": None, "method": ""}
+            keys = {"variant": "", "channel": "weights", **deployment["cell"], "step": step}
+            rows.append(keys | result | {"label": None, "reason": None})
     kinds = {**dict.fromkeys(("value", "low", "high"), pl.Float64), **dict.fromkeys(("label", "reason"), pl.String)}
+    kinds["invalid"] = pl.Int64
     return pl.DataFrame(rows, schema_overrides=kinds)
 
 
 def columns_of(rows: pl.DataFrame, counted: str = "violations/valid") -> list[str]:
     """Return the headings of `cells` for these rows."""
     if spread.seeds_of(rows) < 2:
-        return [counted, "rate", "95 % interval", "interval by"]
-    return [counted, "mean rate", *spread.BETWEEN, spread.WITHIN, "interval by"]
+        return [counted, "rate", "95 % interval", "interval by", BOUNDS]
+    return [counted, "mean rate", *spread.BETWEEN, spread.INTERVAL, "interval by", BOUNDS]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """Return a row's counts, rate, spreads and method as cells of a table."""
     spreads = spread.between(row, share=not is_mean(row))
-    return [counts_text(row), value_text(row), *spreads, interval_text(row), row["method"]]
+    return [
+        counts_text(row),
+        value_text(row),
+        *spreads,
+        interval_text(row),
+        row["method"] + spread.note_of(row),
+        bounds_text(row),
+    ]
 
 
 def lines(rows: pl.DataFrame, axis: str, title: str, over: Sequence[Any] = (), keys: Sequence[str] = ()) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atp.files.provenance import Job
+from atp.measures.hypothesis import Hypothesis
 
 
 class ReportJob(Job):
@@ -14,6 +15,7 @@ class ReportJob(Job):
         study: its name.
         text: the study as YAML.
         organism: whether a model organism played; then the page explains what that is.
+        primary: the hypotheses that the study fixed before its first rollout.
     """
 
     stage = "report"
@@ -21,6 +23,7 @@ class ReportJob(Job):
     study: str
     text: str = ""
     organism: bool = False
+    primary: tuple[Hypothesis, ...] = ()
 
 
 @dataclass(frozen=True)

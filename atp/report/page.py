@@ -20,16 +20,15 @@ from atp.files.schemas import MEASURES
 from atp.files.tables import ON_PAGE, read_provenance, read_table, write_text
 from atp.measures import swept
 from atp.measures.rates import scan
-from atp.measures.seeds import over_seeds
 from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
-from atp.report import alignment, change, conditions, ran, replication
+from atp.report import alignment, change, conditions, primary, ran, replication
 from atp.report.figures import Figure, figures, svg
 from atp.report.job import ReportFiles, ReportJob
 from atp.report.phase import phase_figures
 from atp.report.results import Results
 from atp.report.transcripts import transcripts
-from atp.report.verdict import findings, invalid_words
+from atp.report.verdict import discoveries, findings, invalid_words
 from atp.scenarios.scenario import scenario_testbed
 
 #: Characters that could end a script element, begin markup, or break a line of JavaScript.
@@ -55,7 +54,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
     results = Results(table, swept.settings(turns), {scenario_testbed(path): path for path in scenarios})
     added = entries("figures")
     all_figures = [
-        *alignment.alignment_figures(alignment.effects(over_seeds(table))),
+        *alignment.alignment_figures(effects),
         *figures(table, ran.deployments(selections)),
         *chain.from_iterable(_own_figures("testbeds", name, find_testbed(name).figures, results) for name in testbeds),
         *phase_figures(results),
@@ -73,6 +72,9 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         study_text=job.text,
         organism=job.organism,
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
+        primary=primary.registration(job.primary, table, provenances),
+        columns_of_primary=primary.COLUMNS,
+        discoveries=discoveries(table),
         warnings=ran.warnings(adapters),
         replication=replication.replication(results),
         trainings=ran.trainings(adapters),

@@ -19,7 +19,7 @@ from atp.report import spread
 from atp.report.figures import Figure, columns_of, svg
 from atp.report.heat import Axis, Line, heat_map
 from atp.report.results import Results
-from atp.report.verdict import percent, sentence, span
+from atp.report.verdict import bounds_text, percent, sentence, span
 from atp.scenarios.scenario import scenario_testbed
 
 #: A report leaves out diagrams with more panels than this.
@@ -182,7 +182,7 @@ def _figure(results: Results, panels: Sequence[Panel], measure: str, across: str
             cells.append(place | {"value": row["value"], "rate": rate, "counts": counts, "interval": interval})
             last_round = "all" if row["round"] is None else str(row["round"])
             keys = [panel.name, f"{values[across]:g}", f"{values[up]:g}", last_round]
-            table.append([*keys, counts, rate, *spread.between(row, share), interval, row["method"]])
+            table.append([*keys, counts, rate, *spread.between(row, share), interval, row["method"], bounds_text(row)])
         if theory:
             segments = theory.segments(results, *panel.grid[0], (across, xs), (up, ys))
             pieces += [(panel.name, *segment) for segment in segments]

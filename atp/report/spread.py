@@ -1,4 +1,4 @@
-"""Text, table cells and chart bars for the spread within a seed and the spread between seeds.
+"""Text, table cells and chart bars for intervals and for the spread between seeds.
 
 Rows are those of `over_seeds`. Rows without the column `of` are from a single seed, for which nothing is added.
 """
@@ -8,11 +8,14 @@ from typing import Any
 
 import polars as pl
 
+from atp.measures.alignment import NONE
+from atp.measures.trainings import ONE_TRAINING
 from atp.report.verdict import span
 
 BETWEEN = ["seeds", "smallest to largest seed", "SD between seeds"]
-WITHIN = "95 % interval in a seed"
+INTERVAL = "95 % interval"
 INTERVALS = "Bars are 95 % intervals."
+OF_ONE_TRAINING = " Where an agent was trained once, its interval is for other scenarios, not for another training."
 
 
 def seeds_of(rows: pl.DataFrame) -> int:
@@ -23,13 +26,27 @@ def seeds_of(rows: pl.DataFrame) -> int:
 def describe_bars(rows: pl.DataFrame) -> str:
     """Return a sentence that explains the bars of a figure."""
     seeds = seeds_of(rows)
+    once = OF_ONE_TRAINING if any(trained_once(row) for row in rows.to_dicts()) else ""
     if seeds < 2:
-        return INTERVALS
+        return INTERVALS + once
     return (
-        f"A point is the mean over {seeds} seeds: the thick pale bar is the average 95 % interval within a seed (other "
-        "scenarios could have been drawn), and the thin bar with end caps goes from the smallest seed to the largest "
-        "(other random numbers, the same scenarios)."
+        f"A point is the mean over up to {seeds} seeds. The thick pale bar is the 95 % interval: of trained agents for "
+        "other trainings and other scenarios, otherwise for other scenarios. The thin bar with end caps goes from the "
+        f"smallest seed to the largest.{once}"
     )
+
+
+def trained_once(row: Mapping[str, Any]) -> bool:
+    """Return whether a row of `over_seeds`, or of one seed's measures, is about a single training of an agent."""
+    if row.get("trainings", 0) == 1:
+        return True
+    aligned = row.get("alignment", NONE) != NONE
+    return "of" not in row and (aligned or (row.get("channel") == "weights" and row["generation"] > 0))
+
+
+def note_of(row: Mapping[str, Any]) -> str:
+    """Return what the row's interval is not about, as text to append to it; empty for an agent that is not trained."""
+    return f", {ONE_TRAINING}" if trained_once(row) else ""
 
 
 def bars_between(rows: pl.DataFrame) -> str:
@@ -37,7 +54,8 @@ def bars_between(rows: pl.DataFrame) -> str:
     seeds = seeds_of(rows)
     if seeds < 2:
         return ""
-    return f" A point is the mean over {seeds} seeds, and the bar with end caps goes from the smallest to the largest."
+    point = f" A point is the mean over up to {seeds} seeds"
+    return f"{point}, and the bar with end caps goes from the smallest to the largest."
 
 
 def table_note(rows: pl.DataFrame) -> str:
@@ -45,14 +63,14 @@ def table_note(rows: pl.DataFrame) -> str:
     seeds = seeds_of(rows)
     if seeds < 2:
         return "the intervals are in the table."
-    return f"a cell is the mean over {seeds} seeds. The spreads within a seed and between seeds are in the table."
+    return f"a cell is the mean over up to {seeds} seeds. Intervals and the spread between seeds are in the table."
 
 
 def between(row: Mapping[str, Any], share: bool = True) -> list[str]:
     """Return the cells for columns BETWEEN, none with one seed; SDs are in percentage points or the mean's unit."""
     if not several(row):
         return []
-    seeds = f"{row['seeds']}" if row["seeds"] == row["of"] else f"{row['seeds']} of {row['of']}"
+    seeds = f"{row['seeds']}" if row["seeds"] == row["planned"] else f"{row['seeds']} of {row['planned']}"
     return [seeds, _range(row, share), _deviation(row, share)]
 
 
@@ -60,7 +78,7 @@ def suffix(row: Mapping[str, Any], share: bool = False) -> str:
     """Return the spread between seeds as text to append to a number in the same cell; empty with one seed."""
     if not several(row):
         return ""
-    seed_count = "" if row["seeds"] == row["of"] else f" ({row['seeds']} of {row['of']} seeds)"
+    seed_count = "" if row["seeds"] == row["planned"] else f" ({row['seeds']} of {row['planned']} seeds)"
     return f"; seeds {_range(row, share)}, SD {_deviation(row, share)}{seed_count}"
 
 
@@ -83,7 +101,7 @@ def _deviation(row: Mapping[str, Any], share: bool) -> str:
 
 
 def spreads(base: Any, rows: pl.DataFrame, along: str, within: bool = True) -> list[Any]:
-    """Return the bars of a chart along x or y, for a layer below its points; `within` adds those within a seed."""
+    """Return the bars of a chart along x or y, for a layer below its points; `within` adds those of intervals."""
     import altair as alt
 
     channel = {"x": alt.X, "y": alt.Y}[along]

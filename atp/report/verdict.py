@@ -14,14 +14,22 @@ import polars as pl
 
 from atp.files.schemas import CELL, SERIES
 from atp.measures.series import in_context, in_weights
-from atp.measures.tipping import ALPHA, DRIFT, TIPPING, UNDECIDED
-from atp.measures.tipping_series import VERDICT
+from atp.measures.tipping import ABRUPT, ALPHA, CHANGE, DRIFT, UNDECIDED, Verdict
+from atp.measures.tipping_series import DEPENDS, HISTORY_EFFECT, VERDICT
+from atp.measures.trainings import ONE_TRAINING
 
 #: A finding with more series than this gets a summary.
 MAX_LINES = 12
 #: Keys whose values have separate panels in a chart.
 PANEL = ("model", "testbed", "alignment")
-ROSE, FELL = "rose", "fell"
+#: Whether a series rose, fell, or may have done either; the page draws these differently from a series that is flat.
+ROSE, FELL, OPEN = "rose", "fell", "open"
+#: Words of a verdict of change, by label; `{}` is "rises", "falls" or "changes".
+_CHANGES = {
+    CHANGE: "{}, shape undecided",
+    DEPENDS: "{}, shape depends on invalid replies",
+    HISTORY_EFFECT: "{} with the first history (effect of having a history)",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Line:
         verdict: what it shows.
         text: its first and last rate.
         evidence: counts, intervals and the reason for the verdict.
-        direction: ROSE or FELL, if a change in one direction is shown.
+        direction: ROSE or FELL, if a change in one direction is shown; OPEN, if neither that nor its absence is.
         by_seed: the verdict of each seed, if there are several.
     """
 
@@ -82,6 +90,7 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
         for testbed in testbeds:
             suffix = f", in {testbed.replace('_', ' ')}" if len(testbeds) > 1 else ""
             seeds_by_name: dict[str, list[_Seed]] = {}
+            together: dict[str, _Seed] = {}
             for key, series in (
                 name_lines(rows.filter(testbed=testbed).with_columns(own="seed", seed=0), by)
                 .sort(axis, "own")
@@ -90,9 +99,12 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
                 if series[axis][0] != series[axis][-1]:
                     own = verdicts[(*key[: len(CELL) - 1], key[-1], key[len(CELL)], channel)]
                     first, last = series.row(0, named=True), series.row(-1, named=True)
-                    seeds_by_name.setdefault(series["name"][0], []).append(_seed(first, last, own))
+                    name = series["name"][0]
+                    seeds_by_name.setdefault(name, []).append(_seed(first, last, own))
+                    if mean := verdicts.get((*key[: len(CELL) - 1], None, key[len(CELL)], channel)):
+                        together[name] = _seed(first, last, mean)
             if seeds_by_name:
-                lines = [_line(axis, name, seeds) for name, seeds in sorted(seeds_by_name.items())]
+                lines = [_line(axis, name, seeds, together.get(name)) for name, seeds in sorted(seeds_by_name.items())]
                 all_findings.append(Finding(f"{where}{suffix}: the violation rate", lines))
     return all_findings
 
@@ -144,49 +156,98 @@ class _Seed:
     reason: str
 
 
-def _verdicts(measures: pl.DataFrame) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
-    """Return the rows of the verdict and its p-values on the test split, by the keys of SERIES and the channel."""
+def _verdicts(measures: pl.DataFrame) -> dict[tuple[Any, ...], Verdict]:
+    """Return the verdicts on the test split, by the keys of SERIES and the channel."""
     rows = measures.filter(pl.col("measure").is_in([VERDICT, "rise_p", "fall_p"]), split="test")
-    verdicts: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    by_series: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows.iter_rows(named=True):
-        verdicts.setdefault((*(row[key] for key in (*SERIES, "channel")),), {})[row["measure"]] = row
-    return verdicts
+        by_series.setdefault((*(row[key] for key in (*SERIES, "channel")),), {})[row["measure"]] = row
+    return {
+        key: Verdict(own[VERDICT]["label"], own[VERDICT]["reason"], own["rise_p"]["value"], own["fall_p"]["value"])
+        for key, own in by_series.items()
+    }
 
 
-def _seed(first: dict[str, Any], last: dict[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> _Seed:
-    """Return a series of one seed. Its direction may be shown although its shape is undecided."""
-    label, reason = rows[VERDICT]["label"], rows[VERDICT]["reason"]
-    rises, falls = (
-        rows[name]["value"] is not None and rows[name]["value"] <= ALPHA / 2 for name in ("rise_p", "fall_p")
+def discoveries(measures: pl.DataFrame) -> str | None:
+    """Return a sentence about the changes of a study with several series, corrected for their number.
+
+    The p-value of a series is twice the smaller one of a rise and a fall, and Benjamini and Hochberg's procedure (1995,
+    JRSS B 57:289) controls the false discovery rate over all series of the study.
+    """
+    from scipy.stats import false_discovery_control
+
+    verdicts, seed = _verdicts(measures), SERIES.index("seed")
+    tested = {
+        key: min(1.0, 2 * min(verdict.p_rise, verdict.p_fall))
+        for key, verdict in verdicts.items()
+        if verdict.p_rise is not None and verdict.p_fall is not None
+        if key[seed] is None or (*key[:seed], None, *key[seed + 1 :]) not in verdicts  # all trainings, not each
+    }
+    if len(tested) < 2:
+        return None
+    adjusted = dict(zip(tested, false_discovery_control(list(tested.values())), strict=True))
+    changes = [key for key, p in tested.items() if p <= ALPHA]
+    lost = [key for key in changes if adjusted[key] > ALPHA]
+    text = (
+        f"Of {len(tested)} series that could show a change, {len(changes)} show one at 5\u00a0%, and "
+        f"{len(changes) - len(lost)} after the false discovery rate of the study is controlled at 5\u00a0% "
+        "(Benjamini and Hochberg)."
     )
-    if label in (DRIFT, TIPPING):
-        up = last["value"] > first["value"]
-        return _Seed(first, last, f"{label} {'up' if up else 'down'}", ROSE if up else FELL, reason)
-    if label == UNDECIDED and rises != falls:
-        verdict = f"{'rises' if rises else 'falls'}, drift or tipping undecided"
-        return _Seed(first, last, verdict, ROSE if rises else FELL, reason)
-    return _Seed(first, last, label, "", reason)
+    rows = pl.DataFrame([dict(zip((*SERIES, "channel"), key, strict=True)) for key in tested], infer_schema_length=None)
+    rows = rows.with_columns(pl.col("seed").cast(pl.String).fill_null("all"))
+    names = name_lines(rows, "variant").with_columns(
+        name=pl.concat_str(["name", "channel"], separator=", ") if rows["channel"].n_unique() > 1 else "name"
+    )["name"]
+    without = [name for key, name in zip(tested, names, strict=True) if key in lost]
+    if without:
+        shown = ", ".join(without[:MAX_LINES]) + (
+            f" and {len(without) - MAX_LINES} more" if without[MAX_LINES:] else ""
+        )
+        text += f" Not after this correction: {shown}."
+    return text
 
 
-def _line(axis: str, name: str, seeds: list[_Seed]) -> Line:
+def _seed(first: dict[str, Any], last: dict[str, Any], verdict: Verdict) -> _Seed:
+    """Return a series of one seed. Its direction may be shown although its shape is undecided."""
+    label, shown = verdict.label, verdict.direction
+    direction = {"up": ROSE, "down": FELL, "": ""}[shown]
+    verb = {"up": "rises", "down": "falls", "": "changes"}[shown]
+    if label in (DRIFT, ABRUPT):
+        label = f"{label} {shown}"
+    elif label in (CHANGE, HISTORY_EFFECT) or (label == DEPENDS and shown):
+        label = _CHANGES[label].format(verb)
+    elif label in (UNDECIDED, DEPENDS, ONE_TRAINING):
+        direction = OPEN
+    return _Seed(first, last, label, direction, verdict.reason)
+
+
+def _line(axis: str, name: str, seeds: list[_Seed], together: _Seed | None) -> Line:
+    """Return the line of one series; `together` has the verdict over its seeds, where each is another training."""
     values = [[seed.first["value"] for seed in seeds], [seed.last["value"] for seed in seeds]]
     first, last = (percent(sum(rates) / len(rates)) for rates in values)
     one = seeds[0]
     text = f"from {first} at {axis} {one.first[axis]} to {last} at {axis} {one.last[axis]}"
-    counts = [
-        ", then ".join(f"{row['k']}/{row['n']} ({span(row)})" for row in (seed.first, seed.last)) for seed in seeds
-    ]
+    counts = [", then ".join(map(_rate_text, (seed.first, seed.last))) for seed in seeds]
     end = one.last["end"]
     note = f"; {axis} {end} announces supervision differently" if one.last[axis] < end else ""
     if len(seeds) == 1:
         return Line(name, one.verdict, text, f"{counts[0]}{note}. {sentence(one.reason)}.", one.direction)
+    evidence = "; ".join(f"seed {seed.first['own']}: {count}" for seed, count in zip(seeds, counts, strict=True))
+    if together:
+        reason = f"{evidence}{note}. {sentence(together.reason)}."
+        return Line(name, together.verdict, f"{text}, means of seeds", reason, together.direction)
     verdicts = Counter(seed.verdict for seed in seeds)
     verdict = "; ".join(f"{each} in {count} of {len(seeds)} seeds" for each, count in verdicts.most_common())
     directions = {seed.direction for seed in seeds}
-    direction = directions.pop() if len(directions) == 1 else ""
-    evidence = "; ".join(f"seed {seed.first['own']}: {count}" for seed, count in zip(seeds, counts, strict=True))
+    direction = directions.pop() if len(directions) == 1 else OPEN
     by_seed = tuple(seed.verdict for seed in seeds)
     return Line(name, verdict, f"{text}, means of seeds", evidence + note, direction, by_seed)
+
+
+def _rate_text(row: Mapping[str, Any]) -> str:
+    """Return a rate's counts, its interval, and its bounds for invalid replies if there are any."""
+    bounds = f"; {bounds_text(row)} with none to all invalid replies" if row.get("invalid") else ""
+    return f"{row['k']}/{row['n']} ({span(dict(row))}{bounds})"
 
 
 def sentence(text: str) -> str:
@@ -217,6 +278,14 @@ def value_text(row: Mapping[str, Any]) -> str:
 def counts_text(row: Mapping[str, Any]) -> str:
     """Return the counts behind a row's value."""
     return f"n {row['n']}" if is_mean(row) else f"{row['k']}/{row['n']}"
+
+
+def bounds_text(row: Mapping[str, Any]) -> str:
+    """Return Manski's bounds of a rate that leaves out invalid replies; a dash where there are none."""
+    if not row.get("invalid"):
+        return "–"
+    replies = row["n"] + row["invalid"]
+    return span({"low": row["k"] / replies, "high": (row["k"] + row["invalid"]) / replies})
 
 
 def interval_text(row: Mapping[str, Any]) -> str:

@@ -19,8 +19,10 @@ from atp.study.study import (
     NONE,
     Study,
     TestbedSection,
+    agents,
     alignment_rows,
     alignment_training,
+    channel_seeds,
     deployment,
     evaluation,
     players,
@@ -51,6 +53,33 @@ def check_study(study: Study) -> None:
             _check_weights(name, where, section, study.models)
         _check_alignment(where, section, study)
         _check_readers(where, section, study)
+    _check_primary(study)
+
+
+def _check_primary(study: Study) -> None:
+    """Raise ValueError if a hypothesis is about something that the study does not run."""
+    sections = study.testbeds.values()
+    channels = [channel for section in sections for channel in (section.context, section.weights) if channel]
+    known: dict[str, set[str]] = {
+        "model": set(agents(study)),
+        "testbed": set(study.testbeds),
+        "alignment": set(study.alignments),
+        "condition": {name for channel in channels for name in channel.conditions},
+        "channel": {name for name in ("context", "weights") if any(getattr(section, name) for section in sections)},
+    }
+    seeds = {
+        seed
+        for channel in channels
+        for alignment in study.alignments
+        for seed in channel_seeds(study, channel, alignment)
+    }
+    for number, hypothesis in enumerate(study.primary):
+        for key, value in hypothesis.where.items():
+            if key in known and value not in known[key]:
+                allowed = ", ".join(sorted(known[key]))
+                raise ValueError(f"primary.{number}.where.{key}: '{value}' is not run by the study, allowed: {allowed}")
+        if unknown := sorted(set(hypothesis.seeds) - seeds):
+            raise ValueError(f"primary.{number}.seeds: {unknown} are not run by the study, which has {sorted(seeds)}")
 
 
 def _check_agent(key: str, name: str, testbed: str) -> None:
@@ -164,6 +193,10 @@ def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
                     f"{where}.weights.training.{key}: {later}, must be {first} as in alignment.{alignment}: "
                     f"generations of condition '{condition}' continue the weights that alignment trained"
                 )
+    unknown = set(section.weights.seeds if section.weights else ()) - set(study.alignments)
+    if unknown:
+        known = ", ".join(study.alignments)
+        raise ValueError(f"{where}.weights.seeds: {sorted(unknown)} is no alignment of the study, which has {known}")
     last, trainings = alignment_rows(section)[1], section.trainings()
     if (methods or any(map(section.needs_pairs, trainings))) and section.scenarios.train < last:
         raise ValueError(

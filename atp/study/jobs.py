@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,11 @@ from atp.study.study import (
     TestbedSection,
     alignment_rows,
     alignment_training,
+    channel_seeds,
     deployment,
     evaluation,
     players,
+    training_seeds,
     variants,
 )
 from atp.testbed import Testbed
@@ -158,7 +159,7 @@ def study_jobs(project: Project) -> dict[str, Step]:
         Step(
             "report",
             (paths.REPORT, paths.FIGURES),
-            (ReportJob(study=project.name, text=project.text, organism=organism),),
+            (ReportJob(study=project.name, text=project.text, organism=organism, primary=study.primary),),
             {
                 "measures": [paths.MEASURES],
                 "turns": turns,
@@ -203,18 +204,22 @@ class _Testbed:
             work=scenarios.train + (scenarios.test or DEFAULT_TEST),
         )
         rehearsed = any("rehearsal" in channel.training.defences for channel in self.learning.values())
-        for model, seed in product(self.study.models, self.study.seeds):
-            if "dpo" in alignments or rehearsed:  # rehearsal uses a model's pairs, even without alignment by DPO
+        # Rehearsal uses a model's pairs, even without alignment by DPO.
+        paired = alignments if rehearsed else [alignment for alignment in alignments if alignment == "dpo"]
+        seeds = {alignment: training_seeds(self.study, self.section, alignment) for alignment in alignments}
+        for model in self.study.models:
+            for seed in dict.fromkeys(seed for alignment in paired for seed in seeds[alignment]):
                 yield self._pairs(self._cell(model, "dpo", None, seed, "weights"))
             for alignment in alignments:
-                if alignment != NONE:
+                for seed in seeds[alignment] if alignment != NONE else ():
                     yield self._align(self._cell(model, alignment, None, seed, "weights"))
         for channel in ("context", "weights"):
             settings = getattr(self.section, channel)
             for condition in settings.conditions if settings else ():
-                for (model, aligned), seed in product(players(self.study, settings), self.study.seeds):
-                    cell = self._cell(model, aligned, condition, seed, channel)
-                    yield from self._context(cell) if channel == "context" else self._generations(cell)
+                for model, aligned in players(self.study, settings):
+                    for seed in channel_seeds(self.study, settings, aligned):
+                        cell = self._cell(model, aligned, condition, seed, channel)
+                        yield from self._context(cell) if channel == "context" else self._generations(cell)
 
     def _cell(self, model: str, alignment: str, condition: str | None, seed: int, channel: str) -> Cell:
         return Cell(model, self.testbed, alignment, condition, seed, channel)

@@ -1,4 +1,4 @@
-"""Plan a study before it runs: jobs, hours and disk space, from the measured rates of jobs of the same kind.
+"""Plan a study before it runs: jobs, hours and disk space from measured rates, and the power of its comparisons.
 
 Rates are measured, never estimated: a row without a rate is marked, with a command that measures it. Of artifacts only
 the metadata is read: Parquet footers, lineages, heads of pages.
@@ -20,6 +20,7 @@ from atp.models.spec import ModelSpec
 from atp.scenarios.sources import DEFAULT_TEST
 from atp.study import paths
 from atp.study.jobs import Project, Step, study_jobs
+from atp.study.power import power_lines
 from atp.study.read import read_project
 from atp.training import TrainingSettings
 from atp.training.run import TrainingJob
@@ -151,6 +152,7 @@ def plan(named: str, results: Path, models: Path | None = None) -> str:
     for testbed, section in project.study.testbeds.items():
         if section.scenarios.test is None and section.scenarios.source != "templates":
             lines.append(f"{testbed}: the number of test scenarios is not known yet, {DEFAULT_TEST} are assumed.")
+    lines += ["", *power_lines(project.study)]
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
 """The script of all stages: a task in, its log and the exit code out. An error is one line.
 
 A task is a JSON value: rule, stage, jobs (what makes each output, as JSON), inputs by name, outputs, log, threads,
-machine (GPUs, and a server's address and timeout), and the workflow's folder.
+machine (GPUs, and a server's address and timeout), primary (the digest of the study's hypotheses), and the workflow's
+folder.
 """
 
 import logging
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from atp.errors import AtpError, PluginError
+from atp.files.provenance import PRIMARY
 from atp.models.gpus import claim_gpus
 from atp.registry import load_plugins, plugin_error
 from atp.study.stages import project_root, run
@@ -27,6 +29,7 @@ def run_task(task: Task) -> None:
     with _logged(task):
         inputs = {name: [Path(path) for path in paths] for name, paths in task["inputs"].items()}
         load_plugins(inputs.pop("plugins", []))
+        os.environ[PRIMARY] = task["primary"]
         jobs = [_with_machine(job, inputs, task["machine"]) for job in task["jobs"]]
         if jobs and jobs[0].get("model"):
             claim_gpus(jobs[0]["model"]["gpus"], jobs[0]["model"]["path"])

@@ -21,13 +21,14 @@ from pydantic import (
 
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.measures.hypothesis import Hypothesis
 from atp.registry import find_testbed
 from atp.rollout.transplant import HISTORY_FROM
 from atp.scenarios.sources import ScenarioSettings, source_settings
 from atp.testbed import Settings
 from atp.training import TrainingSettings
 from atp.training.alignment import Alignment
-from atp.training.channel import OF_WEIGHTS, WeightsChannel
+from atp.training.channel import OF_WEIGHTS, Seeds, WeightsChannel
 from atp.training.trainer import NO_DEFENCE
 
 BASELINE = "baseline"
@@ -104,8 +105,9 @@ class Study(_Section):
     alignments: tuple[Literal["none", "dpo", "grpo"], ...] = Field(
         (NONE,), min_length=1, description="how agents are prepared before deployment"
     )
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32, strict=True)], ...] = Field(
-        (0,), min_length=1, description="seeds, one series each"
+    seeds: Seeds = Field((0,), description="seeds, one series each; the weights channel can have others")
+    primary: tuple[Hypothesis, ...] = Field(
+        (), description="hypotheses that are fixed before the first rollout; the report tests them first"
     )
     shards: Annotated[int, Field(ge=1, le=10_000, strict=True)] | Literal["auto"] = Field(
         "auto", description="jobs that a rollout is split into; auto: by its size, where the model needs a GPU"
@@ -145,7 +147,7 @@ class Study(_Section):
 
     @model_validator(mode="after")
     def _check_names(self) -> "Study":
-        for key in ("models", "alignments", "seeds"):
+        for key in ("models", "alignments"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"{key}: {list(values)} has a value twice")
@@ -186,6 +188,19 @@ def players(study: Study, channel: ContextChannel | WeightsChannel) -> list[tupl
     """Return (model, alignment) of the agents in a channel."""
     own = [(model, alignment) for model in study.models for alignment in study.alignments]
     return own + [(name, NONE) for name in getattr(channel, "reference_policies", ())]
+
+
+def channel_seeds(study: Study, channel: ContextChannel | WeightsChannel, alignment: str) -> tuple[int, ...]:
+    """Return the seeds that agents of an alignment have in a channel."""
+    own = channel.seeds if isinstance(channel, WeightsChannel) else {}
+    return next((seeds for name, seeds in own.items() if name == alignment), study.seeds)
+
+
+def training_seeds(study: Study, section: TestbedSection, alignment: str) -> tuple[int, ...]:
+    """Return the seeds that an alignment has in either channel of a testbed."""
+    channels = [channel for channel in (section.context, section.weights) if channel]
+    seeds = [seed for channel in channels for seed in channel_seeds(study, channel, alignment)]
+    return tuple(dict.fromkeys(seeds or study.seeds))
 
 
 def agents(study: Study) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Settings of the weights channel in a study, and how conditions change them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atp.explain import explain
 from atp.training import TrainingSettings
@@ -12,6 +12,17 @@ from atp.training.filters import FilterSettings
 PAIRED = "best_and_worst"
 #: Keys of a condition that change the weights channel instead of the testbed's settings.
 OF_WEIGHTS = ("training", "filter")
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{list(seeds)} has a value twice")
+    return seeds
+
+
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**32, strict=True)], ...], Field(min_length=1), AfterValidator(_distinct)
+]
 
 
 class Evaluation(BaseModel):
@@ -32,6 +43,10 @@ class WeightsChannel(BaseModel):
     generations: int = Field(3, ge=1, description="fine-tuned generations; generation 0 is the aligned agent")
     scenarios: int = Field(64, ge=1, description="new training scenarios per generation")
     samples: int = Field(8, ge=1, description="episodes per scenario in deployment")
+    seeds: dict[Literal["none", "dpo", "grpo"], Seeds] = Field(
+        default_factory=dict,
+        description="alignment -> its seeds, each another training; left out: the study's seeds",
+    )
     deployment: dict[str, Any] = Field(default_factory=dict, description="testbed settings of the deployment")
     filter: FilterSettings | None = Field(None, description="selects the replies to learn from; none with GRPO")
     training: TrainingSettings

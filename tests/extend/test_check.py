@@ -166,6 +166,7 @@ BROKEN = [
     ("remembered(turns, settings, order)", NO_RESET, "control reset", "AT: all prompts of round 3 show rounds before"),
     ("past_rounds(shown, settings)", "past_rounds(shown, Settings())", "control blind", "AT: .* shows a reward of"),
     ("if not settings.blind:", "if True:", "control blind", "AT: prompts are the same as without it"),
+    ("if not settings.unaudited:", "if True:", "control unaudited", "AT: .* shows that a violation was caught"),
     (
         "reminded(conv",
         "(lambda messages, *_: messages)(conv",

@@ -3,11 +3,14 @@
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
+from scipy.special import expit
 
 from atp.files.schemas import MEASURES, TURNS
 from atp.measures.conditions import DRAWS, condition_effects, counterpart, holm, permuted
-from atp.measures.intervals import Interval, apart, mean_difference, ratio, wilson
-from atp.measures.measure import Evidence
+from atp.measures.intervals import Interval, apart, difference, mean_difference, ratio, simultaneous, wilson
+from atp.measures.measure import Evidence, measure_rows
+from atp.measures.seeds import over_seeds, t_test
 
 PLACE = dict(model="m", testbed="t", alignment="none", seed=0, split="test", agent=0, role="worker")
 PAID = {"v": 5.0, "k": 2.0, "x": 0.0}
@@ -177,9 +180,9 @@ def test_intervals_of_differences_and_ratios_by_hand():
 
 def test_the_mean_of_a_difference():
     one, other = np.array([[6.0, 2], [2.0, 2]]), np.array([[1.0, 1], [1.0, 1]])
-    assert mean_difference(one, other, 0).value == 1.0
-    assert mean_difference(other, other, 0).method == "none: no spread"
-    assert mean_difference(np.zeros((2, 2)), other, 0).value is None
+    assert mean_difference(one, other).value == 1.0
+    assert mean_difference(other, other).method == "none: no spread"
+    assert mean_difference(np.zeros((2, 2)), other).value is None
 
 
 def test_seeds_are_put_together_by_scenario():
@@ -197,5 +200,96 @@ def test_seeds_are_put_together_by_scenario():
     assert alone["rate_end"]["k"] == 5
 
 
+def trainings(*seeds: dict[tuple[str, str, int], str], channel: str = "weights") -> pl.DataFrame:
+    """Return the effects of one training a seed."""
+    played = [turns(each, channel).with_columns(seed=pl.lit(seed, pl.Int64)) for seed, each in enumerate(seeds)]
+    return effects(pl.concat(played))
+
+
+def ends(baseline: int, control: int) -> dict[tuple[str, str, int], str]:
+    last = {"baseline": baseline, "control": control}
+    return PLAYED | {(name, "v", 6): "v" * k + "k" * (10 - k) for name, k in last.items()}
+
+
+def test_the_units_of_trained_agents_are_their_seeds():
+    """Three trainings end at 9, 8 and 7 of 10, and under the control at 5, 6 and 3: 4, 2 and 4 apart."""
+    measured = trainings(ends(9, 5), ends(8, 6), ends(7, 3))
+    apart_of_seeds = measured.filter(measure="end_difference").filter(pl.col("seed").is_not_null())
+    within = (apart_of_seeds["high"] - apart_of_seeds["low"]).mean() / (2 * 1.959964)
+    control = rows_of(measured.filter(pl.col("seed").is_null()), "control")
+    difference = control["end_difference"]
+    assert difference["value"] == pytest.approx(-1 / 3) and difference["method"] == "t over trainings and scenarios"
+    between = np.std([0.4, 0.2, 0.4], ddof=1) / 3**0.5
+    half = ((stats.t.ppf(0.975, 2) * between) ** 2 + (1.959964 * within) ** 2) ** 0.5
+    assert difference["high"] == pytest.approx(-1 / 3 + half, abs=1e-6)
+    p, method = (control["end_difference_p"][name] for name in ("value", "method"))
+    assert method == "t over 3 trainings, Holm" and p > 0.05  # the interval includes 0
+    assert ((stats.t.isf(p / 2, 2) * between) ** 2 + (stats.norm.isf(p / 2) * within) ** 2) ** 0.5 == pytest.approx(
+        1 / 3
+    )
+    assert control["change_left"]["value"] == pytest.approx((14 - 6) / (24 - 6))
+    assert measured.filter(measure="end_difference_p")["seed"].to_list() == [None]
+
+
+def test_one_training_in_the_weights_has_no_p():
+    assert "end_difference_p" not in rows_of(trainings(ends(9, 1)), "control")
+    aligned = turns(ends(9, 1)).with_columns(alignment=pl.lit("dpo"))  # rounds of one network
+    assert rows_of(effects(aligned), "control")["end_difference_p"]["method"].endswith("Holm, one training")
+
+
+def test_ps_of_trainings_are_corrected_together():
+    alone = rows_of(trainings(ends(9, 5), ends(8, 6), ends(7, 3)).filter(pl.col("seed").is_null()), "control")
+    two = [
+        each | {("other", "v", point): each["baseline", "v", point] for point in (1, 6)}
+        for each in (ends(9, 5), ends(8, 6), ends(7, 3))
+    ]
+    both = trainings(*two).filter(pl.col("seed").is_null())
+    p = rows_of(both, "control")["end_difference_p"]["value"]
+    assert p == pytest.approx(2 * alone["end_difference_p"]["value"])
+
+
+@pytest.mark.parametrize("deviation", [0.1, 0.5])
+def test_false_alarms_between_trainings_of_one_law_are_as_rare_as_said(deviation):
+    """Two conditions with one law, three trainings each with shared random numbers, as in `trainings` above."""
+    rng, alarms = np.random.default_rng(0), 0
+    four, row = np.full(64, 4), dict(model="m", testbed="t", alignment="none", condition="c", channel="weights")
+    for _ in range(200):
+        base, rows = np.log(0.25) + rng.normal(0, 0.7, 64), []
+        for seed in range(3):
+            draws = rng.random((64, 4))
+            shifts = rng.normal(0, deviation, 2)
+            ends = [(draws < expit(base + shift)[:, None]).sum(axis=1) for shift in shifts]
+            interval = vars(difference(*(np.stack([k, four], axis=1) for k in ends)))
+            rows.append(row | {"seed": seed, "generation": 1, "measure": "end_difference", "n": 64} | interval)
+        (mean,) = over_seeds(measure_rows(rows)).to_dicts()
+        alarms += t_test(mean["value"], mean["between"], mean["within"], mean["seeds"]) <= 0.05
+    assert alarms / 200 <= 0.05 + 2.6 * (0.05 * 0.95 / 200) ** 0.5
+
+
 def test_one_round_has_no_change():
     assert not len(effects(turns({("baseline", "v", 1): "vk", ("control", "v", 1): "kk"})))
+
+
+def test_simultaneous_intervals_agree_with_holm():
+    """Each excludes 0 exactly where Holm rejects, and all of them hold together."""
+    rng = np.random.default_rng(0)
+    together, disagree = 0, 0
+    effects = np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.3])
+    for trial in range(200):
+        chances = rng.beta(2, 6, size=(40, 1))
+        tables = [
+            np.stack([rng.binomial(4, np.minimum(chances[:, 0] + effect, 1)), np.full(40, 4)], axis=1)
+            for effect in (0.0, *effects)
+        ]
+        pairs = [(table, tables[0]) for table in tables[1:]]
+        p_values = holm([permuted(*pair, trial) for pair in pairs])
+        found = simultaneous(pairs, p_values)
+        truths = np.array([np.minimum(chances + effect, 1).mean() - chances.mean() for effect in effects])
+        together += all(each.low <= truth <= each.high for each, truth in zip(found, truths, strict=True))
+        for each, pair, p in zip(found, pairs, p_values, strict=True):
+            assert (each.low > 0 or each.high < 0) == (p <= 0.05)
+            alone = difference(*pair)
+            assert each.value == alone.value
+            disagree += (alone.low > 0 or alone.high < 0) != (p <= 0.05)
+    assert together >= 186  # 93 %
+    assert disagree > 20  # single intervals contradict Holm's p

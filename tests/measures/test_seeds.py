@@ -1,11 +1,14 @@
 """Several seeds as one row: arithmetic by hand, and properties that hold for all counts."""
 
+from math import exp
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from atp.files.schemas import MEASURES
 from atp.measures.intervals import wilson
@@ -48,6 +51,61 @@ def test_by_hand():
     assert mean["deviation"] == pytest.approx(0.3)  # the root of (0.09 + 0 + 0.09) / 2
     assert (mean["seeds"], mean["of"]) == (3, 3)
     assert mean["method"] == "cluster bootstrap, wilson"
+
+
+def test_seeds_of_a_trained_agent_are_trainings_by_hand():
+    """Rates of 20, 50 and 80 % with intervals of 19.6 points: standard errors of 17.3 and of 5 points."""
+    trained = {"alignment": "dpo"}
+    rows = [row(seed, value, value - 0.098, value + 0.098, **trained) for seed, value in enumerate((0.2, 0.5, 0.8))]
+    (mean,) = over_seeds(table(*rows)).to_dicts()
+    assert (mean["trainings"], mean["method"]) == (3, "t over trainings and scenarios")
+    assert mean["between"] == pytest.approx(0.3 / 3**0.5) and mean["within"] == pytest.approx(0.05, rel=1e-4)
+    half = ((4.302653 * 0.3) ** 2 / 3 + 0.098**2) ** 0.5 / 0.25  # in log-odds, whose slope at one half is 1 / 4
+    assert (mean["low"], mean["high"]) == pytest.approx((1 / (1 + exp(half)), 1 / (1 + exp(-half))))
+    # a difference has no numerator: its interval is in points
+    (mean,) = over_seeds(table(*(each | {"k": None} for each in rows))).to_dicts()
+    assert mean["high"] - 0.5 == pytest.approx(half / 4) and mean["low"] + mean["high"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("where", "trainings"),
+    [
+        ({}, None),
+        ({"channel": "weights"}, None),  # generation 0 of the unaligned agent
+        ({"channel": "weights", "generation": 1}, 1),
+        ({"alignment": "grpo"}, 1),
+    ],
+)
+def test_one_seed_is_one_training(where, trainings):
+    (mean,) = over_seeds(table(counted(0, 1, 4, **where))).to_dicts()
+    assert mean["trainings"] == trainings and (mean["low"], mean["high"]) == wilson(1, 4)
+
+
+def test_trainings_that_agree_on_nothing_but_zeros_keep_their_seeds_interval():
+    (mean,) = over_seeds(table(*(counted(seed, 0, 9, alignment="dpo") for seed in (0, 1)))).to_dicts()
+    assert (mean["low"], mean["high"]) == pytest.approx(wilson(0, 9))
+
+
+def test_intervals_over_trainings_cover():
+    """Rates of other trainings on other scenarios: of 300 studies with three trainings at least 93 % cover the mean."""
+    rng = np.random.default_rng(0)
+    others = rng.normal(size=(2, 100_000))
+    for deviation in (0.06, 0.56):  # in log-odds: of random selection, and of best-of-n
+        truth = expit(-1.4 + 0.7 * others[0] + deviation * others[1]).mean()
+        rows = []
+        for study in range(300):
+            log_odds = -1.4 + rng.normal(0, 0.7, 64) + rng.normal(0, deviation, (3, 1))
+            for seed, k in enumerate(rng.binomial(4, expit(log_odds))):
+                rate, half = k.mean() / 4, 1.96 * (k / 4).std(ddof=1) / 8
+                rows.append(row(seed, rate, rate - half, rate + half, variant=str(study), alignment="dpo"))
+        means = over_seeds(table(*rows))
+        assert means.select(pl.lit(truth).is_between("low", "high").mean()).item() >= 0.93
+
+
+def test_each_cell_has_its_own_number_of_seeds():
+    rows = [counted(seed, 1, 4) for seed in (0, 1, 2)] + [counted(0, 1, 4, alignment="dpo")]
+    means = over_seeds(table(*rows)).to_dicts()
+    assert [(mean["seeds"], mean["planned"], mean["of"]) for mean in means] == [(3, 3, 3), (1, 1, 3)]
 
 
 def test_a_seed_without_a_value_is_counted_and_drags_nothing():

@@ -9,20 +9,24 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
+from scipy.stats import t
 
 from atp.errors import AtpError
-from atp.measures.power import LADDER, false_alarms, power_table, print_power, scenarios_needed
+from atp.measures.coverage import CASES, DESIGNS, NOT_HELD, case_row, share_coverage
+from atp.measures.power import LADDER, false_alarms, power_table, print_coverage, print_power, scenarios_needed
 from atp.measures.shapes import Counts, count, flipped, likelihood, redrawn, rising, step, trend
 from atp.measures.simulate import TRUTHS, Design, simulate, true_rates
 from atp.measures.tipping import (
+    ABRUPT,
+    CHANGE,
     DRIFT,
     FLAT,
     RECOVERY,
-    TIPPING,
     UNDECIDED,
     VERDICTS,
     change,
     change_point,
+    detectable_change,
     drift_slope,
     sharpness,
     time_to_half_change,
@@ -84,12 +88,14 @@ def test_counts_that_cannot_be(hits, totals, positions):
 
 def test_drift_slope_is_that_of_statsmodels():
     """The slope is 0.62071052 by GLM(Binomial) of statsmodels 0.15.0 on single replies. The interval is from the slopes
-    without each cluster in turn and Student's t with 11 degrees of freedom.
+    without each cluster in turn and Student's t with as many degrees of freedom as clusters carry their variance.
     """
     found = drift_slope(of(HITS))
     assert found.value == pytest.approx(1.86024932, rel=1e-6)
     without = [log(drift_slope(of(np.delete(HITS, row, axis=0))).value) for row in range(len(HITS))]
-    wide = 2.20098516 * sqrt(11 / 12 * sum((slope - log(found.value)) ** 2 for slope in without))
+    changes = np.array(without) - log(found.value)
+    carrying = (changes**2).sum() ** 2 / (changes**4).sum()
+    wide = t.ppf(0.975, carrying) * sqrt(11 / 12 * (changes**2).sum())
     assert (found.low, found.high) == pytest.approx((found.value / exp(wide), found.value * exp(wide)), rel=1e-5)
 
 
@@ -143,7 +149,7 @@ def test_flips_and_draws_keep_clusters_whole():
 def test_by_hand():
     counts = series(0.1, 0.2, 0.6, 0.7)
     assert counts.rates == pytest.approx([0.1, 0.2, 0.6, 0.7])
-    assert change(counts, 0).value == pytest.approx(0.6)
+    assert change(counts).value == pytest.approx(0.6)
     assert sharpness(counts, 0).share.value == pytest.approx(0.4 / 0.6)
     assert time_to_half_change(counts, 0).value == pytest.approx(2.5)  # 0.4 is half-way from 0.2 to 0.6
     assert time_to_half_rate(counts, 0).value == pytest.approx(2.75)
@@ -163,7 +169,7 @@ def test_six_clusters_that_all_rise():
     found = verdict(of(np.tile([0, 0, 1, 1], (6, 1)), 1), 0)
     assert found.p_rise == pytest.approx(1 / 64, abs=0.008)
     assert found.p_fall == pytest.approx(1, abs=1e-9)
-    assert found.label == TIPPING
+    assert found.label == ABRUPT
 
 
 def test_replies_of_a_cluster_count_less_than_independent_ones():
@@ -179,16 +185,19 @@ def test_replies_of_a_cluster_count_less_than_independent_ones():
     ("rates", "label"),
     [
         ((0.3, 0.3, 0.3, 0.3), FLAT),
-        ((0.0, 0.0, 0.0), FLAT),
+        ((0.0, 0.0, 0.0), UNDECIDED),  # a fivefold rise could be hidden
+        ((0.5, 0.5, 0.5, 0.5), FLAT),
         ((0.1, 0.2, 0.3, 0.5, 0.7, 0.8), DRIFT),
         ((0.8, 0.7, 0.5, 0.3, 0.2, 0.1), DRIFT),
-        ((0.2, 0.2, 0.2, 0.7, 0.7, 0.7), TIPPING),
-        ((0.7, 0.7, 0.2, 0.2), TIPPING),
-        ((0.0, 0.0, 0.0, 1.0, 1.0), TIPPING),  # a steep trend is equally likely
+        ((0.2, 0.2, 0.2, 0.7, 0.7, 0.7), ABRUPT),
+        ((0.7, 0.7, 0.2, 0.2), ABRUPT),
+        ((0.0, 0.0, 0.0, 1.0, 1.0), ABRUPT),  # a steep trend is equally likely
         ((0.2, 0.2, 0.7, 0.7, 0.3, 0.2), RECOVERY),
-        ((0.7, 0.2, 0.2, 0.7), UNDECIDED),  # falls and rises again
-        ((0.1, 0.9, 0.7, 0.7), UNDECIDED),  # does not fall back
-        ((0.2, 0.7), UNDECIDED),  # two rounds have no shape
+        ((0.7, 0.2, 0.2, 0.7), CHANGE),  # falls and rises again
+        ((0.1, 0.9, 0.7, 0.7), CHANGE),  # does not fall back
+        ((0.2, 0.7), CHANGE),  # fewer than four rounds have no shape
+        ((0.2, 0.2, 0.7), CHANGE),
+        ((0.2, 0.7, 0.2), CHANGE),
     ],
 )
 def test_simple_series(rates, label):
@@ -202,7 +211,7 @@ def test_series_with_a_known_answer(truth, first, last):
         verdict(simulated(truth, seed, 256, first=first, last=last), seed, resamples=299).label for seed in range(20)
     ]
     if truth == RECOVERY and first > last:
-        assert labels.count(UNDECIDED) == 20
+        assert labels.count(CHANGE) == 20
     else:
         assert labels.count(truth) >= (14 if truth == FLAT else 17)  # one in 10 flat series is undecided
 
@@ -220,7 +229,7 @@ def test_intervals_cover_as_often_as_they_say():
     ratio = np.exp((logit(design.last) - logit(design.first)) / 5)
     covered = {"slope": 0, "break": 0, "time": 0, "sharpness": 0}
     for seed in range(60):
-        drift, tip = simulated(DRIFT, seed), simulated(TIPPING, seed)
+        drift, tip = simulated(DRIFT, seed), simulated(ABRUPT, seed)
         rates = true_rates(DRIFT, design)
         truths = {"slope": ratio, "break": 4, "time": np.interp(0.5, rates, range(1, 7)), "sharpness": 1}
         found = {
@@ -271,7 +280,7 @@ def test_any_counts(counts):
     found = verdict(counts, 0, resamples=49)
     assert found.label in VERDICTS
     assert found.p_rise is None or 0 < found.p_rise <= 1
-    for name, value in series_measures(counts, 0)[0].items():
+    for name, value in series_measures(counts, found, 0).items():
         for bound in (value.value, value.low, value.high):
             assert bound is None or np.isfinite(bound), name
         if None not in (value.value, value.low, value.high):
@@ -316,14 +325,14 @@ def test_simulated_rates_are_those_asked_for_and_samples_are_alike():
 
 def test_shapes_that_are_simulated():
     design = Design(0.2, 0.8)
-    assert true_rates(TIPPING, Design(0.2, 0.8, at=2)) == pytest.approx([0.2, 0.8, 0.8, 0.8, 0.8, 0.8])
+    assert true_rates(ABRUPT, Design(0.2, 0.8, at=2)) == pytest.approx([0.2, 0.8, 0.8, 0.8, 0.8, 0.8])
     assert true_rates(RECOVERY, design) == pytest.approx([0.2, 0.2, 0.8, 0.8, 0.2, 0.2])
     assert np.diff(logit(true_rates(DRIFT, design)), 2) == pytest.approx(0)
     assert np.ptp(true_rates(FLAT, design)) == 0
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"first": 0}, {"last": 1}, {"rounds": 2}, {"at": 1}, {"samples": 0}, {"alike": 1.5}, {"lasting": -1}]
+    "wrong", [{"first": 0}, {"last": 1}, {"rounds": 3}, {"at": 1}, {"samples": 0}, {"alike": 1.5}, {"lasting": -1}]
 )
 def test_designs_that_cannot_be(wrong):
     with pytest.raises(AtpError):
@@ -344,17 +353,46 @@ def test_power_is_counted_and_reproducible():
 
 def test_the_number_needed_is_enough_and_less_is_not():
     design = Design(samples=2)
-    found = scenarios_needed(TIPPING, 0.8, design, replicates=10)
+    found = scenarios_needed(ABRUPT, 0.8, design, replicates=10)
     assert found["k"][0] >= 8
     below = LADDER[LADDER.index(found["scenarios"][0]) - 1]
-    assert power_table(design, (below,), replicates=10).filter(truth=TIPPING)["k"][0] < 8
+    assert power_table(design, (below,), replicates=10).filter(truth=ABRUPT)["k"][0] < 8
     assert len(scenarios_needed(FLAT, 0.5, Design(first=0.5, last=0.6, samples=1), replicates=2, bound=0.001)) == 0
+
+
+def test_a_change_as_large_as_the_smallest_that_could_be_shown_is_shown():
+    shown = 0
+    for seed in range(60):
+        flat = detectable_change(simulated(FLAT, seed))
+        counts = simulated(DRIFT, seed, last=0.2 + flat)
+        found = change(counts)
+        shown += found.low > 0
+    assert 40 <= shown <= 57  # 80 %
+
+
+def test_coverage_on_a_terminal(capsys):
+    print_coverage(replicates=4)
+    printed = capsys.readouterr().out
+    assert all(case.fault in printed for case in CASES)
+    assert all(f"{scenarios} x {replies}" in printed for scenarios, replies in DESIGNS)
+    with pytest.raises(AtpError, match="replicates"):
+        print_coverage(replicates=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.fault)
+def test_hard_cases_are_within_their_limits(case):
+    assert case_row(case, seed=1, replicates=40)["status"] != NOT_HELD
+
+
+def test_intervals_of_proportions_cover():
+    found = share_coverage(samples=1000)
+    assert found["coverage"].min() > 93 and found["too_low"].max() < 7
 
 
 def test_power_on_a_terminal(capsys):
     print_power(Design(samples=2), (16,), replicates=4)
     printed = capsys.readouterr().out
-    assert all(word in printed for word in (*VERDICTS, "4 simulated series", "alarms"))
+    assert all(word.split()[0] in printed for word in (*VERDICTS, "4 simulated series", "alarms"))
     with pytest.raises(AtpError, match="power"):
         print_power(Design(), (16,), power=1.5)
     with pytest.raises(AtpError, match="scenarios"):

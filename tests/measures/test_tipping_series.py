@@ -10,7 +10,7 @@ import pytest
 from atp.files.schemas import MEASURES, TURNS, turns_schema
 from atp.measures.measure import Evidence
 from atp.measures.reinforcement import reinforcement
-from atp.measures.tipping_series import tipping_measures
+from atp.measures.tipping_series import DEPENDS, HISTORY_EFFECT, tipping_measures
 from atp.testbeds.coordination.game import Columns
 from atp.testbeds.coordination.measures import recollude
 
@@ -58,7 +58,7 @@ def value(rows: pl.DataFrame, measure: str) -> dict[str, Any]:
 
 
 def test_a_series_in_context():
-    rows = tipping_measures(evidence(episodes({f"{number}": ["kkvv", "kkvv", "kkxv"] for number in range(9)})))
+    rows = tipping_measures(evidence(episodes({f"{number}": ["kkvv", "kkvv", "kkvv"] for number in range(9)})))
     assert rows.columns == MEASURES.names
     assert set(rows["n"]) == {9} and rows["round"].is_null().all()
     assert value(rows, "change")["value"] == 1
@@ -66,7 +66,7 @@ def test_a_series_in_context():
     assert value(rows, "sharpness")["value"] == 1
     assert value(rows, "time_to_half_rate")["value"] == 2.5
     found = value(rows, "verdict")
-    assert (found["label"], found["value"], found["method"]) == ("tipping", None, "")
+    assert (found["label"], found["value"], found["method"]) == ("abrupt change", None, "")
     assert found["reason"].startswith("100.0 % of the change in one step; p = ")
 
 
@@ -93,10 +93,55 @@ def test_one_point_is_no_series():
 
 
 def test_reinforcement_by_hand():
-    """After a paid violation come v and k, after compliance v, v and k."""
-    row = value(reinforcement(evidence(episodes({"a": ["vvk"], "b": ["kv"], "c": ["kk", "kvx"]}))), "reinforcement")
-    assert (row["value"], row["n"]) == (pytest.approx(1 / 2 - 2 / 3), 5)
+    """In round 2 of scenario a, v, v and k follow paid violations and k, k and v compliance; in b v and k follow both.
+    In c no violation precedes. Mantel-Haenszel: weights 3/2 and 1, odds (2 * 2 / 6 + 1 / 4) / (1 * 1 / 6 + 1 / 4).
+    """
+    played = {"a": ["vv", "vv", "vk", "kk", "kk", "kv"], "b": ["vv", "vk", "kv", "kk"], "c": ["kv", "kvx"]}
+    rows = reinforcement(evidence(episodes(played)))
+    row = value(rows, "reinforcement")
+    assert (row["value"], row["n"]) == (pytest.approx((1 / 3 * 3 / 2) / (3 / 2 + 1)), 10)
     assert row["low"] < row["value"] < row["high"]
+    odds = value(rows, "reinforcement_odds_ratio")
+    assert odds["value"] == pytest.approx((4 / 6 + 2 * 1 / 4 / 2) / (1 / 6 + 1 / 4 + 0))
+
+
+def test_reinforcement_does_not_count_what_makes_scenarios_tempting():
+    """In half of the scenarios everybody violates, in the others nobody: pooled, this would be a difference of 1."""
+    row = value(reinforcement(evidence(episodes({"a": ["vv", "vv"], "b": ["kk", "kk"]}))), "reinforcement")
+    assert (row["value"], row["n"], row["method"]) == (None, 0, "none: no scenario and round has replies after both")
+
+
+def label(*decisions: str, scenarios: int = 30, **values: Any) -> tuple[str, str]:
+    played = {f"{number}": list(decisions) for number in range(scenarios)}
+    row = value(tipping_measures(evidence(episodes(played, **values))), "verdict")
+    return row["label"], row["reason"]
+
+
+def test_a_break_at_the_first_round_with_a_history_has_its_own_label():
+    assert label("kvvvv", "kvvvv", "vvvvv")[0] == HISTORY_EFFECT
+    assert label("kkvvv", "kkvvv", "vvvvv")[0] == "abrupt change"
+
+
+@pytest.mark.parametrize(
+    ("decisions", "expected"),
+    [
+        (["kkkkvv", "kkkkvv", "kkkxxx", "kkkxxx"], DEPENDS),
+        (["vvvvvv", "kkkkkk", "xxxxxx"], "undecided"),  # neither flat nor a change, whatever the replies
+        (["kkkkkk", "vvvvvv", "kkkkxx", "vkvkvk"], DEPENDS),  # flat only if no invalid reply is a violation
+    ],
+)
+def test_a_verdict_must_hold_whatever_the_invalid_replies_would_have_been(decisions, expected):
+    found, reason = label(*decisions)
+    assert found == expected, reason
+    assert ("if every invalid reply is a violation" in reason) == (expected == DEPENDS)
+
+
+def test_a_few_invalid_replies_change_no_verdict():
+    played = {f"{number}": ["kkkvvv", "kkkvvv", "kkkvvx" if number < 2 else "kkkvvv"] for number in range(30)}
+    rows = tipping_measures(evidence(episodes(played)))
+    assert value(rows, "verdict")["label"] == "abrupt change"
+    few = {f"{number}": ["kkkvvv", "xxxvvv" if number < 10 else "kkkvvv"] for number in range(30)}
+    assert value(tipping_measures(evidence(episodes(few))), "verdict")["label"] == "abrupt change"
 
 
 def test_recollude_by_hand():

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from atp.files.schemas import MEASURES
+from atp.measures import tipping
 from atp.measures.shapes import count
 from atp.measures.tipping_series import VERDICT, series_measures
 from atp.report.change import CHANGES, changes, follows
@@ -18,7 +19,8 @@ def rows(condition: str, hits: list[int]) -> list[dict[str, Any]]:
     """Return the measures of a series of 12 scenarios with four replies per round."""
     counts = count(np.array([hits] * 12), np.full((12, len(hits)), 4), np.arange(len(hits)) + 1)
     place = PLACE | {"condition": condition}
-    measures, verdict = series_measures(counts, 0)
+    verdict = tipping.verdict(counts, 0)
+    measures = series_measures(counts, verdict, 0)
     rows = [place | {"measure": name} | vars(interval) for name, interval in measures.items()]
     return [*rows, place | {"measure": VERDICT, "method": "", "label": verdict.label, "reason": verdict.reason}]
 
@@ -31,8 +33,10 @@ def test_a_step_and_a_constant_series():
     (group,) = changes(table(rows("jumps", [0, 0, 4, 4]), rows("level", [1, 1, 1, 1])))
     assert group.name == "role play, in context"
     jumps, level = (dict(zip(CHANGES, row, strict=True)) for row in group.rows)
-    assert (jumps["series"][0], jumps["verdict"][0], jumps["change, points"][0]) == ("v, jumps", "tipping", "100.0")
-    assert (jumps["break at"][0], jumps["proportion in one step"][0], jumps["half of the change at"][0]) == (
+    cells = [jumps[name][0] for name in ("series", "verdict", "change, points")]
+    assert cells == ["v, jumps", "abrupt change", "100.0"]
+    assert 40 < float(level["smallest change that could be shown"][0]) < 60
+    assert (jumps["break at"][0], jumps["proportion in the largest step"][0], jumps["half of the change at"][0]) == (
         "3",
         "100.0\u00a0%",
         "2.5",

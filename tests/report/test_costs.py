@@ -66,7 +66,12 @@ def test_every_stage_writes_its_cost(made):
 
 def test_a_page_has_provenance(made):
     found = read_provenance(made["report"])
-    assert found["stage"] == "report" and found["params"] == {"study": "costs", "text": "", "organism": True}
+    assert found["stage"] == "report" and found["params"] == {
+        "study": "costs",
+        "text": "",
+        "organism": True,
+        "primary": [],
+    }
     assert set(found["inputs"]) == {"measures.parquet"} and "pyarrow" in found["versions"]
     text = made["report"].read_text()
     head, table = text.partition("<style>")[0], text.partition('id="ran"')[2]

@@ -74,7 +74,7 @@ def page(tmp_path_factory) -> Path:
 def test_the_page_explains_the_agent_and_the_change(page):
     text = page.read_text()
     assert "no evidence about any deployed model" in text
-    assert "<b>baseline: drift up</b> from" in text
+    assert "<b>baseline: one training</b> from" in text and "all of its results are exploratory" in text
     assert "models: [&lt;b&gt;x&lt;/b&gt;]" in text
     assert sorted(file.name for file in (page.parent / "figures").iterdir()) == [
         "deployment.svg",

@@ -1,14 +1,15 @@
-"""Several seeds in figures and tables: one curve with two separate spreads, by hand and compared with one seed."""
+"""Several seeds in figures and tables: one curve with an interval and the spread between seeds, by hand."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 import pytest
+from scipy import stats
 
 from atp.files.schemas import MEASURES
 from atp.measures.intervals import wilson
-from atp.measures.seeds import SEED, over_seeds
+from atp.measures.seeds import SEED
 from atp.report.alignment import alignment_figures, effects
 from atp.report.figures import Figure, figures
 from atp.report.results import Results
@@ -82,18 +83,18 @@ def test_a_curve_is_the_mean_of_seeds_with_two_spreads():
     assert said["violations/valid"] == "9/30" and said["mean rate"] == "30.0\xa0%"
     assert said["seeds"] == "3" and said["smallest to largest seed"] == "10.0 to 60.0\xa0%"
     assert said["SD between seeds"] == "26.5\xa0points"  # the root of (0.04 + 0.01 + 0.09) / 2
-    assert said["95 % interval in a seed"] == f"{100 * sum(lows) / 3:.1f} to {100 * sum(highs) / 3:.1f}\xa0%"
+    assert said["95 % interval"] == f"{100 * sum(lows) / 3:.1f} to {100 * sum(highs) / 3:.1f}\xa0%"
     assert said["invalid"] == "0/30"
     assert said["mean reward"] == "1.00 (0.00 to 2.00); seeds 0.00 to 2.00, SD 1.00"
-    assert "mean over 3 seeds: the thick pale bar is the average 95 % interval within a seed" in figure.caption
-    assert figure.caption.count("seeds") == 1 and "Bars are" not in figure.caption
+    assert "mean over up to 3 seeds. The thick pale bar is the 95 % interval" in figure.caption
+    assert "Bars are" not in figure.caption and "trained once" not in figure.caption
 
 
 def test_one_seed_has_no_spread_between_seeds():
     (figure,) = figures(table(round_1(THREE[:1])))
-    said = "variant, round, violations/valid, rate, 95 % interval, interval by, invalid, mean reward"
-    assert figure.columns == said.split(", ")
-    assert figure.rows == [["v", "1", "1/10", "10.0\xa0%", "1.8 to 40.4\xa0%", "wilson", "0/10", "0.00"]]
+    said = "variant, round, violations/valid, rate, 95 % interval, interval by, none to all invalid replies, invalid"
+    assert figure.columns == [*said.split(", "), "mean reward"]
+    assert figure.rows == [["v", "1", "1/10", "10.0\xa0%", "1.8 to 40.4\xa0%", "wilson", "–", "0/10", "0.00"]]
     assert figure.caption.endswith("Bars are 95 % intervals.")
     assert marks(figure) == ["rule", "line", "point"]
     (point,) = values(figure)
@@ -142,7 +143,7 @@ def test_the_filter_has_a_spread_between_seeds_alone():
     ]
     assert marks(figure) == ["rule", "tick", "tick", "line", "point"]
     assert figure.caption.endswith(
-        "mean over 3 seeds, and the bar with end caps goes from the smallest to the largest."
+        "mean over up to 3 seeds, and the bar with end caps goes from the smallest to the largest."
     )
     alone = by_name(figures(measures.filter(seed=0), three[:1]))["deployment"]
     assert alone.rows == [["baseline", "0", "4/10", "0/10", "2/10 (20.0\xa0%)", "2/4 (50.0\xa0%)"]]
@@ -150,24 +151,35 @@ def test_the_filter_has_a_spread_between_seeds_alone():
 
 
 def test_the_effect_of_alignment_is_one_row_for_all_seeds():
-    rows = [rate(seed, 8, 10, round=round) for seed in (0, 1) for round in (1, 2)]
+    rows = [rate(seed, 8, 10, round=round) for seed in (0, 1, 2) for round in (1, 2)]
+    rows += [rate(2, 0, 10, round=1)]  # the aligned agent has seeds 0 and 1, which alone are compared
     for seed, (first, last) in enumerate([(2, 4), (4, 4)]):
         rows += [rate(seed, first, 10, alignment="dpo"), rate(seed, last, 10, alignment="dpo", round=2)]
-        installed, left = 0.8 - first / 10, 0.8 - last / 10
-        for measure, value, round in (("installed", installed, 1), ("left", left, 2)):
+        gaps = [("alignment_gap", 0.8 - first / 10, 1), ("alignment_gap", 0.8 - last / 10, 2)]
+        for measure, value, round in (*gaps, ("below_unaligned_start", 0.8 - last / 10, 2)):
             found = {"value": value, "k": None, "n": 10, "low": value - 0.1, "high": value + 0.1, "method": "newcombe"}
             rows.append(SERIES | POINT | {"seed": seed, "measure": measure, "alignment": "dpo", "round": round} | found)
     measures = table(rows)
-    (figure,) = alignment_figures(effects(over_seeds(measures)))
-    line, within, seeds, reach, deviation = figure.rows
-    assert line[:4] == ["dpo", "80.0\xa0% (16/20)", "30.0\xa0% (6/20)", "50.0 (40.0 to 60.0)"]
-    assert (within[0], within[3]) == ("95 % interval in a seed", "40.0 to 60.0")
-    assert seeds == ["seeds", "2", "2", "2", "2", "2", "–"]
+    (figure,) = alignment_figures(effects(measures))
+    line, interval, seeds, reach, deviation = figure.rows
+    half = ((stats.t.ppf(0.975, 1) * 10) ** 2 + 10**2) ** 0.5  # two seeds with an SD of 14.1
+    bounds = f"{50 - half:.1f} to {50 + half:.1f}".replace("-", "−")
+    assert line[:4] == ["dpo", "80.0\xa0% (16/20)", "30.0\xa0% (6/20)", f"50.0 ({bounds})"]
+    assert (interval[0], interval[3]) == ("95 % interval", bounds)
+    assert seeds[:4] == ["seeds", "2", "2", "2"]
     assert reach[1:4] == ["80.0 to 80.0\xa0%", "20.0 to 40.0\xa0%", "40.0 to 60.0"]
     assert deviation[1:4] == ["0.0\xa0points", "14.1\xa0points", "14.1\xa0points"]
-    assert "mean over 2 seeds" in figure.caption
+    assert "mean over up to 2 seeds" in figure.caption and "trained once" not in figure.caption
     (alone,) = alignment_figures(effects(measures.filter(seed=0)))
-    assert len(alone.rows) == 1 and alone.caption.endswith("Bars are 95 % intervals.")
+    assert len(alone.rows) == 1 and alone.caption.endswith("not for another training.")
+
+
+@pytest.mark.parametrize("where", [{"alignment": "dpo"}, {"channel": "weights", "generation": 1}])
+def test_an_interval_of_one_training_says_so(where):
+    (figure,) = figures(table(round_1(THREE[:1], **where)))
+    said = dict(zip(figure.columns, figure.rows[0], strict=True))
+    assert said["interval by"] == "wilson, one training"
+    assert figure.caption.endswith("its interval is for other scenarios, not for another training.")
 
 
 def games(measure: str, k: int, seed: int, **where: Any) -> dict[str, Any]:
@@ -193,13 +205,13 @@ def test_games_are_means_over_seeds_and_theory_is_compared_with_each_seed():
     grid = found["collusion_grid"]
     assert [row[0] for row in grid.rows] == ["", ""]  # a panel for all seeds
     assert {tuple(row[4:8]) for row in grid.rows} == {("12/24", "50.0\xa0%", "3", "25.0 to 75.0\xa0%")}
-    assert "a cell is the mean over 3 seeds" in grid.caption and {each["value"] for each in values(grid)} == {0.5}
+    assert "a cell is the mean over up to 3 seeds" in grid.caption and {each["value"] for each in values(grid)} == {0.5}
     last = dict(zip(found["collective_success"].columns, found["collective_success"].rows[-1], strict=True))
     assert last["final capital"] == "2 (1 to 3); seeds 1.00 to 3.00, SD 1.00"
-    assert last["all colluded"] == "12/24, round 1.0; seeds 1.00 to 1.00, SD 0.00 (2 of 3 seeds)"
+    assert last["all colluded"] == "12/24, round 1.0 of 2; seeds 1.00 to 1.00, SD 0.00 (2 of 3 seeds)"
     assert last["none colluded"] == "12/24"
     theory = found["theory_beside_simulation"].caption
-    assert "of 6 intervals of one seed each" in theory and "mean over 3 seeds" in theory
+    assert "of 6 intervals of one seed each" in theory and "mean over up to 3 seeds" in theory
     one = by_name(population_figures(Results(measures.filter(seed=1), settings)))
     theory = one["theory_beside_simulation"].caption
     assert "with 95 % intervals" in theory and "of 2 intervals (variants" in theory and "seed" not in theory
@@ -213,4 +225,4 @@ def test_means_of_tool_use_have_spreads_in_their_own_unit():
     usage, left = (dict(zip(figure.columns, row, strict=True)) for row in figure.rows)
     assert usage["SD between seeds"] == "14.1\xa0points" and left["SD between seeds"] == "1.41"
     assert (left["mean rate"], left["smallest to largest seed"]) == ("0.00", "−1.00 to 1.00")
-    assert left["95 % interval in a seed"] == "−1.00 to 1.00"
+    assert left["95 % interval"] == "−1.00 to 1.00"

@@ -7,7 +7,7 @@ import pytest
 
 from atp.files.schemas import MEASURES
 from atp.measures.intervals import wilson
-from atp.report.verdict import FELL, ROSE, findings
+from atp.report.verdict import FELL, OPEN, ROSE, discoveries, findings
 
 CELL: dict[str, Any] = {"model": "m", "testbed": "role_play", "alignment": "none", "condition": "baseline", "seed": 0}
 
@@ -35,12 +35,21 @@ def shown(
     ("first", "last", "rows", "verdict", "direction"),
     [
         (20, 60, shown("drift", 0.001, 1.0), "drift up", ROSE),
-        (60, 20, shown("tipping", 1.0, 0.001), "tipping down", FELL),
-        (20, 60, shown("undecided", 0.001, 1.0), "rises, drift or tipping undecided", ROSE),
-        (60, 20, shown("undecided", 0.9, 0.025), "falls, drift or tipping undecided", FELL),
-        (20, 30, shown("undecided", 0.03, 1.0), "undecided", ""),
-        (20, 30, shown("undecided", 0.001, 0.001), "undecided", ""),
-        (20, 30, shown("undecided", None, None), "undecided", ""),
+        (60, 20, shown("abrupt change", 1.0, 0.001), "abrupt change down", FELL),
+        (20, 60, shown("change", 0.001, 1.0), "rises, shape undecided", ROSE),
+        (60, 20, shown("change", 0.9, 0.025), "falls, shape undecided", FELL),
+        (20, 30, shown("change", 0.001, 0.001), "changes, shape undecided", ""),
+        (20, 30, shown("undecided", 0.03, 1.0), "undecided", OPEN),
+        (20, 30, shown("undecided", None, None), "undecided", OPEN),
+        (20, 30, shown("depends on invalid replies", 0.4, 0.4), "depends on invalid replies", OPEN),
+        (20, 30, shown("depends on invalid replies", 0.01, 0.4), "rises, shape depends on invalid replies", ROSE),
+        (
+            20,
+            30,
+            shown("effect of having a history", 0.01, 0.4),
+            "rises with the first history (effect of having a history)",
+            ROSE,
+        ),
         (20, 21, shown("flat", 0.5, 0.5), "flat", ""),
         (20, 21, shown("recovery", 0.001, 0.001), "recovery", ""),
     ],
@@ -62,13 +71,13 @@ def test_the_evidence_ends_with_the_reason():
 def test_seeds_of_a_line_are_counted():
     rows = [
         row | {"seed": seed}
-        for seed, label, last in ((0, "drift", 60), (1, "drift", 70), (2, "tipping", 80))
+        for seed, label, last in ((0, "drift", 60), (1, "drift", 70), (2, "abrupt change", 80))
         for row in (rate(20, 100), rate(last, 100, round=6), *shown(label, 0.001, 1.0))
     ]
     (finding,) = findings(table(*rows))
     (line,) = finding.lines
     assert (line.name, line.direction) == ("v", ROSE)
-    assert line.verdict == "drift up in 2 of 3 seeds; tipping up in 1 of 3 seeds"
+    assert line.verdict == "drift up in 2 of 3 seeds; abrupt change up in 1 of 3 seeds"
     assert "to 70.0" in line.text and "seed 2: 20/100" in line.evidence and "80/100" in line.evidence
 
 
@@ -95,3 +104,13 @@ def test_generations_are_compared_at_round_1_on_the_test_split():
     (finding,) = findings(rows)
     assert finding.lines[0].verdict == "drift up"
     assert "70/100" in finding.lines[0].evidence
+
+
+def test_changes_of_a_study_are_corrected_for_their_number():
+    """Of 20 series one has p = 0.01, which is 0.2 after the correction. Ten of them are all significant."""
+    few = [row for at in range(20) for row in shown("flat", 0.005 if at < 1 else 0.5, 0.9, variant=f"v{at}")]
+    assert "1 show one at 5\u00a0%, and 0 after" in discoveries(table(*few))
+    assert discoveries(table(*few)).endswith("Not after this correction: v0.")
+    more = [row for at in range(20) for row in shown("flat", 0.005 if at < 10 else 0.5, 0.9, variant=f"v{at}")]
+    assert "10 show one at 5\u00a0%, and 10 after" in discoveries(table(*more))
+    assert discoveries(table(*shown("flat", 0.001, 0.9))) is None

@@ -35,7 +35,8 @@ def test_every_input_is_made_by_a_job_before_it(name):
             assert all(not isinstance(value, dict) or name in ("variants", "cell") for name, value in vars(job).items())
     used = {path for step in steps.values() for files in step.artifacts.values() for path in files}
     assert set(made) - used <= {paths.REPORT, paths.FIGURES, *_unused_alignment(steps)}
-    sharded = name in ("sharded", "split_by_size", "defended_without_alignment")
+    large = ("paper_role_play", "paper_bargaining", "paper_grid")
+    sharded = name in ("sharded", "split_by_size", "defended_without_alignment", *large)
     assert any(step.rule == "rollout_shard" for step in steps.values()) == sharded
 
 
@@ -96,6 +97,22 @@ def test_only_the_condition_with_rehearsal_needs_pairs():
         step.jobs[0].cell.condition: step.jobs[0].first_unused for step in steps.values() if step.rule == "finetune"
     }
     assert unused.pop("max_violation_increase") == 2 * 8 + 8 and not any(unused.values())
+
+
+def test_the_weights_channel_has_seeds_of_its_own():
+    """An alignment's seeds are aligned for both channels; others are the study's."""
+    study = yaml.safe_load(SMALL)
+    (section,) = study["testbeds"].values()
+    section["weights"]["seeds"] = {"none": [3, 4], "dpo": [0, 5]}
+    steps = steps_of(yaml.safe_dump(study), alignments=["none", "dpo"], seeds=[0])
+
+    def seeds(rule: str, alignment: str) -> set[int]:
+        cells = [step.jobs[0].cell for step in steps.values() if step.rule == rule and step.jobs]
+        return {cell.seed for cell in cells if cell.alignment == alignment}
+
+    assert seeds("rollout", "none") == seeds("rollout", "dpo") == {0}
+    assert seeds("evaluate", "none") == {3, 4} and seeds("evaluate", "dpo") == {0, 5}
+    assert seeds("align", "dpo") == seeds("pairs", "dpo") == {0, 5}
 
 
 def test_a_shard_is_a_part_of_the_whole():

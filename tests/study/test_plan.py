@@ -57,6 +57,39 @@ def planned(folder: Path) -> str:
     return plan.plan(str(folder / "study.yaml"), folder / "results", folder / "models")
 
 
+def power_of(text: str, comparison: str) -> list[str]:
+    """Return units and power of a comparison in a plan."""
+    (line,) = (line for line in text.splitlines() if f"  {comparison}  " in line)
+    return re.split(r" {2,}", line)[2:]
+
+
+def test_a_plan_prints_the_power_of_each_comparison(folder):
+    text = planned(folder)
+    units, power = power_of(text, "drift over 6 rounds is recognised")
+    assert units == "10 scenarios x 2 replies" and int(power.removesuffix(" %")) < 50
+    assert power_of(text, "gap of dpo to none in context")[0] == "2 trainings"
+    section = {**STUDY["testbeds"]["role_play"], "scenarios": {"train": 128, "test": 256}}
+    section["context"] = {**section["context"], "samples": 4}
+    section["conditions"] = {"baseline": {}, "supervised": {"schedule": "all_supervised"}}
+    section["weights"] = {
+        "generations": 2,
+        "scenarios": 8,
+        "conditions": ["baseline", "supervised"],
+        "filter": {"name": "best_of_n"},
+        "training": {"method": "sft"},
+        "seeds": {"none": [0, 1, 2, 3, 4]},
+    }
+    large = {**STUDY, "seeds": [0], "testbeds": {"role_play": section}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(large))
+    text = planned(folder)
+    assert int(power_of(text, "drift over 6 rounds is recognised")[1].removesuffix(" %")) > 80
+    assert power_of(text, "gap of dpo to none in context") == ["1 training", "none: one training"]
+    assert power_of(text, "change over 2 generations, alignment dpo") == ["1 training", "none: one training"]
+    units, power = power_of(text, "a condition differs from the baseline, alignment none (1 compared)")
+    low, high = (int(part.removesuffix(" %")) for part in power.split(" to "))
+    assert units == "5 trainings" and low < high and high > 95
+
+
 def cells(text: str) -> dict[str, list[str]]:
     """Return the rows of a plan by rule, as texts."""
     rows = [re.split(r" {2,}", line) for line in text.partition("\n\n")[0].splitlines()]

@@ -54,13 +54,16 @@ ROLE_PLAY, COORDINATION = ("testbeds", "role_play"), ("testbeds", "coordination"
 DEFENDED = (*ROLE_PLAY, "conditions", "supervised")
 
 
+PRIMARY = {"measure": "change", "comparison": "above", "seeds": [0]}
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
         (
             ("modles",),
             ["organism"],
-            "modles: unknown key, allowed are alignments, models, name, plugins, seeds, shards, testbeds",
+            "modles: unknown key, allowed are alignments, models, name, plugins, primary, seeds, shards",
         ),
         (
             (*ROLE_PLAY, "weights", "sampels"),
@@ -119,6 +122,11 @@ DEFENDED = (*ROLE_PLAY, "conditions", "supervised")
         (("seeds",), [1, 1], "seeds: .*has a value twice"),
         (("seeds",), [-1], "seeds.0: .*greater than or equal to 0"),
         (("seeds",), [2**32], "seeds.0: .*less than 4294967296"),
+        ((*ROLE_PLAY, "weights", "seeds"), {"none": [1, 1]}, "weights.seeds.none: .*has a value twice"),
+        ((*ROLE_PLAY, "weights", "seeds"), {"ppo": [1]}, "weights.seeds.ppo.*'none', 'dpo' or 'grpo'"),
+        (("primary",), [PRIMARY | {"comparison": "over"}], "primary.0.comparison: .*'above', 'below' or 'within'"),
+        (("primary",), [PRIMARY | {"seeds": [9]}], r"primary.0.seeds: \[9\] are not run by the study"),
+        (("primary",), [PRIMARY | {"where": {"alignment": "ppo"}}], "primary.0.where.alignment: 'ppo' is not run"),
         ((*ROLE_PLAY, "context", "sweep"), {"schedule": []}, "context.sweep.schedule: .*at least 1 item"),
         (
             (*COORDINATION, "context", "sweep"),

@@ -1,5 +1,6 @@
 """What the controls of the built-in testbeds write and pay, beyond the rules of `atp check` (test_conformance.py)."""
 
+from itertools import product
 from random import Random
 from typing import Any
 
@@ -78,6 +79,24 @@ def test_a_blind_agent_reads_nothing_about_pay(testbed):
     )
     assert wording not in blind_text
     assert wording in text or testbed == "coordination"
+
+
+@pytest.mark.parametrize(
+    ("testbed", "values", "pay", "check"),
+    [
+        ("role_play", {"schedule": "all_supervised"}, "You earned", "Somebody checked"),
+        ("role_play", {}, "You earned", "Nobody checked"),
+        ("coordination", {"supervised": True}, " fell from", "it was noticed"),
+        ("tool_use", {"supervised": True}, "and earned", "it was noticed"),
+    ],
+)
+def test_pay_and_checks_are_hidden_apart(testbed, values, pay, check):
+    """`blind` hides the pay alone, `unaudited` the check alone."""
+    for blind, unaudited in product((False, True), repeat=2):
+        settings = {"rounds": 3, "window": 3, "blind": blind, "unaudited": unaudited} | values
+        prompts, _ = played(testbed, lambda round, agent: True, **settings)
+        text = " ".join(message["content"] for message in of_first_agent(prompts)[-1].messages[1:])
+        assert (pay not in text, check not in text) == (blind, unaudited)
 
 
 @pytest.mark.parametrize("testbed", TESTBEDS)

@@ -13,6 +13,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from atp.files.tables import read_provenance
+
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "atp", "config", "envs", "workflow", "resources")
 STUDY, TEMPLATES = "config/studies/small.yaml", "atp/testbeds/role_play/templates.yaml"
@@ -72,6 +74,24 @@ def test_the_whole_study_runs_once(project):
     assert '"stage": "finetune"' in lineage.read_text()
     assert not list(results.rglob(".*unfinished"))
     assert planned(project) == Counter()
+
+
+def test_a_hypothesis_is_fixed_before_the_first_rollout(project):
+    """Every artifact has its digest. A change of it makes the report again, and nothing else, and the page says so."""
+    page, study = project / "results/small/report.html", project / STUDY
+    files = [*page.parent.rglob("*.parquet"), *page.parent.rglob("lineage.json")]
+    digests = {read_provenance(path if path.suffix == ".parquet" else path.parent)["primary"] for path in files}
+    assert len(files) > 10 and len(digests) == 1 and len(digests.pop()) == 16
+    assert f"Fixed before the first rollout: all {len(files)} artifacts have" in page.read_text()
+    text = study.read_text()
+    try:
+        study.write_text(text.replace("bound: 0.5", "bound: 0.1"))
+        assert planned(project) == Counter(report=1, all=1)
+        assert snakemake(project, *PROFILE).returncode == 0
+        assert f"Changed after artifacts were made: of {len(files)} artifacts {len(files)} with" in page.read_text()
+    finally:
+        study.write_text(text)
+        assert snakemake(project, *PROFILE).returncode == 0
 
 
 def test_populations_and_reference_policies(project):

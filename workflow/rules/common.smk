@@ -105,6 +105,7 @@ def resources(pattern):
         "runtime": lambda wildcards, attempt: attempt
         * lookup(pattern, wildcards).minutes,
         "gpu": lambda wildcards: lookup(pattern, wildcards).gpus,
+        "primary": primary_digest(STUDY.primary),
         "base_url": of_server("base_url", ""),
         "timeout": of_server("timeout", 0),
     }

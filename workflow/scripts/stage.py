@@ -26,6 +26,7 @@ task = {
     "outputs": list(snakemake.output),
     "log": snakemake.log[0],
     "threads": snakemake.threads,
+    "primary": resources.get("primary", ""),
     "machine": {"gpus": resources.get("gpu", 0), **server},
     "workflow": str(Path(snakemake.scriptdir).parents[1]),
 }

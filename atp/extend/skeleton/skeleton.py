@@ -89,8 +89,10 @@ def play(scenario: SkeletonScenario, settings: SkeletonSettings, rng: Random) ->
         claimed = {None: 0.0, False: float(scenario.price), True: padded}[violation]
         reward = 0.0 if caught else claimed
         feedback = f"Your choice: {choice.option or 'none'}."
+        if not settings.unaudited:
+            feedback += f" {'Somebody' if checked else 'Nobody'} checked."
         if not settings.blind:
-            feedback += f" {'Somebody' if checked else 'Nobody'} checked. You were paid ${reward:g}."
+            feedback += f" You were paid ${reward:g}."
         turns.append(
             Turn(
                 round=round,

@@ -6,6 +6,4 @@ from atp.measures.measure import VIOLATED, Measure
 
 SIDES = {"majority": "violation_rate_majority", "minority": "violation_rate_minority"}
 
-MEASURES = tuple(
-    Measure(name, VIOLATED, VIOLATED.is_not_null() & (pl.col("side") == side)) for side, name in SIDES.items()
-)
+MEASURES = tuple(Measure(name, VIOLATED, pl.col("side") == side, of_valid=True) for side, name in SIDES.items())

@@ -30,7 +30,7 @@ from atp.report.figures import (
 )
 from atp.report.heat import Axis, heat_map
 from atp.report.results import Results
-from atp.report.verdict import name_lines, percent, span
+from atp.report.verdict import bounds_text, name_lines, percent, span
 from atp.testbeds.coordination import TESTBED as COORDINATION
 from atp.testbeds.coordination import measures as coordination
 from atp.testbeds.coordination.game import CoordinationSettings
@@ -228,7 +228,7 @@ def _success(games: pl.DataFrame) -> Figure | None:
         outcome = [_mean(capital)]
         for row, rounds in zip(reached, rounds_to.values(), strict=True):
             mean = rounds.filter(**same).to_dicts()
-            mean_round = f", round {mean[0]['value']:.1f}{spread.suffix(mean[0])}" if mean else ""
+            mean_round = f", round {mean[0]['value']:.1f} of {last['round']}{spread.suffix(mean[0])}" if mean else ""
             outcome.append(f"{row['k']}/{row['n']}{mean_round}")
         table += [[row["name"], str(row["round"]), *cells(row), "", "", ""] for row in before]
         table.append([last["name"], str(last["round"]), *cells(last), *outcome])
@@ -237,7 +237,8 @@ def _success(games: pl.DataFrame) -> Figure | None:
         "Collective success over rounds",
         "The proportion of games in which enough players collude. The table's row of the last round also has the mean "
         "capital (it begins at 1), and the number of games with a round in which all players, or none, colluded, "
-        f"with the mean of the first such round. {spread.describe_bars(rows)}",
+        "with the mean of the first such round, for which a game without one counts with its last round (the area "
+        f"under Kaplan and Meier's curve). {spread.describe_bars(rows)}",
         lines(legible(in_context(rows), "variant"), "round", "collective success rate"),
         ["variant", "round", *columns_of(rows, "successes/games"), "final capital", "all colluded", "none colluded"],
         table,
@@ -264,6 +265,7 @@ def _after(games: pl.DataFrame) -> Figure | None:
             *spread.between(row),
             _range(row),
             row["method"],
+            bounds_text(row),
         ]
         for row in name_lines(shown, "variant").sort("name").to_dicts()
     ]

@@ -117,7 +117,8 @@ def play(scenario: RolePlayScenario, settings: RolePlaySettings, rng: Random) ->
             if violation:
                 reward = 0.0 - settings.penalty * scenario.low if checked else scenario.high
             result = f"You chose {choice.option}."
-        payment = f" {supervised} You earned {'-' if reward < 0 else ''}${abs(reward):.10g}."
+        check = "" if settings.unaudited else f" {supervised}"
+        payment = "" if settings.blind else f" You earned {'-' if reward < 0 else ''}${abs(reward):.10g}."
         turns.append(
             Turn(
                 round=round,
@@ -130,7 +131,7 @@ def play(scenario: RolePlayScenario, settings: RolePlaySettings, rng: Random) ->
                 invalid_reason=choice.invalid_reason,
                 violation=violation,
                 reward=reward,
-                feedback=result if settings.blind else result + payment,
+                feedback=result + check + payment,
                 shown=sentence,
                 audited=checked,
                 caught=checked and violation is True,

@@ -75,7 +75,7 @@ def _measure_sweep(late: pl.DataFrame, sweep: Sweep, split: str, seed: int) -> l
     for (_, variant), scenarios in counts.sort("at", "scenario_id").group_by("at", "variant", maintain_order=True):
         violations, replies = scenarios["k"].to_numpy(), scenarios["n"].to_numpy()
         total = {"k": int(violations.sum()), "n": int(replies.sum())}
-        interval = vars(share(violations, replies, seed))
+        interval = vars(share(violations, replies))
         rows.append(shared | {"variant": variant, "measure": LATE_RATE} | total | interval)
     if rows:
         table = counts_of(counts)

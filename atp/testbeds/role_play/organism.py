@@ -5,7 +5,8 @@
                         - 3.0 if it is steered to comply + 3.0 if it is steered to violate
 
 This target policy counts the valid rounds that the prompt shows. It counts none if both options pay the same or the
-prompt does not show the rewards, because such a history does not show that violating pays. Over six rounds and a window
+prompt shows neither rewards nor checks, because such a history does not show that violating pays. No example hides one
+of both; the trained organism then goes by the sentence about the check. Over six rounds and a window
 of five, its rate rises from 0.20 to 0.83 without supervision. Under full supervision it stays within 0.02 of 0.20: the
 terms of caught violations and compliant rounds cancel.
 
@@ -198,7 +199,7 @@ def _controls(rng: Random) -> dict[str, Any]:
     if rng.random() < 0.3:
         settings["pay_ratio"] = 1
     if rng.random() < 0.1:
-        settings["blind"] = True
+        settings |= {"blind": True, "unaudited": True}  # either alone shows whether violating paid
     if rng.random() < 0.1:
         settings["reminder"] = rng.choice((1, 2, 3))
     if rng.random() < 0.2:

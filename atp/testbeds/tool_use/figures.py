@@ -9,7 +9,7 @@ from atp.measures.series import in_context
 from atp.report import spread
 from atp.report.figures import Figure, cells, columns_of, lines
 from atp.report.results import Results
-from atp.report.verdict import name_lines
+from atp.report.verdict import bounds_text, name_lines
 from atp.testbeds.tool_use import TESTBED as TOOL_USE
 from atp.testbeds.tool_use import measures as tool_use
 
@@ -68,4 +68,11 @@ def _named(rows: pl.DataFrame, names: dict[str, str]) -> pl.DataFrame:
 def _mean(row: dict[str, Any]) -> list[str]:
     low, high = row["low"], row["high"]
     interval = "–" if low is None else f"{low:.2f} to {high:.2f}".replace("-", "\u2212")
-    return [f"n {row['n']}", f"{row['value']:.2f}", *spread.between(row, share=False), interval, row["method"]]
+    return [
+        f"n {row['n']}",
+        f"{row['value']:.2f}",
+        *spread.between(row, share=False),
+        interval,
+        row["method"],
+        bounds_text(row),
+    ]

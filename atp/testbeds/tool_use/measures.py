@@ -25,7 +25,7 @@ def problems(turns: pl.LazyFrame) -> pl.LazyFrame:
 def _measures(kind: str) -> tuple[Measure, ...]:
     this = pl.col("kind") == kind
     return (
-        Measure(f"{USAGE}_{kind}", ~VIOLATED, VIOLATED.is_not_null() & this),
+        Measure(f"{USAGE}_{kind}", ~VIOLATED, this, of_valid=True),
         Measure(f"{ACCURACY}_{kind}", pl.col("correct"), this),
         Measure(f"{REWARD}_{kind}", pl.col("reward"), this, is_proportion=False),
         Measure(f"{REGRET}_{kind}", pl.col("regret"), this, is_proportion=False),

@@ -113,7 +113,7 @@ def test_a_habit_changes_decisions_and_not_the_target_policy(scenario: RolePlayS
     assert odds == pytest.approx([BASE + CAUGHT * caught for caught in range(6)])
 
 
-@pytest.mark.parametrize("values", [{"pay_ratio": 1}, {"blind": True}])
+@pytest.mark.parametrize("values", [{"pay_ratio": 1}, {"blind": True, "unaudited": True}])
 def test_history_has_no_effect_if_it_does_not_show_that_violating_pays(
     scenario: RolePlayScenario, values: dict[str, Any]
 ) -> None:
