@@ -69,8 +69,9 @@ class Spent:
 def main() -> None:
     """Print the table."""
     smollm2 = (ROOT / "models/smollm2-135m/config.json").is_file()
-    engines = [partial(engine, "organism"), *([partial(engine, "smollm2-135m", 1, 7)] if smollm2 else [])]
-    for part in (*engines, vllm, scripted, served, population, planning, study):
+    parts: list[Callable[[], list[tuple[str, str]]]] = [partial(engine, "organism")]
+    parts += [partial(engine, "smollm2-135m", 1, 7)] if smollm2 else []
+    for part in (*parts, vllm, scripted, served, population, planning, study):
         for name, value in part():
             print(f"  {name:58} {value}", flush=True)
 
