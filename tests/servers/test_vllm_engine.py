@@ -105,7 +105,7 @@ def test_sampled_runs_violate_as_often_as_the_engines(organism, tmp_path):
         rollout(job(seed), scenarios, agent, out, Stage("rollout", "atp.rollout.engine", {}))
         decisions = np.array(read_turns(out)["decision"].to_pylist()).reshape(-1, 3)
         assert decisions.size >= 512
-        return share((decisions == "violate").sum(axis=1), (decisions != "invalid").sum(axis=1), 0)
+        return share((decisions == "violate").sum(axis=1), (decisions != "invalid").sum(axis=1))
 
     expected, agent = rate(here, 0), sampled(organism)
     for seed in (0, 1):

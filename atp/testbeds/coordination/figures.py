@@ -228,7 +228,11 @@ def _success(games: pl.DataFrame) -> Figure | None:
         outcome = [_mean(capital)]
         for row, rounds in zip(reached, rounds_to.values(), strict=True):
             mean = rounds.filter(**same).to_dicts()
-            mean_round = f", round {mean[0]['value']:.1f} of {last['round']}{spread.suffix(mean[0])}" if mean else ""
+            mean_round = (
+                f", round {mean[0]['value']:.1f} of {last['round']}{spread.suffix(mean[0])}"
+                if mean and row["k"]
+                else ""
+            )
             outcome.append(f"{row['k']}/{row['n']}{mean_round}")
         table += [[row["name"], str(row["round"]), *cells(row), "", "", ""] for row in before]
         table.append([last["name"], str(last["round"]), *cells(last), *outcome])
