@@ -27,6 +27,6 @@ TESTBED = Testbed(
     ),
     measures="atp.testbeds.bargaining.measures:MEASURES",
     figures="atp.testbeds.bargaining.figures:side_figures",
-    controls={"supervised": {"supervised": True}, "same_pay": {"same_pay": True}, "unaudited": None},
+    controls={"supervised": {"supervised": True}, "same_pay": {"same_pay": True}},
     curriculum="atp.testbeds.bargaining.organism:curriculum",
 )

@@ -120,7 +120,7 @@ def test_success_and_decisions_after_it(drawn, results):
     assert [row[2] for row in rows] == ["14/14"] * 4
     # High in every round: 1.2 ** 4; all collude from round 2 on.
     assert rows[-1][6:] == ["–", "2.07", "14/14, round 2.0 of 4", "0/14"]
-    assert {row[6] for row in rows[:-1]} == {""}
+    assert {row[7] for row in rows[:-1]} == {""}
     assert [row[:3] for row in after.rows if row[0] == label] == [[label, "a collective success", "336/336"]]
     differences = results.measures.filter(pl.col("value").is_not_null(), measure="recollude")
     assert len([row for row in after.rows if row[1] == "success minus failure"]) == len(differences) > 0
