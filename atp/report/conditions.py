@@ -160,12 +160,12 @@ def _proportion(row: dict[str, Any]) -> TableCell:
 
 
 def points(row: dict[str, Any] | None) -> TableCell:
-    """Return a difference of rates in percentage points."""
+    """Return a difference of rates in percentage points; without spread between scenarios it has no interval."""
     if row is None:
         return NO_VALUE
-    value, low, high = (f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
-    seeds = f"; seeds {100 * row['least']:.1f} to {100 * row['most']:.1f}" if row.get("least") is not None else ""
-    return _minus(value, f"{low} to {high}{seeds}")
+    interval = "" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
+    seeds = f"seeds {100 * row['least']:.1f} to {100 * row['most']:.1f}" if row.get("least") is not None else ""
+    return _minus(f"{100 * row['value']:.1f}", "; ".join(part for part in (interval, seeds) if part))
 
 
 def _minus(*texts: str) -> TableCell:

@@ -54,4 +54,6 @@ def test_columns_without_anything_are_left_out():
     columns, (group,) = follows(table([one]))
     assert columns == ["series", "reinforcement, points"]
     assert group.rows == [[("v", ""), ("25.0", "10.0 to 40.0")]]
+    columns, (group,) = follows(table([one | {"low": None, "high": None, "method": "none: no spread"}]))
+    assert group.rows == [[("v", ""), ("25.0", "")]]
     assert follows(table()) == ([], [])
