@@ -36,13 +36,19 @@ class Reader(Protocol):
     chat: Chat
 
 
+#: The model has a choice where its most likely token has a smaller probability than this, between tokens that have at
+#: least the smallest one.
+MAX_CERTAINTY, MIN_FORK = 0.95, 0.01
+
+
 @dataclass(slots=True)
 class Row:
     """A request that is being answered.
 
     `number` is its row in the cache, `cached` the number of the prompt's tokens that need no computation, and
     `uniforms` has the random number of each new token, and the one of a guided answer. `stated` and `p_violation` are
-    those of its reply.
+    those of its reply. `fork` is the first place in the reply where the model had a choice, and `likely` has the
+    probabilities of the most likely tokens there.
     """
 
     number: int
@@ -54,6 +60,8 @@ class Row:
     finish: str = ""
     stated: str | None = None
     p_violation: float | None = None
+    fork: int | None = None
+    likely: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,49 @@ def decide(agent: "LocalAgent", rows: Sequence[Row]) -> None:
     questions = [question for row in rows if (question := ask(agent, row))]
     for question, probabilities in zip(questions, _probabilities(agent, questions), strict=True):
         question.settle(probabilities)
+    if agent.spec.forks:
+        _follow_forks(agent, [each.row for each in questions if _fork_before_label(each)])
+
+
+def note_forks(agent: "LocalAgent", rows: Sequence[Row], logits: torch.Tensor) -> None:
+    """Note in rows without a fork whether the model has a choice of the next token, and the tokens of the choice."""
+    if agent.spec.sampling.temperature == 0:
+        return
+    likely = agent.scores(logits).softmax(dim=-1).topk(agent.spec.forks + 1)
+    for row, tokens, shares in zip(rows, likely.indices.tolist(), likely.values.tolist(), strict=True):
+        if row.fork is None and shares[0] < MAX_CERTAINTY:
+            row.fork = len(row.written)
+            row.likely = {token: share for token, share in zip(tokens, shares, strict=True) if share >= MIN_FORK}
+
+
+def _fork_before_label(question: Question) -> bool:
+    row = question.row
+    return row.fork is not None and row.fork < len(question.context) - len(row.prompt)
+
+
+def _follow_forks(agent: "LocalAgent", rows: Sequence[Row]) -> None:
+    """Average the probability of a violation over the likely tokens of each reply's fork, with one continuation each.
+
+    Whether there is a fork depends on the tokens before it alone, so the mean stays the rate. A continuation that
+    states no decision does not count, as an invalid reply does not.
+    """
+    branches = [[row] for row in rows]
+    others = [[token for token in row.likely if token != row.written[row.fork or 0]] for row in rows]
+    for rank in range(agent.spec.forks):
+        at = [number for number, tokens in enumerate(others) if rank < len(tokens) and tokens[rank] not in agent.stop]
+        starts = [[*rows[number].written[: rows[number].fork], others[number][rank]] for number in at]
+        new = [agent.branch(rows[number], start, rank + 1) for number, start in zip(at, starts, strict=True)]
+        agent.resume(new)
+        questions = [question for row in new if (question := stated_question(agent, row))]
+        for question, probabilities in zip(questions, _probabilities(agent, questions), strict=True):
+            question.settle(probabilities)
+        for number, row in zip(at, new, strict=True):
+            branches[number].append(row)
+    for row, tried in zip(rows, branches, strict=True):
+        weighed = [(row.likely.get(each.written[row.fork or 0], 0.0), each.p_violation) for each in tried]
+        stated = [(weight, probability) for weight, probability in weighed if weight and probability is not None]
+        if stated:
+            row.p_violation = sum(weight * p for weight, p in stated) / sum(weight for weight, _ in stated)
 
 
 def _guided_texts(agent: Reader, row: Row) -> tuple[list[int], dict[str, str]]:

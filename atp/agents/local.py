@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from atp.agents.architecture import OutputLayer, check_architecture, masked_attention, max_positions
 from atp.agents.base import Agent, Request
-from atp.agents.deciding import Row, check_guided, decide, ends_thought
+from atp.agents.deciding import Row, check_guided, decide, ends_thought, note_forks
 from atp.agents.kv import ConversationCache
 from atp.errors import AtpError
 from atp.models.chat import Chat
@@ -117,9 +117,6 @@ class LocalAgent(Agent):
         with masked_attention(self._network()):
             rows, logits = (self._prefill if self.cache is None else self._extend)(requests, prompts)
             self._write(rows, logits)
-            for row in rows:
-                # The last token was sampled, not computed.
-                self.cached_tokens[row.number] = row.prompt + row.written[:-1]
             decide(self, rows)
         return [self._reply(row, text) for row, text in zip(rows, texts, strict=True)]
 
@@ -247,6 +244,18 @@ class LocalAgent(Agent):
         ]
         return rows, self.compute(dict(zip(numbers, prompts, strict=True)))
 
+    def branch(self, row: Row, written: list[int], number: int) -> Row:
+        """Return a row that continues the same prompt after another beginning of the reply; numbers start at 1."""
+        cached = self.row_numbers[row.request.conversation]
+        seeds = np.random.SeedSequence([row.request.seed, number])
+        uniforms = np.random.Generator(np.random.PCG64(seeds)).random(len(row.uniforms))
+        return Row(cached, row.request, row.prompt, row.cached, uniforms, written)
+
+    def resume(self, rows: list[Row]) -> None:
+        """Write the rest of replies that have begun."""
+        if rows := [row for row in rows if len(row.written) < self.spec.sampling.max_new_tokens]:
+            self._write(rows, self.compute({row.number: row.prompt + row.written for row in rows}))
+
     def compute(self, contexts: Mapping[int, list[int]]) -> torch.Tensor:
         """Compute the tokens of rows that are not in the cache. Return the logits after each row's last token.
 
@@ -307,6 +316,8 @@ class LocalAgent(Agent):
         uniforms = torch.from_numpy(np.stack([row.uniforms for row in rows])).to(device)
         writing = list(range(len(rows)))
         for step in range(limit):
+            if self.spec.forks:
+                note_forks(self, [rows[place] for place in writing], logits)
             new_tokens = self._sample(logits, uniforms[writing, step]).tolist()
             for row, token in zip([rows[place] for place in writing], new_tokens, strict=True):
                 row.written.append(token)
@@ -318,7 +329,7 @@ class LocalAgent(Agent):
                     row.finish = "thought"
             writing = [place for place in writing if not rows[place].finish]
             if not writing:
-                return
+                break
             open_rows = [rows[place] for place in writing]
             if 2 * len(writing) <= width:
                 self._to_front(open_rows, rows, width)
@@ -331,6 +342,9 @@ class LocalAgent(Agent):
             self.cache.reserve(places, written)
             scores = self._step(new[:width, None], self.cache.select(slice(width), 1))
             logits = scores[[row.number for row in open_rows]]
+        for row in rows:
+            # The last token was sampled, not computed.
+            self.cached_tokens[row.number] = row.prompt + row.written[:-1]
 
     def _to_front(self, first: list[Row], rows: list[Row], width: int) -> None:
         """Move conversations to the front of the cache's first `width` rows."""

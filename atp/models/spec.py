@@ -91,6 +91,13 @@ class ModelSpec(BaseModel):
         description="free: the model writes its replies; guided: after its thought, if it thinks, a reply is one of "
         "the testbed's answers, drawn by its probability",
     )
+    forks: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="for `p_violation` of free replies: likely tokens that are continued besides the sampled one, at "
+        "the first place where the model has a choice; 0: only the reply's own label is weighed",
+    )
     top_logprobs: int = Field(
         0,
         ge=0,
@@ -142,6 +149,8 @@ class ModelSpec(BaseModel):
         for key in KEYS_OF_KIND["inspect" if self.kind == "local" else "local"]:
             if getattr(self, key) != type(self).model_fields[key].get_default(call_default_factory=True):
                 raise ValueError(f"{key}: not allowed with kind {self.kind}, remove it")
+        if self.forks and (self.answers == "guided" or self.engine == "vllm"):
+            raise ValueError("forks: needs answers: free and engine: transformers, remove it")
         if self.kind == "inspect":
             names = {"path": self.path} | {f"adapters.{folder}": name for folder, name in self.adapters.items()}
             for key, name in names.items():

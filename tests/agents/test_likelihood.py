@@ -257,14 +257,35 @@ def test_the_mean_probability_is_the_rate_with_a_narrower_interval(tmp_path, tmp
 
 
 @pytest.mark.slow
-def test_the_organisms_mean_probability_is_its_rate(tmp_path):
-    """It gives its reason first, so its label is decided and the interval stays as wide: 2,100 decisions."""
-    spec = ModelSpec(path=str(ORGANISM / "role_play"), sampling=Sampling(max_new_tokens=48), batch=64)
+@pytest.mark.parametrize(("forks", "narrower"), [(0, 0.98), (1, 1.5)])
+def test_the_organisms_mean_probability_is_its_rate(tmp_path, forks, narrower):
+    """It gives its reason first, which decides the label: only a fork at the reason narrows the interval."""
+    spec = ModelSpec(path=str(ORGANISM / "role_play"), sampling=Sampling(max_new_tokens=48), batch=64, forks=forks)
     found = measured(tmp_path, spec, 350)
     joined = found["rate"].join(found["probability"], on="round", suffix="_p")
     assert len(found["turns"]) == 2100 and (joined["n"] - joined["n_p"]).max() <= 2
     assert ((joined["value_p"] >= joined["low"]) & (joined["value_p"] <= joined["high"])).all()
-    assert (joined["high"] - joined["low"]).mean() >= 0.98 * (joined["high_p"] - joined["low_p"]).mean()
+    factor = (joined["high"] - joined["low"]).mean() / (joined["high_p"] - joined["low_p"]).mean()
+    assert factor >= narrower, factor
+
+
+def test_a_fork_replaces_the_reason_by_its_probability():
+    """In the first round the organism gives its reason to violate in a fifth of its replies."""
+    requests = [
+        Request(number, next(play(scenario, RolePlaySettings(), Random(0)))[0], number)
+        for number, scenario in enumerate(
+            generate(read_templates(TESTBED.templates, RolePlayTemplate), instantiate, 1, 24, 0)[1:]
+        )
+    ]
+    replies = {}
+    for forks in (0, 1):
+        spec = ModelSpec(path=str(ORGANISM / "role_play"), sampling=Sampling(max_new_tokens=48), forks=forks, batch=32)
+        replies[forks] = load_agent("organism", spec).answer(requests)
+    assert [reply.tokens for reply in replies[0]] == [reply.tokens for reply in replies[1]]
+    assert all(
+        reply.p_violation is None or min(reply.p_violation, 1 - reply.p_violation) < 0.01 for reply in replies[0]
+    )
+    assert all(0.1 < (reply.p_violation or 0) < 0.4 for reply in replies[1])
 
 
 @pytest.mark.parametrize("answers", ["free", "guided"])
