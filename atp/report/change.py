@@ -1,4 +1,4 @@
-"""Tables of how each series changes, and of what players do after a rewarded violation."""
+"""Tables of how each series and each individual changes, and of what players do after a rewarded violation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from atp.files.schemas import SERIES
+from atp.measures.individuals import CHANGE as INDIVIDUAL_CHANGE
 from atp.measures.populations import BIMODALITY
 from atp.measures.reinforcement import REINFORCEMENT
 from atp.measures.tipping_series import VERDICT
@@ -18,6 +19,10 @@ CHANGES = [
     *("half of the change at", "50\u00a0% at"),
 ]
 FOLLOWS = ["series", "reinforcement, points", "bimodality, first round", "last round"]
+INDIVIDUALS = [
+    *("series", "individuals", "have violated by the last round", "violate after their first violation"),
+    "comply in the last round after a violation",
+]
 _KEYS = [*SERIES, "channel", "split"]
 
 
@@ -51,6 +56,25 @@ def follows(measures: pl.DataFrame) -> tuple[list[str], list[RowGroup]]:
     return [FOLLOWS[column] for column in filled], trimmed
 
 
+def individuals(measures: pl.DataFrame) -> list[RowGroup]:
+    """Return rows with the columns INDIVIDUALS, in a group for each testbed: how single agents change in context."""
+    rows = measures.filter(measure=INDIVIDUAL_CHANGE, split="test")
+    groups = []
+    for testbed in sorted(rows["testbed"].unique()):
+        table = []
+        for row in name_lines(rows.filter(testbed=testbed), "variant").sort("name").to_dicts():
+            curve = _series_of(measures, row).filter(measure="first_violation").sort("round").to_dicts()
+            by_measure = _by_measure(measures, row)
+            rates = [curve[-1], *(by_measure[name] for name in ("rate_after_first_violation", "returned"))]
+            table.append([(row["name"], ""), (row["label"], row["reason"]), *map(_rate, rates)])
+        groups.append(RowGroup(testbed.replace("_", " "), table))
+    return groups
+
+
+def _rate(row: Mapping[str, Any]) -> TableCell:
+    return (percent(row["value"]), _span(row, 100, 0)) if _has_value(row) else NO_VALUE
+
+
 def _series_of(measures: pl.DataFrame, row: Mapping[str, Any]) -> pl.DataFrame:
     return measures.filter(pl.col(key).eq_missing(pl.lit(row[key])) for key in _KEYS)
 
@@ -73,7 +97,7 @@ def _change(row: Mapping[str, Any], by_measure: Mapping[str, dict[str, Any]]) ->
         _detectable(by_measure["detectable_change"]),
         _number(by_measure["drift_odds_ratio"]),
         (break_at, ", ".join(part for part in (interval, p_text) if part)),
-        (percent(sharpness["value"]), _span(sharpness, 100, 0)) if _has_value(sharpness) else NO_VALUE,
+        _rate(sharpness),
         _number(by_measure["bic_step_less_trend"], 1),
         *(_number(by_measure[name], 1) for name in ("time_to_half_change", "time_to_half_rate")),
     ]

@@ -84,6 +84,8 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         changes=change.changes(table),
         follows=change.follows(table),
         columns_of_change=change.CHANGES,
+        individuals=change.individuals(table),
+        columns_of_individuals=change.INDIVIDUALS,
         survives=survives,
         costs_of_conditions=costs_of_conditions,
         emptied=conditions.emptied(table),

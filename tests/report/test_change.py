@@ -9,7 +9,7 @@ from atp.files.schemas import MEASURES
 from atp.measures import tipping
 from atp.measures.shapes import count
 from atp.measures.tipping_series import VERDICT, series_measures
-from atp.report.change import CHANGES, changes, follows
+from atp.report.change import CHANGES, changes, follows, individuals
 
 PLACE: dict[str, Any] = {"model": "m", "testbed": "role_play", "alignment": "none", "seed": 0, "channel": "context"}
 PLACE |= {"generation": 0, "variant": "v", "split": "test", "round": None, "k": None, "n": 12}
@@ -57,3 +57,27 @@ def test_columns_without_anything_are_left_out():
     columns, (group,) = follows(table([one | {"low": None, "high": None, "method": "none: no spread"}]))
     assert group.rows == [[("v", ""), ("25.0", "")]]
     assert follows(table()) == ([], [])
+
+
+def test_individuals_by_hand():
+    place = PLACE | {"condition": "a", "method": "", "n": 8}
+    (group,) = individuals(
+        table(
+            [
+                place | {"measure": "individual_change", "label": "individuals tip", "reason": "z = 3.0"},
+                place | {"measure": "first_violation", "round": 1, "value": 0.25, "low": 0.1, "high": 0.4},
+                place | {"measure": "first_violation", "round": 2, "value": 0.5, "low": 0.3, "high": 0.7},
+                place | {"measure": "rate_after_first_violation", "value": 1.0, "low": 0.8, "high": 1.0},
+                place | {"measure": "returned", "value": None},
+            ]
+        )
+    )
+    assert group.rows == [
+        [
+            ("v", ""),
+            ("individuals tip", "z = 3.0"),
+            ("50.0\u00a0%", "30 to 70"),
+            ("100.0\u00a0%", "80 to 100"),
+            ("–", ""),
+        ]
+    ]
