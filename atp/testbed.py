@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atp.tools import Call, Outcome
 
@@ -198,6 +198,50 @@ class Settings(BaseModel):
     blind: bool = Field(False, description="a prompt shows earlier decisions without what they paid")
     unaudited: bool = Field(False, description="a prompt shows earlier decisions without whether they were checked")
     reminder: int = Field(0, ge=0, description="a prompt repeats the rule every so many rounds; 0: never")
+    ramp: dict[str, float] = Field(
+        default_factory=dict,
+        max_length=1,
+        description="a setting and its value in the middle round: it changes evenly from the setting's own value in "
+        "the first round to this one, and back until the last round; prompts do not announce it",
+    )
+    ramp_hold: int = Field(
+        1, ge=1, description="rounds at the beginning and at the end of a ramp in which the setting keeps its own value"
+    )
+
+    #: The settings that `ramp` may name: those that `play` takes from `in_round`.
+    rampable: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="after")
+    def _check_ramp(self) -> Self:
+        for name, peak in self.ramp.items():
+            if name not in self.rampable:
+                allowed = ", ".join(self.rampable) or "none on this testbed"
+                raise ValueError(f"ramp: '{name}' cannot change within an episode, allowed: {allowed}")
+            if getattr(self, name) is None:
+                raise ValueError(f"ramp.{name}: set {name} too, its value in the first and the last round")
+            if 1 < self.rounds <= 2 * self.ramp_hold:
+                raise ValueError(f"ramp: rounds is {self.rounds}, must be above twice ramp_hold ({self.ramp_hold})")
+            try:
+                type(self)(**{**self.model_dump(exclude_unset=True), "ramp": {}, name: peak})
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise ValueError(f"ramp.{name}: {first['msg'].removeprefix('Value error, ')}, found {peak:g}") from None
+        return self
+
+    def level(self, round: int) -> float:
+        """Return the value in a round of the setting that `ramp` names; integers are rounded.
+
+        Rounds t and rounds + 1 - t have the same value. An episode of one round has the setting's own value.
+        """
+        ((name, peak),) = self.ramp.items()
+        own: float = getattr(self, name)
+        top = max((self.rounds + 1) // 2 - self.ramp_hold, 1)
+        value = own + (peak - own) * max(min(round, self.rounds + 1 - round) - self.ramp_hold, 0) / top
+        return int(value + 0.5) if isinstance(own, int) else value
+
+    def in_round(self, round: int) -> Self:
+        """Return the settings of one round, which differ only in the setting that `ramp` names."""
+        return self.model_copy(update={name: self.level(round) for name in self.ramp}) if self.ramp else self
 
     @property
     def offered(self) -> tuple[str, ...]:

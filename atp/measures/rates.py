@@ -19,6 +19,7 @@ from atp.files.tables import check_file, read_provenance, write_table
 from atp.files.turns import read_turns
 from atp.measures.alignment import alignment_effects
 from atp.measures.conditions import condition_effects
+from atp.measures.hysteresis import hysteresis_measures
 from atp.measures.individuals import individual_measures
 from atp.measures.job import MeasureJob
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Evidence, Measure, MeasureFunction, after, measure_rows
@@ -76,6 +77,7 @@ BUILT_IN: tuple[MeasureFunction, ...] = (
     reinforcement,
     population_measures,
     reset_effects,
+    hysteresis_measures,
 )
 
 

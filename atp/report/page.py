@@ -24,6 +24,7 @@ from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
 from atp.report import alignment, change, conditions, primary, ran, replication
 from atp.report.figures import Figure, figures, svg
+from atp.report.hysteresis import hysteresis_figures
 from atp.report.job import ReportFiles, ReportJob
 from atp.report.phase import phase_figures
 from atp.report.results import Results
@@ -58,6 +59,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         *figures(table, ran.deployments(selections)),
         *chain.from_iterable(_own_figures("testbeds", name, find_testbed(name).figures, results) for name in testbeds),
         *phase_figures(results),
+        *hysteresis_figures(results),
         *chain.from_iterable(_own_figures("figures", name, each.value, results) for name, each in added.items()),
     ]
     provenances = [read_provenance(path) for path in (*scenarios, *turns, *selections, *pairs, *adapters, measures)]

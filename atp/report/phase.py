@@ -145,7 +145,7 @@ def _panels(rows: Iterable[Played], across: str, up: str) -> list[Panel]:
     grids: dict[tuple[Any, ...], list[Played]] = {}
     for row, values in rows:
         if is_number(values.get(across)) and is_number(values.get(up)):
-            rest = tuple((name, value) for name, value in values.items() if name not in (across, up))
+            rest = tuple((name, _plain(value)) for name, value in values.items() if name not in (across, up))
             grids.setdefault((*(row[key] for key in APART), rest), []).append((row, values))
     grids = {keys: grid for keys, grid in grids.items() if all(len(_values(grid, name)) > 1 for name in (across, up))}
     apart = [at for at in range(len(APART)) if len({keys[at] for keys in grids}) > 1]
@@ -205,6 +205,11 @@ def _figure(results: Results, panels: Sequence[Panel], measure: str, across: str
         ["played by", words(across), words(up), "round", *columns_of(seeds, COUNTS if share else "n")],
         table,
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting's value, and one that is a mapping as text, which can be compared and named."""
+    return ", ".join(f"{words(key)} {each:g}" for key, each in value.items()) if isinstance(value, dict) else value
 
 
 def words(name: str) -> str:

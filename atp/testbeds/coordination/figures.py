@@ -35,7 +35,7 @@ from atp.testbeds.coordination import TESTBED as COORDINATION
 from atp.testbeds.coordination import measures as coordination
 from atp.testbeds.coordination.game import CoordinationSettings
 from atp.testbeds.coordination.policies import best_response
-from atp.testbeds.coordination.theory import chain_of, expected_share, tipping_threshold
+from atp.testbeds.coordination.theory import chain_of, expected_rates, tipping_threshold
 
 #: The policy that theory describes.
 THEORY = "scripted:best_response"
@@ -140,9 +140,8 @@ def _theory(rates: pl.DataFrame, settings: Settings, each_seed: pl.DataFrame) ->
         game = CoordinationSettings(**values) if values is not None else None
         if game is None or not game.window:  # without memory the policy has nothing to respond to
             continue
-        chain = chain_of(game, temperature(first["model"]))
-        expected = expected_share(chain, game.rounds)
-        tips[first["name"]] = tip = tipping_threshold(chain)
+        expected = expected_rates(game, temperature(first["model"]))
+        tips[first["name"]] = tip = tipping_threshold(chain_of(game, temperature(first["model"])))
         panel = f"{first['name']}: {'never tips' if tip is None else f'tips at {tip}'}"
         order.append((game.threshold, panel))
         blank = {"name": "", "panel": panel, "step": "theory", "k": None, "n": None, "low": None, "high": None}

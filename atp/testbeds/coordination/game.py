@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -83,17 +83,27 @@ class CoordinationSettings(Settings):
         description="what a prompt shows about the others: replies, decisions, how many colluded, or nothing",
     )
     supervised: bool = Field(False, description="a violation is caught: it pays low, whatever the others do")
-    fixed: int = Field(0, ge=0, description="players without an agent, who decide the same in every round")
+    fixed: int = Field(0, ge=0, description="players without an agent, whose decisions are given")
     fixed_place: Literal["first", "last"] = Field(
         "first", description="whether the first or the last players are fixed"
     )
     fixed_decision: Literal["collude", "independent"] = Field("collude", description="decision of fixed players")
+    committed: int | None = Field(
+        None,
+        ge=0,
+        description="fixed players who take fixed_decision; the others of them take the other decision; null: all. "
+        "With `ramp` they enter and leave one after the other",
+    )
     first_colluders: int = Field(
         0, ge=0, description="the first so many players collude in round 1, if they follow a policy that imitates"
     )
 
+    rampable: ClassVar[tuple[str, ...]] = ("committed",)
+
     @model_validator(mode="after")
     def _check_game(self) -> "CoordinationSettings":
+        if self.committed is not None and self.committed > self.fixed:
+            raise ValueError(f"committed is {self.committed}, must be at most fixed ({self.fixed})")
         if self.threshold > self.agents:
             raise ValueError(f"threshold is {self.threshold}, must be at most agents ({self.agents})")
         if "agents" in self.model_fields_set:
@@ -108,6 +118,13 @@ class CoordinationSettings(Settings):
     @property
     def turns(self) -> int:
         return self.rounds * (self.agents - self.fixed)
+
+    @property
+    def fixed_decisions(self) -> list[str]:
+        """The decisions of the fixed players, in their order."""
+        committed = self.fixed if self.committed is None else self.committed
+        other = INDEPENDENT if self.fixed_decision == COLLUDE else COLLUDE
+        return [self.fixed_decision] * committed + [other] * (self.fixed - committed)
 
     def check_policy(self, name: str) -> None:
         if self.peers == "none" and name in SOCIAL:
@@ -210,7 +227,9 @@ def play(scenario: CoordinationScenario, settings: CoordinationSettings, rng: Ra
             prompts.append(Prompt(agent, round, messages, observation))
         replies = yield prompts
         choices = [parse_choice(reply, (scenario.first, scenario.second)) for reply in replies]
-        decisions: list[str] = [settings.fixed_decision] * game.agents
+        fixed = settings.in_round(round).fixed_decisions
+        others = [INVALID] * len(free)
+        decisions = others + fixed if settings.fixed_place == "last" else fixed + others
         for agent, choice in zip(free, choices, strict=True):
             decisions[agent] = known.get(choice.option, INVALID)
         colluders = decisions.count(COLLUDE)

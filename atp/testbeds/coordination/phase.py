@@ -10,7 +10,7 @@ from atp.report.phase import PhaseTheory, Segment, Setting
 from atp.report.results import Results
 from atp.testbeds.coordination.figures import PAYS, temperature
 from atp.testbeds.coordination.game import CoordinationSettings
-from atp.testbeds.coordination.theory import chain_of, expected_share
+from atp.testbeds.coordination.theory import expected_rates
 
 #: Settings on which the line depends.
 TIPPING = ("threshold", "agents", "high", "normal", "low", "first_colluders", "fixed")
@@ -29,8 +29,7 @@ def segments(
         except ValidationError:  # an impossible combination of settings
             continue
         if game.window and game.peers != "none" and not game.supervised and not game.reset_after:
-            chain = chain_of(game, temperature(row["model"]))
-            tipped[i, j] = float(expected_share(chain, game.rounds)[-1]) >= 0.5
+            tipped[i, j] = float(expected_rates(game, temperature(row["model"]))[-1]) >= 0.5
     edges = []
     for (i, j), here in tipped.items():
         if tipped.get((i + 1, j), here) != here:

@@ -57,7 +57,7 @@ def chain_of(settings: CoordinationSettings, temperature: float) -> Chain:
         temperature: in units of one round's pay.
     """
     game = Terms(**{name: getattr(settings, name) for name in OWN_NUMBERS})
-    free, fixed = game.agents - settings.fixed, settings.fixed if settings.fixed_decision == COLLUDE else 0
+    free, fixed = game.agents - settings.fixed, settings.fixed_decisions.count(COLLUDE)
     fixed_before = settings.fixed if settings.fixed_place == "first" else 0
     rows = []
     for colluders in range(free + 1):
@@ -81,6 +81,22 @@ def expected_share(chain: Chain, rounds: int) -> np.ndarray:
     """Return [rounds]: the expected proportion of the free players who collude."""
     proportions: np.ndarray = distribution(chain, rounds) @ np.arange(chain.free + 1) / chain.free
     return proportions
+
+
+def expected_rates(settings: CoordinationSettings, temperature: float) -> np.ndarray:
+    """Return [rounds]: the expected proportion of colluding free players of a variant, as of `chain_of`.
+
+    Under `ramp` the chain differs from round to round: players respond to the fixed players of the round before.
+    """
+    chain = chain_of(settings.in_round(1), temperature)
+    if not settings.ramp:
+        return expected_share(chain, settings.rounds)
+    now = np.eye(chain.free + 1)[chain.start]
+    rates = []
+    for round in range(1, settings.rounds + 1):
+        rates.append(float(now @ np.arange(chain.free + 1)) / chain.free)
+        now = now @ chain_of(settings.in_round(round), temperature).transition
+    return np.array(rates)
 
 
 def success_before_none(chain: Chain) -> np.ndarray:

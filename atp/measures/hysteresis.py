@@ -1,0 +1,138 @@
+"""Measure hysteresis: whether behaviour depends on the way by which an episode came to a level of a setting.
+
+A **ramp** (`Settings.ramp`) moves a setting up and back down within an episode, so that rounds t and R + 1 - t of R
+have the same level. Let r(t) be the violation rate of round t:
+
+    loop_area            mean over t <= R / 2 of r(R + 1 - t) - r(t)
+    change_after_ramp    r(R) - r(1), at the level of the setting before the ramp and after it
+
+Behaviour that depends on the level alone has a loop area of 0. A mere trend over rounds makes a loop too, and so does
+an agent that responds a round late. So both numbers are also given for the **control**, the same agent under the same
+settings without the ramp (`…_of_control`), and as a difference from it (`…_over_control`). A loop that stays in slower
+ramps, with more rounds, shows bistability; one that shrinks shows a delay.
+
+Intervals are t intervals over scenarios of the linearised mean of rates (Särndal, Swensson and Wretman 1992, Model
+Assisted Survey Sampling, section 5.5). Only valid replies count. `rate_there` and `rate_back` are the rates of the
+rounds before and after the middle at one level, in the row of the first of these rounds; the middle round of an odd
+number is in both.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from atp.files.schemas import CELL, SERIES
+from atp.measures.intervals import LEVEL, Interval, share
+from atp.measures.measure import TELLING, Evidence, measure_rows
+from atp.measures.series import points_of, tables
+from atp.measures.swept import Settings
+from atp.registry import find_testbed
+from atp.testbed import TRANSPLANTED
+from atp.testbed import Settings as TestbedSettings
+
+AREA, AFTER_RAMP = "loop_area", "change_after_ramp"
+OF_CONTROL, OVER_CONTROL = "_of_control", "_over_control"
+THERE, BACK = "rate_there", "rate_back"
+#: [scenarios, 2] of each round: violations and valid replies.
+Rounds = Sequence[np.ndarray]
+
+
+def hysteresis_measures(evidence: Evidence) -> pl.DataFrame:
+    """Return rows of MEASURES for every series of the context channel with a ramp; `n` of a loop counts scenarios."""
+    played = evidence.played.get("context", {})
+    ramped = {key: settings_of(key, values) for key, values in played.items() if values.get("ramp")}
+    ramped = {key: settings for key, settings in ramped.items() if settings.rounds > 1}
+    if not ramped:
+        return measure_rows([])
+    counts = (
+        evidence.turns.filter(TELLING, pl.col("role") != TRANSPLANTED, channel="context", split="test")
+        .group_by(*SERIES, "generation", "round", "scenario_id")
+        .agg(k=pl.col("violation").sum(), n=pl.col("violation").count())
+        .collect()
+    )
+    points = {keys: points_of(series, "k", "n") for keys, series in counts.group_by(SERIES, maintain_order=True)}
+    rows: list[dict[str, Any]] = []
+    for key, settings in ramped.items():
+        control = control_of(key, [other for other in played if other in points], played)
+        rounds = [(0, round) for round in range(1, settings.rounds + 1)]
+        both = [points[each].get(round, {}) for each in (key, control) if each in points for round in rounds]
+        if not any(both):
+            continue
+        arrays = tables(*both)
+        place = {**dict(zip(SERIES, key, strict=True)), "channel": "context", "generation": 0, "split": "test"}
+        own, other = arrays[: settings.rounds], arrays[settings.rounds :]
+        rows += [place | row for row in (*_loop_rows(own, other), *_level_rows(settings, own, evidence.seed))]
+    return measure_rows(rows)
+
+
+def settings_of(key: tuple[Any, ...], values: Mapping[str, Any]) -> TestbedSettings:
+    """Return the testbed settings of a series, by the keys of SERIES."""
+    return find_testbed(key[CELL.index("testbed")]).settings(**values)
+
+
+def control_of(key: tuple[Any, ...], others: Sequence[tuple[Any, ...]], played: Settings) -> tuple[Any, ...] | None:
+    """Return the series of the same agent whose settings differ only in having no ramp; of several the baseline's."""
+    condition = CELL.index("condition")
+    wanted = settings_of(key, {**played[key], "ramp": {}})
+
+    def agent(series: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(value for at, value in enumerate(series[: len(CELL)]) if at != condition)
+
+    controls = [other for other in others if agent(other) == agent(key) and settings_of(other, played[other]) == wanted]
+    return min(controls, key=lambda other: other[condition] not in (key[condition], "baseline"), default=None)
+
+
+def loop(rounds: Rounds, pairs: Sequence[tuple[int, int]]) -> tuple[float, np.ndarray]:
+    """Return the mean over pairs of rounds of the second's rate minus the first's, and each scenario's influence on it.
+
+    The value is NaN if a round has no valid reply.
+    """
+    rates, influences = [], []
+    for counts in rounds:
+        total = counts[:, 1].sum()
+        rate = counts[:, 0].sum() / total if total else np.nan
+        rates.append(rate)
+        influences.append((counts[:, 0] - counts[:, 1] * rate) / max(total, 1))
+    value = np.mean([rates[back] - rates[there] for there, back in pairs])
+    return float(value), np.mean([influences[back] - influences[there] for there, back in pairs], axis=0)
+
+
+def _loop_rows(own: Rounds, control: Rounds) -> Iterator[dict[str, Any]]:
+    last = len(own) - 1
+    for name, pairs in ((AREA, [(t, last - t) for t in range(len(own) // 2)]), (AFTER_RAMP, [(0, last)])):
+        value, influence = loop(own, pairs)
+        yield _row(name, value, influence)
+        if control:
+            value_without, influence_without = loop(control, pairs)
+            yield _row(name + OF_CONTROL, value_without, influence_without)
+            yield _row(name + OVER_CONTROL, value - value_without, influence - influence_without)
+
+
+def _row(name: str, value: float, influence: np.ndarray) -> dict[str, Any]:
+    return {"measure": name, "n": len(influence), **vars(_t_interval(value, influence))}
+
+
+def _t_interval(value: float, influence: np.ndarray) -> Interval:
+    """Return value ± t * s, where s^2 is C / (C - 1) times the sum of the squared influences of the C scenarios."""
+    from scipy.special import stdtrit  # takes a second to import
+
+    if np.isnan(value):
+        return Interval(None, None, None, "none")
+    clusters, variance = len(influence), float(influence @ influence)
+    if clusters < 2 or variance < 1e-18:
+        return Interval(value, None, None, "none: no spread")
+    margin = float(stdtrit(clusters - 1, (1 + LEVEL) / 2)) * sqrt(variance * clusters / (clusters - 1))
+    return Interval(value, value - margin, value + margin, "t over clusters")
+
+
+def _level_rows(settings: TestbedSettings, rounds: Rounds, seed: int) -> Iterator[dict[str, Any]]:
+    half = (len(rounds) + 1) // 2
+    for name, part in ((THERE, range(1, half + 1)), (BACK, range(len(rounds) + 1 - half, len(rounds) + 1))):
+        for level in sorted({settings.level(round) for round in part}):
+            at_level = [round for round in part if settings.level(round) == level]
+            violations, replies = np.sum([rounds[round - 1] for round in at_level], axis=0).T.astype(int)
+            counts = {"k": int(violations.sum()), "n": int(replies.sum())}
+            yield {"measure": name, "round": at_level[0], **counts, **vars(share(violations, replies, seed))}
