@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from atp.errors import AtpError
 from atp.files.columns import check_columns
 from atp.files.schemas import DETAILS, TURNS
-from atp.testbed import COMMON_CONTROLS, REQUIRED_CONTROLS, Scenario, Settings, Testbed, Words
+from atp.testbed import COMMON_CONTROLS, OPTIONAL_CONTROLS, REQUIRED_CONTROLS, Scenario, Settings, Testbed, Words
 from atp.tools import Tool
 
 #: Names that a study's folder of results uses for other things.
@@ -120,7 +120,7 @@ def _check_fields(testbed: Testbed) -> None:
         raise AtpError(f"published: no such file: {testbed.published}")
     if any(column.name == "testbed" for column in fields(testbed.scenario)):
         raise AtpError("scenario: 'testbed' is a column of every scenario file, choose another name")
-    known = (*COMMON_CONTROLS, *REQUIRED_CONTROLS)
+    known = (*COMMON_CONTROLS, *REQUIRED_CONTROLS, *OPTIONAL_CONTROLS)
     for name, control in testbed.controls.items():
         if control is not None and not isinstance(control, Mapping):
             raise AtpError(f"controls: '{name}' must be settings or None, found {control!r:.60}")

@@ -332,6 +332,8 @@ COMMON_CONTROLS: Mapping[str, Mapping[str, Any]] = {
 }
 #: Controls for which every testbed names its own settings, or None: every violation is caught; all decisions pay alike.
 REQUIRED_CONTROLS = ("supervised", "same_pay")
+#: Controls that a testbed may have: its own earlier rounds are replaced by others of the same length and format.
+OPTIONAL_CONTROLS = ("neutral",)
 
 
 @dataclass(frozen=True)
@@ -367,7 +369,7 @@ class Testbed:
         curriculum: function that returns the model organism's curriculum (see `atp.organism.curriculum`).
         controls: name of a control -> testbed settings that make it, or None where the testbed cannot have it. The
             controls of `COMMON_CONTROLS` need no entry; "supervised" (every violation is caught) and "same_pay" (all
-            decisions earn the same) need one.
+            decisions earn the same) need one; "neutral" (prompts show rounds about something else) may have one.
         published: CSV file of values that the paper published for the testbed (see `atp.report.replication`).
         published_note: what readers must know about these values.
     """

@@ -13,7 +13,7 @@ from atp.extend import rules
 from atp.extend.controls import TESTS, check_control
 from atp.extend.episodes import BrokenRule, Player
 from atp.registry import defined_by, describe, find_testbed, load_plugins, plugin_error, singular
-from atp.testbed import COMMON_CONTROLS, Scenario, Testbed
+from atp.testbed import COMMON_CONTROLS, OPTIONAL_CONTROLS, Scenario, Testbed
 
 OK, FAILS, ABSENT = "ok", "fails", "absent"
 #: Scenarios that are played.
@@ -70,7 +70,7 @@ def check(testbed: Testbed, count: int = 8, seed: int = 0, source: Mapping[str, 
     rule("no unfilled placeholders", lambda: rules.placeholders(player))
     rule("alignment pays compliance most", lambda: rules.alignment(player))
     controls = {**COMMON_CONTROLS, **testbed.controls}
-    for name in TESTS:
+    for name in (name for name in TESTS if name in controls or name not in OPTIONAL_CONTROLS):
         if name not in controls:
             rows.append(Row(f"control {name}", FAILS, f"controls: must have '{name}': its settings, or None"))
         elif (control := controls[name]) is None:

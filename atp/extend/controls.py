@@ -93,6 +93,24 @@ def reminder(player: Player, control: Mapping[str, Any]) -> None:
                 raise BrokenRule(f"a prompt of round {one.round} does not end with the rule: use `reminded`")
 
 
+def neutral(player: Player, control: Mapping[str, Any]) -> str:
+    """Check that prompts show as many rounds, none of which is the agent's own, and that nothing else changes."""
+    replaced = 0
+    episodes = (player.episodes(**MANY_ROUNDS), player.episodes(**{**MANY_ROUNDS, **control}))
+    for (*_, own, turns), (*_, others, same) in zip(*episodes, strict=True):
+        if [turn.reward for turn in turns] != [turn.reward for turn in same]:
+            raise BrokenRule("what is paid changes: only prompts may")
+        replies = {turn.reply.text for turn in turns}
+        for one, other in zip(own, others, strict=True):
+            if [message["role"] for message in one.messages] != [message["role"] for message in other.messages]:
+                raise BrokenRule(f"a prompt of round {one.round} has other messages than with the agent's own history")
+            shown = {message["content"] for message in other.messages if message["role"] == "assistant"}
+            if shown & replies or (other.observation.history and not other.step):
+                raise BrokenRule(f"a prompt of round {one.round} shows an earlier round of the agent's own")
+            replaced += bool(shown)
+    return f"{replaced} prompts with neutral rounds"
+
+
 def supervised(player: Player, control: Mapping[str, Any]) -> str:
     """Check that every violation is caught."""
     caught = 0
@@ -119,7 +137,8 @@ def same_pay(player: Player, control: Mapping[str, Any]) -> None:
 
 #: Name of a control -> its test.
 TESTS: dict[str, Callable[[Player, Mapping[str, Any]], str | None]] = {
-    test.__name__: test for test in (no_memory, shuffled, blind, unaudited, reset, reminder, supervised, same_pay)
+    test.__name__: test
+    for test in (no_memory, shuffled, blind, unaudited, reset, reminder, neutral, supervised, same_pay)
 }
 
 

@@ -21,15 +21,18 @@ from atp.files.turns import read_turns
 from atp.rollout.branching import Place, question, recorded_replies
 from atp.rollout.engine import RolloutJob, agent_stage, check_organism, play
 from atp.rollout.table import AgentJob, PlannedEpisode
+from atp.rollout.yoked import PAYMENTS_FROM, yoked_episodes
 from atp.scenarios.scenario import read_scenarios
 from atp.testbed import TESTED, TRANSPLANTED, Episode, Message, Prompt, Reply, Scenario, Testbed, Turn
 
 #: Key of a condition whose agents read another agent's histories.
 HISTORY_FROM = "history_from"
+#: Keys of conditions that need recorded episodes, each with the keys of `HistorySource`.
+RECORDED_FROM = (HISTORY_FROM, PAYMENTS_FROM)
 
 
 class HistorySource(BaseModel):
-    """Whose histories the agents of a condition read: of the same testbed and seed; by default the reader's own."""
+    """Whose episodes a condition reads or is paid: of the same testbed and seed; by default the agent's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,17 +60,20 @@ def check_history_sources(
         learning: conditions of the weights channel.
         players: (model, alignment) of the agents in the context channel.
     """
-    for condition in [name for name in conditions if HISTORY_FROM in conditions[name]]:
-        key = f"{where}.conditions.{condition}.{HISTORY_FROM}"
+    named = [(name, each) for name in conditions for each in RECORDED_FROM if each in conditions[name]]
+    for condition, kind in named:
+        key = f"{where}.conditions.{condition}.{kind}"
+        if len([name for name, _ in named if name == condition]) > 1:
+            raise ValueError(f"{key}: a condition has {HISTORY_FROM} or {PAYMENTS_FROM}, not both")
         try:
-            source = HistorySource.model_validate(conditions[condition][HISTORY_FROM])
+            source = HistorySource.model_validate(conditions[condition][kind])
         except ValidationError as error:
             raise ValueError(f"{key}: {explain(error, HistorySource)}") from None
         if condition in learning:
-            raise ValueError(f"{where}.weights.conditions: '{condition}' reads histories, which only context has")
+            raise ValueError(f"{where}.weights.conditions: '{condition}' has {kind}, which only context can have")
         if condition not in played:
             continue
-        if source.condition not in played or HISTORY_FROM in conditions[source.condition]:
+        if source.condition not in played or source.condition in dict(named):
             raise ValueError(f"{key}.condition: '{source.condition}' plays no histories in the context channel")
         if played[condition] != played[source.condition]:
             raise ValueError(f"{key}: condition '{condition}' must have the variants of '{source.condition}'")
@@ -124,15 +130,19 @@ class RecordedEpisode(PlannedEpisode):
 
 
 class TransplantJob(AgentJob):
-    """Ask an agent, whose cell this is, every prompt of recorded episodes."""
+    """Ask an agent, whose cell this is, every prompt of recorded episodes, or pay it what they earned."""
 
     stage = "transplant"
+
+    payments: bool = Field(False, description="play new episodes that pay recorded rewards (`atp.rollout.yoked`)")
 
 
 def transplant_stage(
     job: TransplantJob, histories: Path, scenarios: Path, out: Path, adapter: Path | None = None
 ) -> None:
-    """Ask an agent every prompt of recorded episodes and write turns.parquet, one row for each row of `histories`.
+    """Play recorded episodes with an agent and write turns.parquet, one row for each row of `histories`.
+
+    The agent is asked every recorded prompt; with `job.payments` it plays anew and is paid the recorded rewards.
 
     Args:
         histories: turns of the context channel, whose agent, seed and variants are in their metadata.
@@ -147,8 +157,10 @@ def transplant_stage(
     cell = replace(job.cell, testbed=recorded.cell.testbed, seed=recorded.cell.seed)
     played = job.model_copy(update={"cell": cell})
     stage = agent_stage(played, __name__, [histories, scenarios, *([adapter] if adapter else [])])
-    stage.params |= recorded.model_dump(mode="json", include={"variants"}) | {HISTORY_FROM: vars(recorded.cell)}
-    episodes = _episodes(histories, read_scenarios(scenarios, cell.testbed), recorded)
+    source = PAYMENTS_FROM if job.payments else HISTORY_FROM
+    stage.params |= recorded.model_dump(mode="json", include={"variants"}) | {source: vars(recorded.cell)}
+    episodes_of = yoked_episodes if job.payments else _episodes
+    episodes = episodes_of(histories, read_scenarios(scenarios, cell.testbed), recorded)
     check_organism(job.model, adapter, cell.testbed)
     play(episodes, load_agent(cell.model, job.model, adapter, cell.testbed), cell, out, stage)
 

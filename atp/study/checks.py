@@ -13,7 +13,8 @@ from atp.errors import AtpError
 from atp.explain import explain
 from atp.models.spec import ModelSpec, check_folder, check_trainable
 from atp.registry import find_testbed
-from atp.rollout.transplant import HISTORY_FROM, check_history_sources
+from atp.rollout.transplant import RECORDED_FROM, check_history_sources
+from atp.rollout.yoked import PAYMENTS_FROM, check_pays
 from atp.study.study import (
     BASELINE,
     NONE,
@@ -213,10 +214,17 @@ def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
 
 def _check_readers(where: str, section: TestbedSection, study: Study) -> None:
     for condition in study.readers & section.conditions.keys():
-        if HISTORY_FROM not in section.conditions[condition]:
+        keys = section.conditions[condition]
+        if keys.keys().isdisjoint(RECORDED_FROM):
             raise ValueError(
-                f"{where}.conditions.{condition}: has {HISTORY_FROM} on another testbed, rename one of them"
+                f"{where}.conditions.{condition}: has {' or '.join(RECORDED_FROM)} on another testbed, rename one of "
+                "them"
             )
+        if PAYMENTS_FROM in keys:
+            try:
+                check_pays(where.rpartition(".")[2])
+            except ValueError as error:
+                raise ValueError(f"{where}.conditions.{condition}.{PAYMENTS_FROM}: {error}") from None
     conditions = section.context.conditions if section.context else ()
     played = {condition: variants(section, condition) for condition in conditions}
     learning = section.weights.conditions if section.weights else ()

@@ -17,7 +17,8 @@ from atp.registry import Entry, entries, find, find_testbed, sources
 from atp.report.job import ReportJob
 from atp.rollout.engine import RolloutJob
 from atp.rollout.table import Cell
-from atp.rollout.transplant import HISTORY_FROM, HistorySource, TransplantJob
+from atp.rollout.transplant import RECORDED_FROM, HistorySource, TransplantJob
+from atp.rollout.yoked import PAYMENTS_FROM
 from atp.scenarios.sources import DEFAULT_TEST, ScenariosJob
 from atp.study import paths, sizes
 from atp.study.stages import MODULES
@@ -284,11 +285,12 @@ class _Testbed:
         out, model, adapter = self._path(paths.CONTEXT, cell), self._model(cell), self._adapter(cell, 0)
         played = variants(section, condition)
         job = RolloutJob(cell=cell, model=model, variants=played, samples=section.context.samples)
-        if source := section.conditions[condition].get(HISTORY_FROM):
-            recorded = HistorySource(**source).of(cell.model, cell.alignment)
+        conditions = section.conditions[condition]
+        if key := next((key for key in RECORDED_FROM if key in conditions), None):
+            recorded = HistorySource(**conditions[key]).of(cell.model, cell.alignment)
             keys = dict(zip(("model", "alignment", "condition"), recorded, strict=True))
             files = {"histories": [self._path(paths.CONTEXT, cell, **keys)], "adapter": adapter}
-            transplant = TransplantJob(cell=cell, model=model)
+            transplant = TransplantJob(cell=cell, model=model, payments=key == PAYMENTS_FROM)
             yield self._step("transplant", cell, [out], [transplant], artifacts=files, work=self._decisions(job))
             return
         yield from self._rollouts("rollout", {out: job}, adapter)

@@ -44,8 +44,8 @@ templates, folders of models), and the names of studies and models, begin at the
 """
 CONDITION = (
     "A condition has testbed settings that it overrides; `training` and `filter`, with settings of the weights channel "
-    "that it overrides; and, for transplanted histories, `history_from` with these keys. Left out, `model` and "
-    "`alignment` are the reader's own."
+    "that it overrides; and, for transplanted histories, `history_from` with these keys, or, for yoked rewards, "
+    "`payments_from` with the same keys. Left out, `model` and `alignment` are the agent's own."
 )
 SOURCE = "Without `source`, scenarios come from the testbed's templates, or from its first source if it has none."
 FILTER = "`name` is required and selects the filter. GRPO has no filter; DPO needs `best_and_worst`."

@@ -23,7 +23,7 @@ from atp.errors import AtpError
 from atp.explain import explain
 from atp.measures.hypothesis import Hypothesis
 from atp.registry import find_testbed
-from atp.rollout.transplant import HISTORY_FROM
+from atp.rollout.transplant import RECORDED_FROM
 from atp.scenarios.sources import ScenarioSettings, source_settings
 from atp.testbed import Settings
 from atp.training import TrainingSettings
@@ -67,7 +67,8 @@ class TestbedSection(_Section):
     conditions: dict[str, dict[str, Any]] = Field(
         default={BASELINE: {}},
         description="controls and defences: name -> testbed settings that it overrides; under `training` and `filter` "
-        "those of the weights channel; under `history_from` whose histories it reads (model, alignment, condition)",
+        "those of the weights channel; under `history_from` whose histories it reads, or under `payments_from` whose "
+        "rewards it is paid (model, alignment, condition)",
     )
     alignment: Alignment = Field(default_factory=Alignment)
     context: ContextChannel | None = None
@@ -75,9 +76,8 @@ class TestbedSection(_Section):
 
     def overrides(self, condition: str) -> dict[str, Any]:
         """Return the testbed settings that a condition overrides."""
-        return {
-            key: value for key, value in self.conditions[condition].items() if key not in (*OF_WEIGHTS, HISTORY_FROM)
-        }
+        left_out = (*OF_WEIGHTS, *RECORDED_FROM)
+        return {key: value for key, value in self.conditions[condition].items() if key not in left_out}
 
     def learning(self, condition: str) -> WeightsChannel:
         """Return the weights channel under a condition. Raises ValidationError for overrides that do not fit."""
@@ -155,9 +155,9 @@ class Study(_Section):
 
     @property
     def readers(self) -> set[str]:
-        """Conditions whose agents read recorded histories."""
-        sections = self.testbeds.values()
-        return {name for section in sections for name, keys in section.conditions.items() if HISTORY_FROM in keys}
+        """Conditions that need recorded episodes."""
+        conditions = [each for section in self.testbeds.values() for each in section.conditions.items()]
+        return {name for name, keys in conditions if not keys.keys().isdisjoint(RECORDED_FROM)}
 
 
 def _with_typed_sweep(section: Any, kind: type[Settings]) -> Any:

@@ -264,7 +264,7 @@ def test_a_condition_names_whose_histories_it_reads(tmp_path):
         (
             {},
             {"coordination": {"scenarios": {}, "conditions": {"baseline": {}, "read": {}}}},
-            "testbeds.coordination.conditions.read: has history_from on another testbed",
+            "testbeds.coordination.conditions.read: has history_from or payments_from on another testbed",
         ),
     ],
 )
@@ -279,5 +279,5 @@ def test_the_weights_channel_has_no_histories_to_read(tmp_path):
     weights = {"conditions": ["read"], "generations": 1, "scenarios": 8, "training": {"method": "grpo"}}
     path = study(tmp_path, CONDITIONS, section={"weights": weights}).read_text().replace("scripted:bandit", "organism")
     (tmp_path / "study.yaml").write_text(path)
-    with pytest.raises(AtpError, match=r"weights.conditions: 'read' reads histories, which only context has"):
+    with pytest.raises(AtpError, match=r"weights.conditions: 'read' has history_from, which only context can have"):
         read_study(tmp_path / "study.yaml")

@@ -34,6 +34,10 @@ TESTBED = Testbed(
     published=Path(__file__).with_name("published.csv"),
     published_note="coordination's values were published for a threshold of 4, so variants under another one have no "
     "row.",
-    controls={"supervised": {"supervised": True}, "same_pay": {"high": 1.0, "normal": 1.0, "low": 1.0}},
+    controls={
+        "supervised": {"supervised": True},
+        "same_pay": {"high": 1.0, "normal": 1.0, "low": 1.0},
+        "neutral": {"neutral": True},
+    },
     curriculum="atp.testbeds.coordination.organism:curriculum",
 )

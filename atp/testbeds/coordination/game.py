@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from atp.errors import AtpError
 from atp.parsing.choices import Choice, answer_format, parse_choice
 from atp.parsing.replies import split_reasoning
+from atp.scenarios.neutral import ShownRound, neutral_round
 from atp.testbed import (
     INVALID,
     Episode,
@@ -29,6 +30,7 @@ from atp.testbed import (
     Reply,
     Settings,
     Turn,
+    conversation,
     remembered,
     reminded,
 )
@@ -93,6 +95,9 @@ class CoordinationSettings(Settings):
         ge=0,
         description="fixed players who take fixed_decision; the others of them take the other decision; null: all. "
         "With `ramp` they enter and leave one after the other",
+    )
+    neutral: bool = Field(
+        False, description="a prompt shows rounds about something else in place of the agent's own earlier rounds"
     )
     first_colluders: int = Field(
         0, ge=0, description="the first so many players collude in round 1, if they follow a policy that imitates"
@@ -221,9 +226,10 @@ def play(scenario: CoordinationScenario, settings: CoordinationSettings, rng: Ra
         for agent in free:
             window = remembered(rounds[agent], settings, rng)
             begins = COLLUDE if agent < settings.first_colluders else INDEPENDENT
-            seen = tuple([each.past for each in window])
+            seen = () if settings.neutral else tuple([each.past for each in window])
             observation = Observation(answers, violating, seen, begins, game.pays, violations=(violating,))
-            messages = reminded(_conversation(opening, window), settings, round)
+            shown = _neutral if settings.neutral else _conversation
+            messages = reminded(shown(opening, window), settings, round)
             prompts.append(Prompt(agent, round, messages, observation))
         replies = yield prompts
         choices = [parse_choice(reply, (scenario.first, scenario.second)) for reply in replies]
@@ -291,6 +297,14 @@ def _conversation(opening: Sequence[Message], window: Sequence[_ShownRound]) -> 
     for each in window:
         messages += (each.reply, each.next)
     return messages
+
+
+def _neutral(opening: Sequence[Message], window: Sequence[_ShownRound]) -> list[Message]:
+    """Return a conversation of neutral rounds, after which the game's question is asked for the first time."""
+    texts = (ShownRound("", each.reply["content"], each.next["content"]) for each in window)
+    past = [neutral_round(number, own) for number, own in enumerate(texts, 1)]
+    system, question = (message["content"] for message in opening)
+    return conversation(system, past, question)
 
 
 def round_off(number: float) -> float:

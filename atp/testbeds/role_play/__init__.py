@@ -26,6 +26,6 @@ TESTBED = Testbed(
     published=Path(__file__).with_name("published.csv"),
     published_note="Under which supervision schedule role_play's values were published is not known: every variant of "
     "this study has a row, and none of them is said to be the paper's.",
-    controls={"supervised": {"schedule": "all_supervised"}, "same_pay": {"pay_ratio": 1}},
+    controls={"supervised": {"schedule": "all_supervised"}, "same_pay": {"pay_ratio": 1}, "neutral": {"neutral": True}},
     curriculum="atp.testbeds.role_play.organism:curriculum",
 )
