@@ -76,12 +76,19 @@ def settings_of(key: tuple[Any, ...], values: Mapping[str, Any]) -> TestbedSetti
 def control_of(key: tuple[Any, ...], others: Sequence[tuple[Any, ...]], played: Settings) -> tuple[Any, ...] | None:
     """Return the series of the same agent whose settings differ only in having no ramp; of several the baseline's."""
     condition = CELL.index("condition")
-    wanted = settings_of(key, {**played[key], "ramp": {}})
+
+    def without_ramp(series: tuple[Any, ...]) -> TestbedSettings:
+        values = {name: value for name, value in played[series].items() if name not in ("ramp", "ramp_hold")}
+        return settings_of(series, values)
 
     def agent(series: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(value for at, value in enumerate(series[: len(CELL)]) if at != condition)
 
-    controls = [other for other in others if agent(other) == agent(key) and settings_of(other, played[other]) == wanted]
+    controls = [
+        other
+        for other in others
+        if agent(other) == agent(key) and not played[other].get("ramp") and without_ramp(other) == without_ramp(key)
+    ]
     return min(controls, key=lambda other: other[condition] not in (key[condition], "baseline"), default=None)
 
 
@@ -108,15 +115,18 @@ def _loop_rows(own: Rounds, control: Rounds) -> Iterator[dict[str, Any]]:
         if control:
             value_without, influence_without = loop(control, pairs)
             yield _row(name + OF_CONTROL, value_without, influence_without)
-            yield _row(name + OVER_CONTROL, value - value_without, influence - influence_without)
+            yield _row(name + OVER_CONTROL, value - value_without, influence - influence_without, most=2.0)
 
 
-def _row(name: str, value: float, influence: np.ndarray) -> dict[str, Any]:
-    return {"measure": name, "n": len(influence), **vars(_t_interval(value, influence))}
+def _row(name: str, value: float, influence: np.ndarray, most: float = 1.0) -> dict[str, Any]:
+    return {"measure": name, "n": len(influence), **vars(_t_interval(round(value, 12), influence, most))}
 
 
-def _t_interval(value: float, influence: np.ndarray) -> Interval:
-    """Return value ± t * s, where s^2 is C / (C - 1) times the sum of the squared influences of the C scenarios."""
+def _t_interval(value: float, influence: np.ndarray, most: float) -> Interval:
+    """Return value ± t * s, where s^2 is C / (C - 1) times the sum of the squared influences of the C scenarios.
+
+    Bounds are within -most and `most`, the largest value that is possible.
+    """
     from scipy.special import stdtrit  # takes a second to import
 
     if np.isnan(value):
@@ -125,7 +135,7 @@ def _t_interval(value: float, influence: np.ndarray) -> Interval:
     if clusters < 2 or variance < 1e-18:
         return Interval(value, None, None, "none: no spread")
     margin = float(stdtrit(clusters - 1, (1 + LEVEL) / 2)) * sqrt(variance * clusters / (clusters - 1))
-    return Interval(value, value - margin, value + margin, "t over clusters")
+    return Interval(value, max(value - margin, -most), min(value + margin, most), "t over clusters")
 
 
 def _level_rows(settings: TestbedSettings, rounds: Rounds, seed: int) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,9 @@
 
 from atp.files.provenance import Job
 
+#: Channel of agents that are aligned again after the last generation; `generation` is the number of pairs.
+REPAIR = "repair"
+
 
 class MeasureJob(Job):
     """Measure turns; the seed draws the bootstrap."""

@@ -21,10 +21,11 @@ from atp.measures.alignment import alignment_effects
 from atp.measures.conditions import condition_effects
 from atp.measures.hysteresis import hysteresis_measures
 from atp.measures.individuals import individual_measures
-from atp.measures.job import MeasureJob
+from atp.measures.job import REPAIR, MeasureJob
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Evidence, Measure, MeasureFunction, after, measure_rows
 from atp.measures.populations import population_measures
 from atp.measures.reinforcement import reinforcement
+from atp.measures.repair import repair_measures
 from atp.measures.reset import reset_effects
 from atp.measures.swept import settings
 from atp.measures.tipping_series import tipping_measures
@@ -112,7 +113,9 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
     Raises:
         PluginError: a measure that is not built in failed, returned something else, or has a name that exists.
     """
-    rows = judge_trainings(pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)]), evidence)
+    repaired, evidence = evidence, _without_repair(evidence)
+    built_in = pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)])
+    rows = pl.concat([judge_trainings(built_in, evidence), repair_measures(repaired)])
     for name, entry in entries("measures").items():
         with blame("measures", name):
             rows = add_rows(rows, entry.value(evidence))
@@ -122,6 +125,13 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
             for measure in resolve(find_testbed(testbed).measures):
                 rows = add_rows(rows, measure(own))
     return rows
+
+
+def _without_repair(evidence: Evidence) -> Evidence:
+    """Return the evidence without agents that were aligned again, which are no generation of a series."""
+    kept = pl.col("channel") != REPAIR
+    own = {testbed: turns.filter(kept) for testbed, turns in evidence.testbeds.items()}
+    return replace(evidence, turns=evidence.turns.filter(kept), testbeds=own)
 
 
 def add_rows(rows: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:

@@ -27,6 +27,7 @@ from atp.report.figures import Figure, figures, svg
 from atp.report.hysteresis import hysteresis_figures
 from atp.report.job import ReportFiles, ReportJob
 from atp.report.phase import phase_figures
+from atp.report.repair import repair_figures
 from atp.report.results import Results
 from atp.report.transcripts import transcripts
 from atp.report.verdict import discoveries, findings, invalid_words
@@ -60,6 +61,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         *chain.from_iterable(_own_figures("testbeds", name, find_testbed(name).figures, results) for name in testbeds),
         *phase_figures(results),
         *hysteresis_figures(results),
+        *repair_figures(results),
         *chain.from_iterable(_own_figures("figures", name, each.value, results) for name, each in added.items()),
     ]
     provenances = [read_provenance(path) for path in (*scenarios, *turns, *selections, *pairs, *adapters, measures)]

@@ -10,6 +10,7 @@ from atp.errors import AtpError
 from atp.files.provenance import together
 from atp.files.schemas import CELL, YIELD
 from atp.files.tables import read_provenance
+from atp.measures.job import REPAIR
 from atp.units import count, digits, duration, size
 
 FILTER_COUNTS = ("seen", "kept", "invalid", "valid_seen", "violations_seen", "violations_kept")
@@ -120,7 +121,8 @@ def _agent(path: Path, provenance: Mapping[str, Any]) -> str:
     if not cell:
         return str(path)
     parts = [cell["model"], cell["testbed"], cell["alignment"], f"seed {cell['seed']}"]
-    return ", ".join([*parts, *([cell["condition"], f"generation {cell['generation']}"] if cell["condition"] else [])])
+    what = "aligned again on {} pairs" if cell["channel"] == REPAIR else "generation {}"
+    return ", ".join([*parts, *([cell["condition"], what.format(cell["generation"])] if cell["condition"] else [])])
 
 
 def _mean_interval(mean: float, deviation: float, n: int) -> tuple[float, float]:

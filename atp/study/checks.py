@@ -204,6 +204,14 @@ def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
             f"{where}.scenarios.train: {section.scenarios.train}, must be at least {last}: preference pairs and "
             f"alignment use {section.alignment.scenarios} scenarios that the weights channel does not"
         )
+    repair = section.weights.repair_pairs if section.weights else ()
+    if repair and "dpo" not in study.alignments:
+        raise ValueError(f"{where}.weights.repair_pairs: needs alignment dpo, found {', '.join(study.alignments)}")
+    if repair and max(repair) > section.alignment.scenarios:
+        raise ValueError(
+            f"{where}.weights.repair_pairs: {max(repair)}, must be at most alignment.scenarios "
+            f"({section.alignment.scenarios})"
+        )
     rolled_back = [name for name, training in trainings.items() if "max_violation_increase" in training.defences]
     if rolled_back and section.scenarios.train < last + PROMPTS:
         raise ValueError(

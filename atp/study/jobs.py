@@ -10,7 +10,7 @@ from atp.agents.load import OWN
 from atp.agents.scripted import SCRIPTED
 from atp.files.code import code_digest
 from atp.files.provenance import Job
-from atp.measures.job import MeasureJob
+from atp.measures.job import REPAIR, MeasureJob
 from atp.models.spec import ModelSpec
 from atp.organism.train import OrganismJob
 from atp.registry import Entry, entries, find, find_testbed, sources
@@ -313,6 +313,7 @@ class _Testbed:
             adapter, evaluations = self._adapter(cell, generation), {self._path(paths.EVALUATION, here): evaluate}
             if generation == learning.generations:
                 yield from self._rollouts("evaluate", evaluations, adapter)
+                yield from self._repairs(evaluate)
                 return
             deploy = RolloutJob(
                 cell=here,
@@ -329,6 +330,27 @@ class _Testbed:
                 out, uses = self._path(paths.SELECTION, here), (find("filters", learning.filter.name),)
                 job = FilterJob(filter=learning.filter)
                 yield Step("filter", (out,), (job,), {"turns": [turns]}, uses=uses, work=seen)
+
+    def _repairs(self, last: RolloutJob) -> Iterator[Step]:
+        """Yield the steps that align the last generation again on some pairs and evaluate it, as channel REPAIR.
+
+        Args:
+            last: the evaluation of the last generation.
+        """
+        cell = last.cell
+        training = alignment_training(self.section, "dpo", cell.model)
+        for pairs in self.section.weights.repair_pairs if self.section.weights and cell.alignment == "dpo" else ():
+            here, folder = replace(cell, channel=REPAIR, generation=pairs), f"{cell.condition}.repair"
+            settings = {**self.section.settings, "rounds": 1}
+            job = AlignJob(cell=here, model=self._model(cell), settings=settings, training=training, pairs=pairs)
+            files = {"data": [self._path(paths.PAIRS, cell)], "parent": self._adapter(cell, cell.generation)}
+            adapter, work = (
+                self._path(paths.ADAPTER, here, condition=folder),
+                sizes.steps(training, pairs, job.model.gpus),
+            )
+            yield self._step("finetune", here, [adapter], [job], artifacts=files, work=work)
+            evaluation = self._path(paths.EVALUATION, here, condition=folder)
+            yield from self._rollouts("evaluate", {evaluation: last.model_copy(update={"cell": here})}, [adapter])
 
     def _finetune(self, cell: Cell) -> Step:
         section, learning = self.section, self.learning[str(cell.condition)]
@@ -373,10 +395,10 @@ class _Testbed:
             return
         shards: dict[str, list[str]] = {}
         for (out, job), n in zip(jobs.items(), counts, strict=True):
-            *_, place, name = out.split("/")
+            *_, condition, place, name = out.split("/")
             kind = name.removesuffix(".parquet")
             for k in range(1, n + 1):
-                shard = self._path(paths.SHARD, cell, place=place, kind=kind, k=k, n=n)
+                shard = self._path(paths.SHARD, cell, condition=condition, place=place, kind=kind, k=k, n=n)
                 shards.setdefault(f"{kind}_shards", []).append(shard)
                 part = job.model_copy(update={"part": (k, n)})
                 share, artifacts = self._decisions(job) / n, {"adapter": adapter}

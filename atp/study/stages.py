@@ -66,7 +66,7 @@ def run(stage: str, jobs: Jobs, files: Files, outputs: Paths, root: Path) -> Non
         case "align":
             from atp.training.stage import AlignJob, align_stage
 
-            align_stage(AlignJob(**job), one["scenarios"], out, one.get("data"))
+            align_stage(AlignJob(**job), one["scenarios"], out, one.get("data"), one.get("parent"))
         case "rollout":
             from atp.rollout.engine import RolloutJob, gather_stage, rollout_stages
 

@@ -51,6 +51,11 @@ class WeightsChannel(BaseModel):
     filter: FilterSettings | None = Field(None, description="selects the replies to learn from; none with GRPO")
     training: TrainingSettings
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    repair_pairs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (),
+        description="numbers of alignment's pairs on which the last generation of an agent that DPO aligned is aligned "
+        "again and evaluated; each from the same weights",
+    )
 
     @model_validator(mode="after")
     def _check_filter(self) -> "WeightsChannel":

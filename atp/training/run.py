@@ -54,11 +54,12 @@ class TrainingJob(AgentJob):
 
 
 class AlignJob(TrainingJob):
-    """Align an agent before deployment. GRPO asks rows limit[0]:limit[1] of the training split."""
+    """Align an agent before deployment, or again. GRPO asks rows limit[0]:limit[1] of the training split."""
 
     stage = "align"
 
     limit: tuple[int, int] | None = None
+    pairs: int | None = Field(None, ge=1, description="dpo: only the first so many pairs")
 
 
 class FinetuneJob(TrainingJob):
@@ -213,8 +214,10 @@ def _read_data(job: TrainingJob, files: TrainingFiles) -> list[Any]:
     assert files.data
     if job.training.method == "sft":
         rows = read_conversations(files.data, *source)
+    elif isinstance(job, AlignJob):
+        rows = read_pairs(files.data, *source)[: job.pairs]
     else:
-        rows = (read_pairs if isinstance(job, AlignJob) else read_best_and_worst)(files.data, *source)
+        rows = read_best_and_worst(files.data, *source)
     if not files.pairs:
         return rows
     random = Random(f"{job.cell.seed}|{job.cell.generation}")

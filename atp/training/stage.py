@@ -30,11 +30,14 @@ log = logging.getLogger("atp")
 AGENT_FILES = (LINEAGE, "adapter_config.json", "config.json")
 
 
-def align_stage(job: AlignJob, scenarios: Path, out: Path, pairs: Path | None = None) -> dict[str, float]:
+def align_stage(
+    job: AlignJob, scenarios: Path, out: Path, pairs: Path | None = None, parent: Path | None = None
+) -> dict[str, float]:
     """Train the adapter that an agent is deployed with, generation 0, and compare its violations with the model's.
 
     Args:
         pairs: pairs.parquet, for DPO. GRPO asks training scenarios.
+        parent: the agent that is aligned again, and compared with, instead of the model.
 
     Returns:
         The result of `check_after_training`.
@@ -46,7 +49,7 @@ def align_stage(job: AlignJob, scenarios: Path, out: Path, pairs: Path | None = 
         raise AtpError(f"{out}: training.{job.training.defences[0]}: {NO_DEFENCE}")
     if (job.training.method == "dpo") != (pairs is not None):
         raise AtpError(f"{out}: pairs: needed with method dpo, not allowed with {job.training.method}")
-    return _train_stage(job, TrainingFiles(scenarios=scenarios, data=pairs), out)
+    return _train_stage(job, TrainingFiles(scenarios=scenarios, data=pairs, parent=parent, reference=parent), out)
 
 
 def finetune_stage(job: FinetuneJob, files: TrainingFiles, out: Path) -> dict[str, float]:

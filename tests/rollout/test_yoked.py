@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -101,3 +102,21 @@ def test_rewards_that_cannot_be_paid_are_one_line(tmp_path, testbed, condition, 
     with pytest.raises(AtpError, match=message) as error:
         read_study(path)
     assert "\n" not in str(error.value)
+
+
+def test_an_agent_that_learns_from_what_its_decisions_pay_stays_where_it_began(tmp_path):
+    """A greedy bandit violates in half of the first rounds, and then ever more, unless its rewards are yoked."""
+    scenarios, turns = tmp_path / "scenarios.parquet", tmp_path / "turns.parquet"
+    scenarios_stage(ScenariosJob(testbed="role_play", settings={"test": 24}), scenarios)
+    job = RolloutJob(cell=Cell("scripted:bandit", "role_play"), variants={"v": {"rounds": 6}}, samples=4)
+    rollout_stage(job, scenarios, turns)
+    rows = {
+        "baseline": read_turns(turns).to_pylist(),
+        "yoked": yoked("scripted:bandit", (scenarios, turns), tmp_path / "y"),
+    }
+    rates = {
+        name: [mean(row["violation"] for row in each if row["round"] == round) for round in (1, 6)]
+        for name, each in rows.items()
+    }
+    assert rates["baseline"][0] == rates["yoked"][0] == pytest.approx(0.5, abs=0.15)
+    assert rates["baseline"][1] > 0.8 and rates["yoked"][1] == pytest.approx(0.5, abs=0.15)

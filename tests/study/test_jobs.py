@@ -176,3 +176,19 @@ def test_keys_on_the_command_line_override_the_file():
     study = yaml.safe_load(SMALL)
     assert read_project(study, ROOT, Path("some/2024_01.yaml")).name == "2024_01"
     assert read_project(study | {"name": 202401}, ROOT, arguments=["name=2024_01"]).name == "2024_01"
+
+
+def test_an_eroded_agent_is_aligned_again_on_some_of_the_pairs_that_aligned_it():
+    steps = steps_of(STUDIES["repair"], shards=2)
+    agent = "organism/role_play/dpo/seed0"
+    for pairs in (4, 64):
+        folder = f"{agent}/baseline.repair/generation{pairs}"
+        trained, evaluated = steps[f"{folder}/adapter"], steps[f"{folder}/evaluation.parquet"]
+        assert trained.artifacts["parent"] == [f"{agent}/baseline/generation2/adapter"]
+        assert trained.artifacts["data"] == [f"{agent}/pairs.parquet"] and trained.jobs[0].pairs == pairs
+        assert trained.stage == "align" and trained.rule == "finetune"
+        shards = evaluated.artifacts["evaluation_shards"]
+        assert shards == [f"{folder}/evaluation.shard{k}of2.parquet" for k in (1, 2)]
+        (cell,) = {steps[shard].jobs[0].cell for shard in shards}
+        assert (cell.channel, cell.generation, cell.condition) == ("repair", pairs, "baseline")
+        assert steps[shards[0]].artifacts["adapter"] == [f"{folder}/adapter"]

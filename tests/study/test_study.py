@@ -70,6 +70,11 @@ PRIMARY = {"measure": "change", "comparison": "above", "seeds": [0]}
             3,
             "testbeds.role_play.weights.sampels: unknown key, allowed are conditions",
         ),
+        (
+            (*ROLE_PLAY, "weights", "repair_pairs"),
+            [8, 65],
+            r"weights.repair_pairs: 65, must be at most .*scenarios \(64\)",
+        ),
         ((*ROLE_PLAY, "weights", "samples"), 0, "testbeds.role_play.weights.samples: .* greater than or equal to 1"),
         ((*ROLE_PLAY, "weights", "samples"), "many", "weights.samples: .* valid integer.*found 'many'"),
         (

@@ -125,7 +125,7 @@ def _varies(name: str, rows: Sequence[dict[str, Any]], settings: Sequence[dict[s
     """Return whether a setting has several values among rows with the same keys, so not only between conditions."""
     values: dict[tuple[Any, ...], set[Any]] = {}
     for row, each in zip(rows, settings, strict=True):
-        values.setdefault(tuple(row[key] for key in keys), set()).add(each[name])
+        values.setdefault(tuple(row[key] for key in keys), set()).add(str(each[name]))
     return any(len(each) > 1 for each in values.values())
 
 
