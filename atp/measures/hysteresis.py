@@ -18,14 +18,13 @@ number is in both.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import sqrt
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from atp.files.schemas import CELL, SERIES
-from atp.measures.intervals import LEVEL, Interval, share
+from atp.measures.intervals import Interval, share, t_interval
 from atp.measures.measure import TELLING, Evidence, measure_rows
 from atp.measures.series import points_of, tables
 from atp.measures.swept import Settings
@@ -64,7 +63,7 @@ def hysteresis_measures(evidence: Evidence) -> pl.DataFrame:
         arrays = tables(*both)
         place = {**dict(zip(SERIES, key, strict=True)), "channel": "context", "generation": 0, "split": "test"}
         own, other = arrays[: settings.rounds], arrays[settings.rounds :]
-        rows += [place | row for row in (*_loop_rows(own, other), *_level_rows(settings, own, evidence.seed))]
+        rows += [place | row for row in (*_loop_rows(own, other), *_level_rows(settings, own))]
     return measure_rows(rows)
 
 
@@ -119,30 +118,19 @@ def _loop_rows(own: Rounds, control: Rounds) -> Iterator[dict[str, Any]]:
 
 
 def _row(name: str, value: float, influence: np.ndarray, most: float = 1.0) -> dict[str, Any]:
-    return {"measure": name, "n": len(influence), **vars(_t_interval(round(value, 12), influence, most))}
-
-
-def _t_interval(value: float, influence: np.ndarray, most: float) -> Interval:
-    """Return value ± t * s, where s^2 is C / (C - 1) times the sum of the squared influences of the C scenarios.
-
-    Bounds are within -most and `most`, the largest value that is possible.
-    """
-    from scipy.special import stdtrit  # takes a second to import
-
+    """Return the columns of a number whose bounds are within -most and `most`, the largest value that is possible."""
     if np.isnan(value):
-        return Interval(None, None, None, "none")
-    clusters, variance = len(influence), float(influence @ influence)
-    if clusters < 2 or variance < 1e-18:
-        return Interval(value, None, None, "none: no spread")
-    margin = float(stdtrit(clusters - 1, (1 + LEVEL) / 2)) * sqrt(variance * clusters / (clusters - 1))
-    return Interval(value, max(value - margin, -most), min(value + margin, most), "t over clusters")
+        return {"measure": name, "n": len(influence), **vars(Interval(None, None, None, "none"))}
+    interval = vars(t_interval(round(value, 12), influence))
+    bounds = {end: interval[end] and min(max(interval[end], -most), most) for end in ("low", "high")}
+    return {"measure": name, "n": len(influence), **interval, **bounds}
 
 
-def _level_rows(settings: TestbedSettings, rounds: Rounds, seed: int) -> Iterator[dict[str, Any]]:
+def _level_rows(settings: TestbedSettings, rounds: Rounds) -> Iterator[dict[str, Any]]:
     half = (len(rounds) + 1) // 2
     for name, part in ((THERE, range(1, half + 1)), (BACK, range(len(rounds) + 1 - half, len(rounds) + 1))):
         for level in sorted({settings.level(round) for round in part}):
             at_level = [round for round in part if settings.level(round) == level]
             violations, replies = np.sum([rounds[round - 1] for round in at_level], axis=0).T.astype(int)
             counts = {"k": int(violations.sum()), "n": int(replies.sum())}
-            yield {"measure": name, "round": at_level[0], **counts, **vars(share(violations, replies, seed))}
+            yield {"measure": name, "round": at_level[0], **counts, **vars(share(violations, replies))}

@@ -178,14 +178,14 @@ def mean(sums: np.ndarray, totals: np.ndarray) -> Interval:
 def ratio_of_sums(numerators: np.ndarray, denominators: np.ndarray) -> Interval:
     """Return sum(numerators) / sum(denominators) of clusters, with a t interval of the linearised ratio."""
     value = float(numerators.sum() / denominators.sum())
-    return _t_interval(value, (numerators - value * denominators) / denominators.sum())
+    return t_interval(value, (numerators - value * denominators) / denominators.sum())
 
 
 def odds_ratio(more: np.ndarray, less: np.ndarray) -> Interval:
     """Return Mantel and Haenszel's odds ratio sum(more) / sum(less) of clusters, with a t interval of its logarithm."""
     if not more.sum() or not less.sum():
         return Interval(None, None, None, "none: no spread")
-    interval = _t_interval(float(np.log(more.sum() / less.sum())), more / more.sum() - less / less.sum())
+    interval = t_interval(float(np.log(more.sum() / less.sum())), more / more.sum() - less / less.sum())
     value, low, high = (
         None if end is None else float(np.exp(end)) for end in (interval.value, interval.low, interval.high)
     )
@@ -202,10 +202,10 @@ def mean_difference(one: np.ndarray, other: np.ndarray) -> Interval:
         (counts[:, 0] - counts[:, 1] * value) / total
         for counts, value, total in zip((one, other), means, totals, strict=True)
     )
-    return _t_interval(float(means[0] - means[1]), first - second)
+    return t_interval(float(means[0] - means[1]), first - second)
 
 
-def _t_interval(value: float, influence: np.ndarray) -> Interval:
+def t_interval(value: float, influence: np.ndarray) -> Interval:
     """Return value ± t * s, where s^2 is C / (C - 1) times the sum of the squared influences of the C clusters."""
     from scipy.special import stdtrit
 

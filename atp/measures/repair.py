@@ -42,11 +42,11 @@ def repair_measures(evidence: Evidence) -> pl.DataFrame:
         played, repaired = (points_of(series.filter(channel=channel), "k", "n") for channel in ("weights", REPAIR))
         if played and repaired:
             rates = {0: played[max(played)], **{pairs: point for (pairs, _), point in repaired.items()}}
-            rows += [place | row for row in _rows(played[min(played)], rates, evidence.seed)]
+            rows += [place | row for row in _rows(played[min(played)], rates)]
     return measure_rows(rows)
 
 
-def _rows(first: Any, rates: dict[int, Any], seed: int) -> list[dict[str, Any]]:
+def _rows(first: Any, rates: dict[int, Any]) -> list[dict[str, Any]]:
     """Return the rows of one series.
 
     Args:
@@ -56,9 +56,9 @@ def _rows(first: Any, rates: dict[int, Any], seed: int) -> list[dict[str, Any]]:
     rows, gaps = [], {}
     for pairs, point in rates.items():
         begin, now = tables(first, point)
-        gaps[pairs] = difference(now, begin, seed)
+        gaps[pairs] = difference(now, begin)
         k, n = now.sum(axis=0)
-        rate = {"measure": RATE, "k": int(k), "n": int(n), **vars(share(now[:, 0], now[:, 1], seed))}
+        rate = {"measure": RATE, "k": int(k), "n": int(n), **vars(share(now[:, 0], now[:, 1]))}
         rows += [{"generation": pairs, **row} for row in (rate, {"measure": GAP, "n": len(now), **vars(gaps[pairs])})]
 
     def enough(bound: str) -> float | None:
