@@ -181,6 +181,12 @@ BROKEN = [
         "control same_pay",
         r"AT: an episode of violations pays [\d.]+, one of compliance",
     ),
+    (
+        CONTROLS,
+        CONTROLS[:-1] + ', "neutral": {}}',
+        "control neutral",
+        "AT: .* shows an earlier round of the agent's own",
+    ),
     (CONTROLS, "controls={}", "control supervised", "controls: must have 'supervised': its settings, or None"),
     (
         '"bonus": 0.0',
