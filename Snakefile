@@ -17,6 +17,8 @@
 #       report.html                                                     the page
 #   results/organism/{testbed}                                          model organisms, if they are rebuilt
 #
+# An agent that is aligned again on N pairs has the adapter and evaluation of a generation N of {condition}.repair.
+#
 # The study is a config file: snakemake --cores all --configfile my_study.yaml
 # or a name of config/studies: snakemake --cores all --config study=demo
 include: "workflow/Snakefile"
