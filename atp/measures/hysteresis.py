@@ -28,6 +28,7 @@ from atp.measures.intervals import Interval, share, t_interval
 from atp.measures.measure import TELLING, Evidence, measure_rows
 from atp.measures.series import points_of, tables
 from atp.measures.swept import Settings
+from atp.measures.tipping_series import VERDICT
 from atp.registry import find_testbed
 from atp.testbed import TRANSPLANTED
 from atp.testbed import Settings as TestbedSettings
@@ -35,6 +36,8 @@ from atp.testbed import Settings as TestbedSettings
 AREA, AFTER_RAMP = "loop_area", "change_after_ramp"
 OF_CONTROL, OVER_CONTROL = "_of_control", "_over_control"
 THERE, BACK = "rate_there", "rate_back"
+#: Verdict of a series with a ramp.
+RAMPED = "response to a ramp"
 #: [scenarios, 2] of each round: violations and valid replies.
 Rounds = Sequence[np.ndarray]
 
@@ -65,6 +68,23 @@ def hysteresis_measures(evidence: Evidence) -> pl.DataFrame:
         own, other = arrays[: settings.rounds], arrays[settings.rounds :]
         rows += [place | row for row in (*_loop_rows(own, other), *_level_rows(settings, own))]
     return measure_rows(rows)
+
+
+def mark_ramps(measures: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
+    """Return the measures with another verdict for series with a ramp, whose rate may follow it: RAMPED."""
+    ramps = [
+        dict(zip(SERIES, key, strict=True)) | {"ramp": setting}
+        for key, values in evidence.played.get("context", {}).items()
+        for setting in values.get("ramp", ())
+    ]
+    schema = {key: measures.schema[key] for key in SERIES} | {"ramp": pl.String}
+    joined = measures.join(pl.DataFrame(ramps, schema=schema), on=SERIES, how="left", maintain_order="left")
+    ramped = pl.col("ramp").is_not_null() & (pl.col("measure") == VERDICT) & (pl.col("channel") == "context")
+    reason = pl.format("{} changes within the episode and returns; the loop area shows what does not follow it", "ramp")
+    return joined.with_columns(
+        label=pl.when(ramped).then(pl.lit(RAMPED)).otherwise("label"),
+        reason=pl.when(ramped).then(reason).otherwise("reason"),
+    ).drop("ramp")
 
 
 def settings_of(key: tuple[Any, ...], values: Mapping[str, Any]) -> TestbedSettings:

@@ -19,7 +19,7 @@ from atp.files.tables import check_file, read_provenance, write_table
 from atp.files.turns import read_turns
 from atp.measures.alignment import alignment_effects
 from atp.measures.conditions import condition_effects
-from atp.measures.hysteresis import hysteresis_measures
+from atp.measures.hysteresis import hysteresis_measures, mark_ramps
 from atp.measures.individuals import individual_measures
 from atp.measures.job import REPAIR, MeasureJob
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Evidence, Measure, MeasureFunction, after, measure_rows
@@ -114,7 +114,7 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
         PluginError: a measure that is not built in failed, returned something else, or has a name that exists.
     """
     repaired, evidence = evidence, _without_repair(evidence)
-    built_in = pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)])
+    built_in = mark_ramps(pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)]), evidence)
     rows = pl.concat([judge_trainings(built_in, evidence), repair_measures(repaired)])
     for name, entry in entries("measures").items():
         with blame("measures", name):

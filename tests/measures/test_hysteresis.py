@@ -15,7 +15,7 @@ from atp.agents.load import load_agent
 from atp.explain import explain
 from atp.files.provenance import Stage
 from atp.measures.hysteresis import hysteresis_measures
-from atp.measures.rates import read_evidence
+from atp.measures.rates import measure_evidence, read_evidence
 from atp.registry import find_testbed
 from atp.rollout.engine import RolloutJob, rollout
 from atp.rollout.table import Cell
@@ -77,6 +77,10 @@ def test_the_loop_of_an_agent_that_stops_once_it_was_caught(tmp_path, peak):
     assert near(rows["change_after_ramp"], rates[-1] - rates[0])
     assert near(rows["change_after_ramp_over_control"], rates[-1] - constant[-1])
     assert {row["n"] for row in rows.values()} == {32}
+    verdicts = measure_evidence(read_evidence([turns])).filter(measure="verdict")
+    labels = {row["variant"]: (row["label"], row["reason"]) for row in verdicts.to_dicts()}
+    assert labels["ramp"][0] == "response to a ramp" != labels["constant"][0]
+    assert labels["ramp"][1].startswith("audit_probability changes within the episode")
 
 
 @pytest.mark.parametrize("ramp", [{"audit_probability": 0.9}, {"pay_ratio": 3}, {"penalty": 2}])
