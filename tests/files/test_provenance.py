@@ -69,7 +69,7 @@ CHANGES = {
     "training/fsdp.yaml": {"filter", "pairs", *TRAINING},  # a file next to a module counts as its code
     "training/pairs.py": {"pairs"},
     "measures/intervals.py": {"measure", "report"},
-    "measures/seeds.py": {"report"},
+    "measures/seeds.py": {"measure", "report"},
     "report/spread.py": {"report"},
     "report/page.py": {"report"},
     "report/replication.py": {"report"},

@@ -381,7 +381,7 @@ def test_coverage_on_a_terminal(capsys):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.fault)
 def test_hard_cases_are_within_their_limits(case):
-    assert case_row(case, seed=1, replicates=40)["status"] != NOT_HELD
+    assert case_row(case, seed=0, replicates=40)["status"] != NOT_HELD
 
 
 def test_intervals_of_proportions_cover():

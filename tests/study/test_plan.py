@@ -26,6 +26,7 @@ from atp.study.jobs import Project, study_jobs
 from atp.study.read import read_models, read_project
 from atp.study.study import Study
 from atp.training import DpoSettings, GrpoSettings, SftSettings
+from atp.units import size
 
 ROOT = Path(__file__).parents[2]
 MODEL = "path: some/big\ngpus: 2\n"
@@ -126,7 +127,7 @@ def test_rates_and_hours_by_hand(measured):
     """
     folder, total = measured
     found = cells(planned(folder))
-    disk = f"{total / 400 * 960 / 1e3:.1f} kB"
+    disk = size(total / 400 * 960)
     played = ["big", "role_play", "4", "960 decisions", "6.0 min", "5.3 min to 8.0 min", "0.20", disk, "2"]
     assert found["rollout"] == played
     assert found["align dpo"] == ["big", "role_play", "2", "16 steps", "2.7 min", "–", "0.089", "2.0 MB", "1"]
@@ -227,7 +228,7 @@ def test_shards_have_the_rate_of_whole_rollouts(measured):
     folder, total = measured
     (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "shards": 5}))
     found = cells(planned(folder))
-    disk = f"{total / 400 * 960 / 1e3:.1f} kB"
+    disk = size(total / 400 * 960)
     played = ["big", "role_play", "20", "960 decisions", "6.0 min", "5.3 min to 8.0 min", "0.20", disk, "2"]
     assert found["rollout_shard rollout"] == played
     assert found["rollout"][2:] == ["4", *["–"] * 5, "2"]

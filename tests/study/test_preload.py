@@ -45,6 +45,7 @@ def task(folder: Path, out: str, rounds: int = 1, **changes: object) -> str:
         "log": str(folder / f"{out}.log"),
         "threads": 1,
         "machine": {"gpus": 0},
+        "primary": "",
         "workflow": str(ROOT),
     }
     return json.dumps(given | changes)
