@@ -62,8 +62,9 @@ def check_definition(kind: str, name: Any, value: Any) -> None:
     elif kind == "tools":
         if not isinstance(value, Tool):
             raise AtpError(f"tool '{name}' must be an atp.tools.Tool, found {type(value).__name__}")
-        if not callable(value.run) or not takes(value.run, 1):
-            raise AtpError(f"tool '{name}': run must be a function of one text")
+        if not callable(value.run) or not takes(value.run, 1 + value.uses_files):
+            files = " and the files" if value.uses_files else ""
+            raise AtpError(f"tool '{name}': run must be a function of one text{files}")
         name_inside = value.name
     elif kind == "agents":
         name_inside = name

@@ -2,7 +2,7 @@
 
 Each kind comes from three places: built in, an installed package's entry points (group `atp.KIND`), or a plug-in, a
 Python file that defines lists named TESTBEDS, AGENTS, FILTERS, MEASURES, POLICIES, TOOLS or FIGURES. A built-in testbed
-is a folder of `atp/testbeds`, so that nothing lists testbeds.
+is a folder of `atp/testbeds`, so that nothing lists testbeds; its own tools are the list TOOLS of its `tools.py`.
 """
 
 import ast
@@ -257,6 +257,10 @@ def _installed(kind: str) -> Mapping[str, Entry]:
     elif BUILT_IN[kind]:
         module = BUILT_IN[kind].partition(":")[0]
         known = {name: Entry(value, module) for name, value in _named(kind, resolve(BUILT_IN[kind]), {})}
+    if kind == "tools":
+        for folder in sorted(file.parent.name for file in TESTBEDS_FOLDER.glob("*/tools.py")):
+            module = f"{PACKAGE}.{TESTBEDS_FOLDER.name}.{folder}.tools"
+            known |= {name: Entry(value, module) for name, value in _named(kind, resolve(f"{module}:TOOLS"), known)}
     for point in _points(kind):
         place = f"entry point '{point.name}' of group {PACKAGE}.{kind}"
         try:
@@ -274,6 +278,8 @@ def _installed(kind: str) -> Mapping[str, Entry]:
 @cache
 def _built_in_testbed(name: str) -> Entry:
     module = f"{PACKAGE}.{TESTBEDS_FOLDER.name}.{name}"
+    if (TESTBEDS_FOLDER / name / "tools.py").is_file():
+        TOOLS.update({tool.name: tool for tool in resolve(f"{module}.tools:TOOLS")})
     return Entry(importlib.import_module(module).TESTBED, module)
 
 

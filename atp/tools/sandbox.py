@@ -19,8 +19,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from errno import ENOSYS, EPERM
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from pathlib import Path
 from atp.errors import AtpError
 from atp.tools.calculator import ToolError
 
-NO_SANDBOX = "tool python: its sandbox is not available here ({}); it needs bubblewrap and user namespaces"
+NO_SANDBOX = "tools: the sandbox is not available here ({}); programs need bubblewrap and user namespaces"
 #: Maximum length of a program, and of its stdout and stderr together, in bytes.
 MAX_PROGRAM, MAX_OUTPUT = 60_000, 2**20
 #: Limit of processor time in seconds, and the factor from it to the limit of wall time, as programs can sleep. (With 2,
@@ -38,6 +38,9 @@ MAX_CPU_SECONDS, WALL_TIME_FACTOR = 5, 3
 MEMORY = 256 * 2**20
 LIMITS = {"RLIMIT_AS": MEMORY, "RLIMIT_NOFILE": 64, "RLIMIT_SIGPENDING": 64, "RLIMIT_CORE": 0, "RLIMIT_MEMLOCK": 0}
 
+#: The folder of a program's files. It is last in the import path, so that no file takes the place of a library.
+FOLDER = "/files"
+
 #: Prologue of the sandboxed interpreter: sets limits, which the program cannot raise again, then runs the program.
 PROLOGUE = f"""
 import resource, site, sys
@@ -46,6 +49,7 @@ for name, most in {LIMITS}.items():
 resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]), int(sys.argv[1]) + 1))
 site.setquit()
 sys.argv = [""]
+sys.path.append({FOLDER!r})
 del name, most, resource, site, sys
 exec(compile(__import__("sys").stdin.buffer.read(), "<program>", "exec"))
 """
@@ -103,25 +107,39 @@ FIRST_UNKNOWN_CALL = 424
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 
-def run_python(code: str, seconds: int = MAX_CPU_SECONDS) -> str:
+class ProgramEnded(ToolError):
+    """A program ended with another code than 0."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+def run_python(code: str, seconds: int = MAX_CPU_SECONDS, files: Mapping[str, str] | None = None) -> str:
     """Run a program and return what it prints.
 
     Args:
         code: the program.
         seconds: limit of its processor time.
+        files: texts of files by name, which the program can read in its folder, and import.
 
     Raises:
-        ToolError: the program fails or exceeds a limit.
+        ToolError: the program fails or exceeds a limit; ProgramEnded if it ended with another code than 0.
         AtpError: the sandbox is not available on this machine.
     """
     program = code.encode("utf-8", "replace")
     if len(program) > MAX_PROGRAM:
         raise ToolError(f"a program may have {MAX_PROGRAM} bytes, this one has {len(program)}")
+    return _run(find_sandbox(), program, seconds, files or {})
+
+
+def find_sandbox() -> str:
+    """Return bubblewrap's path, after checking that it confines programs. Raises AtpError if there is no sandbox."""
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise AtpError(NO_SANDBOX.format("bubblewrap is not installed"))
     _probe(bwrap)
-    return _run(bwrap, program, seconds)
+    return bwrap
 
 
 @cache  # caches success only: a failure on a busy machine must not disable the tool
@@ -133,26 +151,32 @@ def _probe(bwrap: str) -> None:
     """
     probe = b"import os\ntry: os.fork()\nexcept PermissionError: print('alone')"
     try:
-        printed = _run(bwrap, probe, MAX_CPU_SECONDS)
+        printed = _run(bwrap, probe, MAX_CPU_SECONDS, {})
     except ToolError as error:
         raise AtpError(NO_SANDBOX.format(error)) from None
     if printed != "alone":
         raise AtpError(NO_SANDBOX.format("it does not prevent new processes"))
 
 
-def _run(bwrap: str, program: bytes, seconds: int) -> str:
+def _run(bwrap: str, program: bytes, seconds: int, files: Mapping[str, str]) -> str:
     if platform.machine() not in ARCHITECTURES:
         raise ToolError(f"no filter of system calls for {platform.machine()}")
     try:
-        with _sealed_file(program) as code_file, _sealed_file(_seccomp_filter(platform.machine())) as filter_file:
+        with ExitStack() as opened:
+            code_file = opened.enter_context(_sealed_file(program))
+            filter_file = opened.enter_context(_sealed_file(_seccomp_filter(platform.machine())))
+            copies = {
+                name: opened.enter_context(_sealed_file(text.encode("utf-8", "replace")))
+                for name, text in files.items()
+            }
             process = subprocess.Popen(
-                [bwrap, *_isolation(), "--seccomp", str(filter_file), *INTERPRETER, PROLOGUE, str(seconds)],
+                [bwrap, *_isolation(copies), "--seccomp", str(filter_file), *INTERPRETER, PROLOGUE, str(seconds)],
                 stdin=code_file,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=ENVIRONMENT,
                 cwd="/",
-                pass_fds=[filter_file],
+                pass_fds=[filter_file, *copies.values()],
             )
     except OSError as error:
         raise ToolError(f"the sandbox did not start: {error.strerror}") from None
@@ -164,7 +188,7 @@ def _run(bwrap: str, program: bytes, seconds: int) -> str:
         finally:
             process.kill()  # --die-with-parent ends all processes in the sandbox too
     if process.returncode:
-        raise ToolError(_explain_failure(process.returncode, errors, seconds))
+        raise ProgramEnded(_explain_failure(process.returncode, errors, seconds), process.returncode)
     return printed.decode("utf-8", "replace").rstrip() or "(the program printed nothing)"
 
 
@@ -204,8 +228,12 @@ def _explain_failure(code: int, errors: bytes, seconds: int) -> str:
     return status
 
 
-def _isolation() -> Iterator[str]:
-    """Yield bubblewrap's arguments: isolation from the machine, and the folders that are visible."""
+def _isolation(copies: Mapping[str, int]) -> Iterator[str]:
+    """Yield bubblewrap's arguments: isolation from the machine, and the folders that are visible.
+
+    Args:
+        copies: name of a file in the program's folder -> descriptor of its content.
+    """
     yield from ("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
     yield from ("--uid", "65534", "--gid", "65534", "--hostname", "sandbox")
     for name in ("lib", "lib32", "lib64"):
@@ -221,6 +249,10 @@ def _isolation() -> Iterator[str]:
     # Neutral path and no /proc, so that programs cannot print the machine's paths. No /dev: its null would be the
     # machine's own, whose mode a program could change when run by root.
     yield from ("--ro-bind", os.path.realpath(sys.executable), "/python/bin/python3")
+    for name, descriptor in copies.items():
+        yield from ("--file", str(descriptor), f"{FOLDER}/{name}")
+    if copies:
+        yield from ("--chdir", FOLDER)
     # An empty read-only /tmp: programs that write there get an error.
     yield from ("--dir", "/tmp", "--remount-ro", "/")
 
