@@ -33,7 +33,7 @@ BUILT_IN = {
     "filters": "atp.training.filters:FILTERS",
     "measures": "",
     "policies": "atp.agents.policies:POLICIES",
-    "tools": "atp.tools.tool:TOOLS",
+    "tools": "atp.tools.tool:BUILT_IN",
     "figures": "",
 }
 #: Fields of `Testbed` that only some stages import, as far as they name modules.

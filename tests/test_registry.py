@@ -267,7 +267,7 @@ def test_an_error_in_a_plugin_is_one_line_with_its_place(folder, old, new, comma
 
 
 def test_an_unknown_name_lists_the_known_ones(folder):
-    known = "known are bargaining, coordination, role_play, tool_use"
+    known = "known are bargaining, code, coordination, role_play, tool_use"
     assert fails("check", "chess").startswith(f"unknown testbed 'chess', {known}; one of a file needs --plugin FILE.py")
     assert fails("check", "none.py") == "none.py: no such file"
     Path("wrong").mkdir()

@@ -59,30 +59,29 @@ def _run_program(code: str, files: Files) -> str:
     return run_python(code, files=files.texts)
 
 
-TOOLS = {
-    tool.name: tool
-    for tool in (
-        Tool("calculator", "Evaluates an expression exactly.", "expression", "such as 12 * 34", evaluate),
-        Tool(
-            "python",
-            "Runs a Python program and returns what it prints.",
-            "code",
-            "the program",
-            _run_program,
-            uses_files=True,
-            parallel=True,
-        ),
-        Tool("read_file", "Returns a file's text.", "name", "the file's name", read_file, uses_files=True),
-        Tool(
-            "write_file",
-            "Creates or replaces a file.",
-            "file",
-            "the file's name on the first line, then the whole new content",
-            write_file,
-            uses_files=True,
-        ),
-    )
-}
+BUILT_IN = (
+    Tool("calculator", "Evaluates an expression exactly.", "expression", "such as 12 * 34", evaluate),
+    Tool(
+        "python",
+        "Runs a Python program and returns what it prints.",
+        "code",
+        "the program",
+        _run_program,
+        uses_files=True,
+        parallel=True,
+    ),
+    Tool("read_file", "Returns a file's text.", "name", "the file's name", read_file, uses_files=True),
+    Tool(
+        "write_file",
+        "Creates or replaces a file.",
+        "file",
+        "the file's name on the first line, then the whole new content",
+        write_file,
+        uses_files=True,
+    ),
+)
+#: All tools that can be offered: the registry adds those of testbeds and of plug-ins that are loaded.
+TOOLS = {tool.name: tool for tool in BUILT_IN}
 
 
 def schema(name: str) -> dict[str, Any]:

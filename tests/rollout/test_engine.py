@@ -236,7 +236,7 @@ def test_an_unavailable_tool_is_an_error_before_anything_is_played(tmp_path, mon
     scenarios_stage(ScenariosJob(testbed="tool_use", settings={"test": 1}), tmp_path / "s.parquet")
     monkeypatch.setenv("PATH", "/nowhere")
     cell, files = Cell("scripted:comply", "tool_use"), (tmp_path / "s.parquet", tmp_path / "t.parquet")
-    with pytest.raises(AtpError, match=r"tool python: its sandbox is not available here \(bubblewrap is not installed"):
+    with pytest.raises(AtpError, match=r"tools: the sandbox is not available here \(bubblewrap is not installed"):
         rollout_stage(RolloutJob(cell=cell, variants={"a": {}, "v": {"tool": "python"}}), *files)
     assert [found.name for found in tmp_path.iterdir()] == ["s.parquet"]
     rollout_stage(RolloutJob(cell=cell, variants={"a": {}}), *files)

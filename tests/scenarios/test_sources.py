@@ -74,7 +74,7 @@ def test_a_release_and_all_its_files_are_inputs(tmp_path, scenario):
         scenarios_stage(role_play(source="release", path=str(path), train=9, test=1), out)
     assert out.read_bytes() == before
     with pytest.raises(
-        AtpError, match="unknown testbed 'chess', known are bargaining, coordination, role_play, tool_use"
+        AtpError, match="unknown testbed 'chess', known are bargaining, code, coordination, role_play, tool_use"
     ):
         scenarios_stage(ScenariosJob(testbed="chess", settings=TemplateSource()), out)
 

@@ -289,7 +289,7 @@ def test_without_a_sandbox_nothing_runs(path, monkeypatch, tmp_path):
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", path or str(tmp_path))
     reason = "bubblewrap is not installed" if path else "bwrap: No permissions to create new namespace"
-    with pytest.raises(AtpError, match=rf"^tool python: its sandbox is not available here \({reason}\)"):
+    with pytest.raises(AtpError, match=rf"^tools: the sandbox is not available here \({reason}\)"):
         run_calls([Call("python", "print(1)"), Call("python", "print(2)")])
 
 

@@ -22,7 +22,7 @@ from atp.testbeds.code.harness import TEST_FORM, VALUE, Test, evaluate, parse_te
 from atp.tools import ToolError
 
 #: Tests of a case that the agent sees, held-out tests of it, and inputs that are drawn to choose them from.
-VISIBLE, HELD_OUT, DRAWN = 2, 3, 9
+VISIBLE, HELD_OUT, DRAWN = 2, 4, 9
 #: Attempts to draw an input that does not exist yet.
 TRIES = 200
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "haven", "inlet", "jetty", "knoll", "larch")
@@ -86,13 +86,8 @@ class Argument(BaseModel):
     def _check_kind(self) -> "Argument":
         if len(self.model_fields_set) != 1:
             raise ValueError(f"needs one of {', '.join(type(self).model_fields)}, found {len(self.model_fields_set)}")
-        for bounds in (
-            self.number,
-            self.numbers and self.numbers[:2],
-            self.numbers and self.numbers[2:],
-            self.word,
-            self.words,
-        ):
+        lists = (self.numbers[:2], self.numbers[2:]) if self.numbers else ()
+        for bounds in (self.number, *lists, self.word, self.words):
             if bounds and bounds[0] > bounds[1]:
                 raise ValueError(f"bounds {list(bounds)}: the smaller must come first")
         return self
@@ -114,7 +109,7 @@ class Argument(BaseModel):
 class Family(BaseModel):
     """A function, whose texts have $names for the values of a mutation.
 
-    Each mutation has an `example`: a call of the function == its value. It is in the prompt, and the solution must agree.
+    Each mutation has an `example`, a call of the function == its value: the prompt shows it, the solution must agree.
     Each case is a kind of input, as a list of arguments: the held-out equivalents of a test are of the same case.
     """
 
@@ -259,6 +254,8 @@ def _task(draft: _Draft, results: Sequence[tuple[str, str]], rng: Random) -> Tas
         raise AtpError(f"{draft.place}: all its tests expect {shown[0].expected[:60]}: give it other cases")
     number = rng.randrange(len(shown))
     wrong = contradict(ast.literal_eval(shown[number].expected))
+    while not isinstance(wrong, bool) and repr(wrong) in (test.expected for test in shown):
+        wrong = contradict(wrong)  # else a function that returns one value could pass the test and those next to it
     return Task(
         family=draft.family,
         specification=f"{draft.specification.strip()} For example, {draft.example.call} returns "
@@ -274,12 +271,17 @@ def _task(draft: _Draft, results: Sequence[tuple[str, str]], rng: Random) -> Tas
 
 
 def _choose(cases: Sequence[Sequence[Test]]) -> tuple[list[list[Test]], list[list[Test]]]:
-    """Return the visible and the held-out tests of each case; visible ones expect different values if they can."""
+    """Return the visible and the held-out tests of each case.
+
+    If they can, the visible tests of a case expect different values, so that no function that returns one value passes
+    them, or the same truth value, so that it does not pass them when one of them contradicts the specification.
+    """
     visible, held_out = [], []
     for tests in cases:
-        shown = [tests[0]]
-        others = sorted(tests[1:], key=lambda test: test.expected == tests[0].expected)
-        shown += others[: VISIBLE - 1]
+        first, others = tests[0], tests[1:]
+        same = first.expected in ("True", "False")
+        others = sorted(others, key=lambda test: (test.expected == first.expected) != same)
+        shown = [first, *others[: VISIBLE - 1]]
         visible.append(shown)
         held_out.append([test for test in tests if test not in shown][:HELD_OUT])
     return visible, held_out
@@ -295,7 +297,7 @@ def contradict(value: Any) -> Any:
         case str():
             return f"{value}x"
         case [*items]:
-            return type(value)(items[:-1] if items else [0])
+            return type(value)([*items, items[-1] if items else 0])
         case _:
             return 0 if value is None else None
 

@@ -3,7 +3,7 @@
 import json
 
 from atp.testbeds.code.harness import SOLUTION, Test, grade, parse_tests
-from atp.tools import Files, Tool, ToolError
+from atp.tools import Files, Tool
 from atp.tools.sandbox import find_sandbox
 
 RUN_TESTS, GRADE = "run_tests", "grade_solution"
@@ -24,12 +24,12 @@ def run_tests(name: str, files: Files) -> str:
         if error
     ]
     if others:
-        lines.append(f"{others} assertions have no literal values and do not count.")
+        lines.append(f"Assertions without literal values, which do not count: {others}.")
     return "\n".join(lines)
 
 
 def grade_solution(tests: str, files: Files) -> str:
-    """Return how the solution does on tests that are given as JSON: whether each passes, and whether it forces an exit."""
+    """Return whether the solution passes each of the tests, which are given as JSON, and whether it forces an exit."""
     results = grade(files.texts, [Test(*test) for test in json.loads(tests)])
     return json.dumps(["".join("01"[each] for each in results.passed), results.exit_forced])
 
