@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from atp.definitions import check_definition, singular
 from atp.errors import AtpError, PluginError
 from atp.testbed import Testbed
-from atp.tools import TOOLS
+from atp.tools import TOOLS, Tool
 
 #: Kinds of extensions. Built-in ones other than testbeds are named here and imported when they are asked for.
 BUILT_IN = {
@@ -96,7 +96,9 @@ def find(kind: str, name: str) -> Entry:
         AtpError: no entry of this name; the message lists the known ones.
     """
     if kind == "testbeds" and not _plugins and (TESTBEDS_FOLDER / name / "__init__.py").is_file():
-        return _built_in_testbed(name)  # without importing all others
+        entry = _built_in_testbed(name)  # without importing all others
+        TOOLS.update(_tools_of(name))
+        return entry
     known = entries(kind)
     if name not in known:
         hint = f"; one of a file needs --plugin FILE.py, in a study `plugins: [FILE.py]`{_loaded()}"
@@ -258,9 +260,9 @@ def _installed(kind: str) -> Mapping[str, Entry]:
         module = BUILT_IN[kind].partition(":")[0]
         known = {name: Entry(value, module) for name, value in _named(kind, resolve(BUILT_IN[kind]), {})}
     if kind == "tools":
-        for folder in sorted(file.parent.name for file in TESTBEDS_FOLDER.glob("*/tools.py")):
-            module = f"{PACKAGE}.{TESTBEDS_FOLDER.name}.{folder}.tools"
-            known |= {name: Entry(value, module) for name, value in _named(kind, resolve(f"{module}:TOOLS"), known)}
+        for testbed in sorted(file.parent.name for file in TESTBEDS_FOLDER.glob("*/tools.py")):
+            module = f"{PACKAGE}.{TESTBEDS_FOLDER.name}.{testbed}.tools"
+            known |= {name: Entry(value, module) for name, value in _named(kind, _tools_of(testbed), known)}
     for point in _points(kind):
         place = f"entry point '{point.name}' of group {PACKAGE}.{kind}"
         try:
@@ -275,11 +277,17 @@ def _installed(kind: str) -> Mapping[str, Entry]:
     return known
 
 
+def _tools_of(testbed: str) -> dict[str, Tool]:
+    """Return the tools of its own that a built-in testbed has."""
+    if not (TESTBEDS_FOLDER / testbed / "tools.py").is_file():
+        return {}
+    tools: Sequence[Tool] = resolve(f"{PACKAGE}.{TESTBEDS_FOLDER.name}.{testbed}.tools:TOOLS")
+    return {tool.name: tool for tool in tools}
+
+
 @cache
 def _built_in_testbed(name: str) -> Entry:
     module = f"{PACKAGE}.{TESTBEDS_FOLDER.name}.{name}"
-    if (TESTBEDS_FOLDER / name / "tools.py").is_file():
-        TOOLS.update({tool.name: tool for tool in resolve(f"{module}.tools:TOOLS")})
     return Entry(importlib.import_module(module).TESTBED, module)
 
 
