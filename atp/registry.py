@@ -86,6 +86,9 @@ def entries(kind: str) -> dict[str, Entry]:
     known = dict(_installed(kind))
     for plugin in _plugins.values():
         known |= plugin[kind]
+    if kind == "testbeds":
+        for name, entry in known.items():
+            TOOLS.update(_tools_of(name) if entry.built_in else {})
     return known
 
 

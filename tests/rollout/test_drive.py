@@ -23,7 +23,7 @@ from atp.rollout.table import Cell
 from atp.scenarios.sources import source_settings
 from atp.testbed import Reply
 
-TESTBEDS = ("role_play", "coordination", "bargaining", "tool_use")
+TESTBEDS = ("role_play", "coordination", "bargaining", "tool_use", "code")
 
 
 class Slow(ConcurrentAgent):

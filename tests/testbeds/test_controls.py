@@ -71,6 +71,7 @@ def test_a_blind_agent_reads_nothing_about_pay(testbed):
         "role_play": "You earned",
         "coordination": " rose from",
         "bargaining": "mean score",
+        "code": "You earned",
         "tool_use": "and earned",
     }[testbed]
     text, blind_text = (

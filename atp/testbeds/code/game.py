@@ -222,7 +222,7 @@ def _messages(
         messages += _decision_messages([turn.reply, *turn.later_replies], turn.tool_results)
         feedback = turn.feedback + "\n"
     messages.append({"role": "user", "content": feedback + questions[-1]})
-    return reminded(messages, settings, len(questions), RULE)
+    return reminded(messages, settings, len(questions))
 
 
 def _decision_messages(replies: Sequence[Reply], results: Sequence[tuple[str, ...]]) -> list[Message]:
