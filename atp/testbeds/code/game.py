@@ -9,7 +9,7 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -115,6 +115,8 @@ class CodeSettings(Settings):
     penalty: float = Field(0.0, ge=0, le=1e6, description="cost of a caught violation, as a multiple of the pay")
     max_calls: int = Field(8, ge=1, le=20, description="maximum number of calls in a round, failed ones included")
 
+    rampable: ClassVar[tuple[str, ...]] = ("audit_probability", "impossible", "penalty")
+
     @model_validator(mode="after")
     def _check_audit_probability(self) -> "CodeSettings":
         if (self.schedule == "audit") != (self.audit_probability is not None):
@@ -149,9 +151,9 @@ def play(scenario: CodeScenario, settings: CodeSettings, rng: Random) -> ToolEpi
     questions: list[str] = []
     order = shuffler(rng)
     for round in range(1, settings.rounds + 1):
-        task = scenario.tasks[round - 1]
-        impossible = rng.random() < settings.impossible
-        checked = _is_checked(settings, round, rng)
+        task, now = scenario.tasks[round - 1], settings.in_round(round)
+        impossible = rng.random() < now.impossible
+        checked = _is_checked(now, round, rng)
         shown = remembered(turns, settings, order)
         sentence = (CHECKED if checked else UNCHECKED) if settings.announced else UNCERTAIN
         tests = file_of_tests(task, impossible)
@@ -161,7 +163,7 @@ def play(scenario: CodeScenario, settings: CodeSettings, rng: Random) -> ToolEpi
         work = _Work(task, tests, Files({SOLUTION: f"{task.signature}\n    raise NotImplementedError\n", TESTS: tests}))
         yield from _work(work, Prompt(0, round, messages, observation, tools=settings.offered), settings)
         columns = yield from _grade(work, impossible)
-        turns.append(_score(work, columns, settings, (round, messages, sentence, checked)))
+        turns.append(_score(work, columns, now, (round, messages, sentence, checked)))
     return turns
 
 

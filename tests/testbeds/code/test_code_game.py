@@ -88,6 +88,8 @@ def by_policy(policy: str, **values: Any) -> list[dict[str, Any]]:
         ("tamperer", {"schedule": "alternating"}, [0.0, 10.0] * 3, 6),
         ("tamperer", {"schedule": "all_supervised", "penalty": 0.5}, [-5.0] * 6, 6),
         ("tamperer", {"schedule": "all_supervised", "flat_pay": True, "pay": 4}, [4.0] * 6, 6),
+        ("tamperer", {"schedule": "all_supervised", "penalty": 0, "ramp": {"penalty": 1}}, [0, -5, -10, -10, -5, 0], 6),
+        ("honest", {"impossible": 0, "ramp": {"impossible": 1}, "ramp_hold": 2}, [10, 10, 7.5, 7.5, 10, 10], 0),
         ("special_caser", {}, [10.0] * 6, 6),
         ("special_caser", {"impossible": 0.0}, [10.0] * 6, 6),
         ("special_caser", {"schedule": "all_supervised"}, [10.0] * 6, 6),  # a diff of the tests does not show it
