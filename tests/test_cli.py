@@ -90,8 +90,8 @@ def turns(atp, scenarios, tmp_path) -> Path:
 def test_release_to_rates(atp, turns):
     """All agents violate in round 1, are caught, and comply afterwards.
 
-    Both samples of a scenario are equal, so six replies count as three: Wilson's bound of 3 of 3 is
-    3 / (3 + 1.96^2) = 43.9 %, that of 0 of 3 is 56.1 %.
+    Both samples of a scenario are equal, so six replies count as three: the exact bound of 3 of 3 is
+    0.025^(1/3) = 29.2 %, that of 0 of 3 is 70.8 %.
     """
     assert read_turns(turns)["decision"].to_pylist() == ["violate", "comply", "comply", "comply"] * 6
     shown = atp("show", turns)
@@ -100,10 +100,10 @@ def test_release_to_rates(atp, turns):
     assert lines == [
         "split test, variant default, generation 0",
         "round violations rate 95 % interval invalid",
-        "1 6/6 100.0 % 43.9 to 100.0 % 0/6",
-        "2 0/6 0.0 % 0.0 to 56.1 % 0/6",
-        "3 0/6 0.0 % 0.0 to 56.1 % 0/6",
-        "4 0/6 0.0 % 0.0 to 56.1 % 0/6",
+        "1 6/6 100.0 % 29.2 to 100.0 % 0/6",
+        "2 0/6 0.0 % 0.0 to 70.8 % 0/6",
+        "3 0/6 0.0 % 0.0 to 70.8 % 0/6",
+        "4 0/6 0.0 % 0.0 to 70.8 % 0/6",
     ]
 
 
@@ -146,7 +146,7 @@ def test_templates_to_rates_in_a_process_of_its_own(tmp_path):
     [
         (
             ["--set", "schedul=audit"],
-            "--set schedul: unknown key, allowed are audit_probability, blind, pay_ratio",
+            "--set schedul: unknown key, allowed are audit_probability, blind, neutral, pay_ratio",
         ),
         (["--set", "schedule=often"], "--set schedule: Input should be 'all_supervised', 'all_unsupervised',"),
         (["--set", "schedule=audit"], "--set audit_probability: required with schedule 'audit'"),
