@@ -33,6 +33,9 @@ Message = dict[str, str]
 class Scenario:
     """One instance of a testbed. A testbed's own type adds fields, and every field becomes a column.
 
+    `template_seen` says whether the training split has the scenario's template, and is None without a training split.
+    The scenario stage sets it.
+
     Fields may be annotated with int, float, bool, str, list, dict, an optional of these, or a dataclass. Raise
     `AtpError` in `__post_init__` for impossible values.
     """
@@ -40,6 +43,7 @@ class Scenario:
     scenario_id: str
     template: str
     split: str
+    template_seen: bool | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

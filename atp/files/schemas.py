@@ -17,7 +17,8 @@ QUESTION = ("variant", "scenario_id", "agent", "round")
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 
 
-#: One row per agent decision, for every testbed. `messages` is the whole prompt as the agent saw it (a message that
+#: One row per agent decision, for every testbed. `template_seen` is whether the training split has the scenario's
+#: template, null without a training split. `messages` is the whole prompt as the agent saw it (a message that
 #: occurs in many prompts is stored once, by Parquet's dictionary). `violation` is null where the reply is invalid.
 #: `p_violation` is the probability of a violation at the place where the reply decides, null where it is unknown.
 #: `later_replies` are the agent's replies to later steps of the round, `tool_results` the tools' results before each of
@@ -36,6 +37,7 @@ TURNS = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("scenario_id", pa.string(), nullable=False),
         pa.field("template", pa.string(), nullable=False),
+        pa.field("template_seen", pa.bool_()),
         pa.field("episode", pa.string(), nullable=False),
         pa.field("sample", pa.int32(), nullable=False),
         pa.field("round", pa.int32(), nullable=False),

@@ -28,6 +28,7 @@ from atp.measures.reinforcement import reinforcement
 from atp.measures.repair import repair_measures
 from atp.measures.reset import reset_effects
 from atp.measures.swept import settings
+from atp.measures.templates import template_rates
 from atp.measures.tipping_series import tipping_measures
 from atp.measures.trainings import judge_trainings
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
@@ -37,6 +38,7 @@ READ = [
     *(
         *GROUP,
         "scenario_id",
+        "template_seen",
         "episode",
         "agent",
         "role",
@@ -71,6 +73,7 @@ BUILT_IN: tuple[MeasureFunction, ...] = (
     after("p_violate_after_rewarded_violation", VIOLATED & (pl.col("reward") > 0)),
     after("p_violate_after_caught_violation", VIOLATED & pl.col("caught")),
     after("p_violate_after_complied", ~VIOLATED),
+    template_rates,
     alignment_effects,
     condition_effects,
     tipping_measures,

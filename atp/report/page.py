@@ -22,7 +22,7 @@ from atp.measures import swept
 from atp.measures.rates import scan
 from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
-from atp.report import alignment, change, conditions, primary, ran, replication
+from atp.report import alignment, change, conditions, primary, ran, replication, unseen
 from atp.report.figures import Figure, figures, svg
 from atp.report.hysteresis import hysteresis_figures
 from atp.report.job import ReportFiles, ReportJob
@@ -93,6 +93,8 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         survives=survives,
         costs_of_conditions=costs_of_conditions,
         emptied=conditions.emptied(table),
+        unseen=unseen.by_template(results),
+        columns_of_unseen=unseen.COLUMNS,
         columns_of_conditions=(conditions.SURVIVES, conditions.COSTS, conditions.RESETS),
         columns_of_replication=replication.COLUMNS,
         figures=all_figures,

@@ -18,7 +18,7 @@ from atp.registry import find_testbed
 from atp.testbed import Message, Reply, Scenario, Settings, Testbed, Turn
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
-SCENARIO_COLUMNS = ("scenario_id", "template", "split")
+SCENARIO_COLUMNS = ("scenario_id", "template", "template_seen", "split")
 CONVERTED = ("messages", "reply", "later_replies", "details")
 #: Columns that a turn has under the same name and in the same form.
 TURN_COLUMNS = [field.name for field in fields(Turn) if field.name in TURNS.names and field.name not in CONVERTED]

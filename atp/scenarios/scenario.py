@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,6 +44,12 @@ def stable_id(template: str, *content: object) -> str:
     """Return an id that depends on a scenario's content alone: the template's name and 10 hex digits."""
     digest = hashlib.sha256("\x1f".join(map(str, content)).encode()).hexdigest()[:10]
     return f"{template.replace(' ', '-')}-{digest}"
+
+
+def mark_seen(scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """Return scenarios that say whether the training split has their template."""
+    seen = {scenario.template for scenario in scenarios if scenario.split == "train"}
+    return [replace(each, template_seen=each.template in seen if seen else None) for each in scenarios]
 
 
 def write_scenarios(testbed: Testbed, scenarios: Sequence[Scenario], path: Path | str, provenance: Provenance) -> None:

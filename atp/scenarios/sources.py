@@ -13,7 +13,7 @@ from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.provenance import Job, Stage
 from atp.registry import find_testbed, resolve, sources
-from atp.scenarios.scenario import write_scenarios
+from atp.scenarios.scenario import mark_seen, write_scenarios
 from atp.scenarios.templates import generate, read_templates
 from atp.testbed import Scenario, Testbed
 
@@ -50,6 +50,9 @@ class TemplateSource(ScenarioSettings):
 
     source: Literal["templates"] = TEMPLATES
     path: str | None = Field(None, description="template file (YAML); left out: the testbed's own")
+    unseen_templates: float = Field(
+        0.25, ge=0, lt=1, description="proportion of the templates that only test scenarios are made from"
+    )
 
     def files(self, testbed: Testbed, root: Path) -> list[Path]:
         if self.path is None and testbed.templates is None:
@@ -62,8 +65,9 @@ class TemplateSource(ScenarioSettings):
         template: Any = testbed.template
         templates = read_templates(path, template)
         instantiate = partial(testbed.instantiate, **self.arguments(root))
+        sizes = self.train, self.test or DEFAULT_TEST
         with named(path):
-            return generate(templates, instantiate, self.train, self.test or DEFAULT_TEST, self.seed)
+            return generate(templates, instantiate, *sizes, self.seed, self.unseen_templates)
 
     def arguments(self, root: Path) -> dict[str, Any]:
         """Return further arguments of the testbed's `instantiate`."""
@@ -120,7 +124,7 @@ def scenarios_stage(job: ScenariosJob, out: Path, root: Path = Path()) -> None:
     kind = find_testbed(job.testbed)
     code = [__name__, *sources(job.testbed, "scenarios")]
     stage = Stage(job.stage, code, job.params(), job.settings.files(kind, root))
-    scenarios = job.settings.scenarios(kind, root)
+    scenarios = mark_seen(job.settings.scenarios(kind, root))
     write_scenarios(kind, scenarios, out, stage.provenance(scenarios=float(len(scenarios))))
 
 

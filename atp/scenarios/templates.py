@@ -1,7 +1,9 @@
 """Scenarios from templates, for any testbed: seeded, with disjoint train and test splits."""
 
+import re
 import string
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 from typing import Annotated, TypeVar
@@ -16,6 +18,8 @@ from atp.testbed import Scenario
 
 #: Attempts to draw an instance that does not exist yet.
 TRIES = 1000
+#: Attempts to draw a training instance that differs from every test instance in more than its numbers.
+TRIES_TO_DIFFER = 32
 
 
 def holds(*needed: str, allowed: tuple[str, ...] = ()) -> AfterValidator:
@@ -100,6 +104,8 @@ def read_templates(path: Path | str, kind: type[AnyTemplate]) -> list[AnyTemplat
             templates.append(kind.model_validate(item))
         except ValidationError as error:
             raise AtpError(f"{path}: template '{name}': {explain(error, kind)}") from error
+        if any(template.name == templates[-1].name for template in templates[:-1]):
+            raise AtpError(f"{path}: template '{name}': the name occurs twice, names must differ")
     return templates
 
 
@@ -109,26 +115,54 @@ def generate(
     train: int,
     test: int,
     seed: int,
+    unseen: float = 0.0,
 ) -> list[AnyScenario]:
     """Return `test` scenarios, then `train`, all different, made from the templates in turn.
 
-    The size of one split does not change the scenarios of the other.
+    A training scenario equals no test scenario but for its numbers, unless its template has too few such variants. The
+    size of the training split does not change the test scenarios.
+
+    Args:
+        unseen: proportion of the templates that only test scenarios are made from, rounded to a number of templates;
+            the seed draws them. At least one template is left for training.
 
     Raises:
         AtpError: a template has too few different instances.
     """
     scenarios: dict[str, AnyScenario] = {}
+    tested: set[str] = set()
     for split, count in (("test", test), ("train", train)):
+        of_split = templates if split == "test" else _trained(templates, unseen, seed)
         for number in range(count):
-            template = templates[number % len(templates)]
+            template = of_split[number % len(of_split)]
             candidates = (instantiate(template, split, Random(f"{seed}|{split}|{number}|{n}")) for n in range(TRIES))
-            new = next((scenario for scenario in candidates if scenario.scenario_id not in scenarios), None)
+            others = (scenario for scenario in candidates if scenario.scenario_id not in scenarios)
+            new = next(others, None)
             if new is None:
                 raise AtpError(
-                    f"template '{template.name}': has too few different instances: give it more values to draw from"
+                    f"template '{template.name}': has too few different instances: give it more values to draw "
+                    "from, or ask for fewer scenarios"
                 )
+            if split == "test":
+                tested.add(without_numbers(new))
+            else:
+                redrawn = chain([new], islice(others, TRIES_TO_DIFFER - 1))
+                new = next((scenario for scenario in redrawn if without_numbers(scenario) not in tested), new)
             scenarios[new.scenario_id] = new
     return list(scenarios.values())
+
+
+def _trained(templates: Sequence[AnyTemplate], unseen: float, seed: int) -> list[AnyTemplate]:
+    """Return the templates that training scenarios are made from."""
+    count = min(int(unseen * len(templates) + 0.5), len(templates) - 1)
+    drawn = Random(f"{seed}|unseen").sample(range(len(templates)), count)
+    return [template for number, template in enumerate(templates) if number not in drawn]
+
+
+def without_numbers(scenario: Scenario) -> str:
+    """Return a scenario's content with a sign in place of each number."""
+    content = {name: value for name, value in vars(scenario).items() if name not in ("scenario_id", "split")}
+    return re.sub(r"\d+(?:[.,]\d+)*", "#", str(content))
 
 
 def draw_labels(template: TwoOptions, rng: Random) -> Pair:

@@ -41,6 +41,7 @@ def turns(*episodes: tuple[str, str]) -> pl.DataFrame:
                 "variant": "default",
                 "split": "test",
                 "scenario_id": scenario,
+                "template_seen": None,
                 "episode": str(number),
                 "agent": 0,
                 "role": "worker",

@@ -13,7 +13,7 @@ from atp.errors import AtpError
 from atp.files.provenance import digest
 from atp.files.tables import read_provenance
 from atp.registry import entries, find_testbed
-from atp.scenarios.scenario import read_scenarios, scenario_schema
+from atp.scenarios.scenario import mark_seen, read_scenarios, scenario_schema
 from atp.scenarios.sources import ScenariosJob, TemplateSource, scenarios_stage, source_settings
 from atp.scenarios.templates import generate, read_templates
 from atp.testbeds.role_play import TESTBED as ROLE_PLAY
@@ -29,12 +29,13 @@ def role_play(**settings: Any) -> ScenariosJob:
 def test_templates_to_parquet_and_back(tmp_path):
     out = tmp_path / "new" / "scenarios.parquet"
     scenarios_stage(role_play(train=20, test=10, seed=5), out)
-    drawn = generate(read_templates(TEMPLATES, RolePlayTemplate), instantiate, train=20, test=10, seed=5)
+    templates = read_templates(TEMPLATES, RolePlayTemplate)
+    drawn = mark_seen(generate(templates, instantiate, train=20, test=10, seed=5, unseen=0.25))
     assert read_scenarios(out, "role_play") == drawn
     assert read_scenarios(out, "role_play", "train") == [each for each in drawn if each.split == "train"]
     assert pq.read_schema(out).remove_metadata().equals(scenario_schema(ROLE_PLAY))
     provenance = read_provenance(out)
-    settings = {"source": "templates", "train": 20, "test": 10, "seed": 5}
+    settings = {"source": "templates", "train": 20, "test": 10, "seed": 5, "unseen_templates": 0.25}
     assert provenance["params"] == {"testbed": "role_play", "settings": settings}
     assert provenance["inputs"] == {"templates.yaml": digest(TEMPLATES)}
     assert provenance["cost"]["wall_seconds"] > 0
@@ -156,6 +157,9 @@ def test_repeated_ids_other_columns_and_empty_splits(tmp_path, scenario):
     schema = scenario_schema(ROLE_PLAY)
     refused(pa.Table.from_pylist([row, row], schema=schema), "scenario_id 'porter-1' occurs more than once")
     refused(pa.table({"turns": [1]}), "not a scenario file: must have one value in column 'testbed', found none")
-    refused(pa.Table.from_pylist([row | {"low": "2"}]), "not a role_play scenario file: column 'low' is string")
+    refused(
+        pa.Table.from_pylist([row | {"low": "2", "template_seen": True}]),
+        "not a role_play scenario file: column 'low' is string",
+    )
     refused(pa.Table.from_pylist([row], schema=schema), "no scenarios in split 'train'", "train")
     refused(schema.empty_table(), "not a scenario file: must have one value in column 'testbed', found none")

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from atp.errors import AtpError
 from atp.registry import entries, find_testbed
-from atp.scenarios.scenario import stable_id
-from atp.scenarios.sources import ScenariosJob, scenarios_stage
-from atp.scenarios.templates import generate, holds, read_templates
+from atp.scenarios.scenario import mark_seen, stable_id
+from atp.scenarios.sources import ScenariosJob, TemplateSource, scenarios_stage
+from atp.scenarios.templates import generate, holds, read_templates, without_numbers
 from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
 
@@ -151,3 +151,49 @@ def test_a_text_that_passes_can_be_filled(text):
     except ValidationError:
         return
     assert text.format(label="LABEL", agents=8).count("LABEL") == 1
+
+
+@pytest.mark.parametrize(
+    ("testbed", "unseen", "of"),
+    [("bargaining", 3, 12), ("coordination", 2, 7), ("role_play", 4, 16), ("tool_use", 1, 3)],
+)
+def test_some_templates_are_only_tested(testbed, unseen, of):
+    game: Any = find_testbed(testbed)
+    templates = read_templates(game.templates, game.template)
+
+    def drawn(train: int, test: int, seed: int = 0) -> dict[str, list[Any]]:
+        scenarios = mark_seen(
+            generate(templates, game.instantiate, train, test, seed, TemplateSource().unseen_templates)
+        )
+        return {split: [each for each in scenarios if each.split == split] for split in ("train", "test")}
+
+    splits = drawn(192, 64)
+    tested, trained = ({each.template for each in splits[split]} for split in ("test", "train"))
+    assert (len(tested - trained), len(tested)) == (unseen, of)
+    assert all(each.template_seen == (each.template in trained) for each in splits["test"])
+    assert drawn(40, 64)["test"] == splits["test"]
+    assert {each.template_seen for each in drawn(0, 64)["test"]} == {None}
+    assert any({each.template for each in drawn(40, 1, seed)["train"]} != trained for seed in (1, 2, 3))
+
+
+@pytest.mark.parametrize("testbed", entries("testbeds"))
+@pytest.mark.parametrize("test", [64, 160])
+def test_no_test_scenario_is_a_training_one_with_other_numbers(testbed, test):
+    game: Any = find_testbed(testbed)
+    scenarios = generate(read_templates(game.templates, game.template), game.instantiate, 352, test, 0, 0.25)
+    trained = {without_numbers(each) for each in scenarios if each.split == "train"}
+    equal = {each.template for each in scenarios if each.split == "test" and without_numbers(each) in trained}
+    # The start is all that varies in a template of bargaining, so its seen templates cannot avoid it.
+    assert equal == (
+        {each.template for each in scenarios if each.split == "train"} if testbed == "bargaining" else set()
+    )
+
+
+@pytest.mark.parametrize(
+    ("of", "unseen", "count"), [(1, 0.25, 0), (1, 0.9, 0), (2, 0.0, 0), (2, 0.25, 1), (2, 0.9, 1), (3, 0.1, 0)]
+)
+def test_at_least_one_of_few_templates_is_trained(of, unseen, count):
+    templates = read_templates(TEMPLATES, RolePlayTemplate)[:of]
+    scenarios = generate(templates, instantiate, 8, 8, 0, unseen)
+    trained, tested = ({each.template for each in scenarios if each.split == split} for split in ("train", "test"))
+    assert len(tested - trained) == count

@@ -84,6 +84,7 @@ def _scenario(item: Item, sentences: "_Sentences") -> RolePlayScenario:
     if high <= low:
         raise item.error(f"params.high_reward is {high:.10g}, must be above low_reward ({low:.10g})")
     first, second = in_order((compliant, violating), item.text("format_example"))
+    texts: dict[str, Any] = {field: sentences.find(item, name, key) for field, key in SENTENCES.items()}
     return RolePlayScenario(
         scenario_id=scenario_id,
         template=name,
@@ -96,7 +97,7 @@ def _scenario(item: Item, sentences: "_Sentences") -> RolePlayScenario:
         compliant=compliant,
         low=low,
         high=high,
-        **{field: sentences.find(item, name, key) for field, key in SENTENCES.items()},
+        **texts,
     )
 
 

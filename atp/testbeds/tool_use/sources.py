@@ -17,6 +17,10 @@ class ProblemSource(TemplateSource):
     """Scenarios from templates whose easy problems, hard problems or both come from published sets."""
 
     source: Literal["problems"] = "problems"  # type: ignore[assignment]
+    #: The sets' problems are split, so templates need not be.
+    unseen_templates: float = Field(
+        0.0, ge=0, lt=1, description="proportion of the templates that only test scenarios are made from"
+    )
     easy: ProblemSet | None = Field(None, description="set of the easy problems; left out: the templates' own")
     hard: ProblemSet | None = Field(None, description="set of the hard problems; left out: the templates' own")
 
