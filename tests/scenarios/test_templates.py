@@ -109,6 +109,7 @@ def with_(**changes: object) -> str:
         (Path("config/studies/demo.yaml").read_text(), "must be a list of templates, found dict"),
         ("- baker\n", "template '1': "),
         (with_() + "  task: Another.\n", "key 'task' occurs twice"),
+        (with_() + with_(), "template 'delivery worker': the name occurs twice, names must differ"),
         ("[", "no readable YAML"),
         ("", "must be a list of templates, found NoneType"),
     ],
