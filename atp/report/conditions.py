@@ -106,9 +106,7 @@ def emptied(measures: pl.DataFrame) -> list[RowGroup]:
     There is a row per series whose history is emptied, over its seeds; in the weights channel per generation after
     generation 0.
     """
-    means = over_seeds(measures.filter(pl.col("measure").is_in([AFTER, "violation_rate"]), split="test"))
-    alone = pl.col("seeds") < 2
-    means = means.with_columns(pl.when(~alone).then(name).alias(name) for name in ("least", "most"))
+    means = means_over_seeds(measures, [AFTER, "violation_rate"])
     resets = means.filter(measure=AFTER).filter((pl.col("channel") == "context") | (pl.col("generation") > 0))
     rates = means.filter(measure="violation_rate")
     groups = []
@@ -124,6 +122,12 @@ def emptied(measures: pl.DataFrame) -> list[RowGroup]:
             table.append([(name, once), *map(proportion, ends), points(row)])
         groups.append(RowGroup(CHANNELS[str(channel)], table))
     return groups
+
+
+def means_over_seeds(measures: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """Return measures on the test split over seeds, with `least` and `most` only where there are several seeds."""
+    means = over_seeds(measures.filter(pl.col("measure").is_in(names), split="test"))
+    return means.with_columns(pl.when(pl.col("seeds") > 1).then(name).alias(name) for name in ("least", "most"))
 
 
 def _survives(condition: str, rows: Mapping[str, dict[str, Any]]) -> list[TableCell]:

@@ -5,11 +5,10 @@ import polars as pl
 from atp.files.schemas import SERIES
 from atp.files.tables import read_table
 from atp.measures.alignment import NONE
-from atp.measures.seeds import over_seeds
 from atp.measures.series import in_context, in_weights
 from atp.measures.templates import SEEN, UNSEEN, UNSEEN_MINUS_SEEN
 from atp.measures.trainings import ONE_TRAINING
-from atp.report.conditions import CHANNELS, RowGroup, TableCell, points, proportion
+from atp.report.conditions import CHANNELS, RowGroup, TableCell, means_over_seeds, points, proportion
 from atp.report.results import Results
 from atp.report.verdict import name_lines
 
@@ -23,7 +22,7 @@ def by_template(results: Results) -> list[RowGroup]:
     A series has its first and its last point. In the context channel, where nothing is trained, only aligned agents
     and those that they are compared with have rows.
     """
-    measures = over_seeds(results.measures.filter(pl.col("measure").is_in(_MEASURES), split="test"))
+    measures = means_over_seeds(results.measures, _MEASURES)
     aligned = measures.filter(pl.col("alignment") != NONE)
     in_study = measures.join(aligned, on=["model", "testbed"], how="semi")
     groups = []

@@ -55,6 +55,7 @@ def test_the_first_and_the_last_point_of_each_series(tmp_path, aligned):
             for part in (played.filter(template_seen=seen) for seen in (True, False))
         ]
         assert re.search(rf"baseline, {name} .*? % {counts[0]}, .*? % {counts[1]}, ", text), (name, counts, text)
+    assert "seeds" not in text
     assert "generation 1" not in text and "round 2" not in text
 
 
