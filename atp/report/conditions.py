@@ -121,7 +121,7 @@ def emptied(measures: pl.DataFrame) -> list[RowGroup]:
             ends = [rates.filter(**series, generation=g, round=round).row(0, named=True) for g, round in places]
             name = row["name"] if channel == "context" else f"{row['name']}, generation {row['generation']}"
             once = ONE_TRAINING if row["trainings"] == 1 else ""
-            table.append([(name, once), *map(_proportion, ends), points(row)])
+            table.append([(name, once), *map(proportion, ends), points(row)])
         groups.append(RowGroup(CHANNELS[str(channel)], table))
     return groups
 
@@ -129,8 +129,8 @@ def emptied(measures: pl.DataFrame) -> list[RowGroup]:
 def _survives(condition: str, rows: Mapping[str, dict[str, Any]]) -> list[TableCell]:
     left = ("–", "" if condition == BASELINE else UNSHOWN)
     if CHANGE_LEFT in rows:
-        left = _proportion(rows[CHANGE_LEFT])
-    rates = [_proportion(rows[measure] | {"low": None}) for measure in (BEGIN, END)]
+        left = proportion(rows[CHANGE_LEFT])
+    rates = [proportion(rows[measure] | {"low": None}) for measure in (BEGIN, END)]
     return [(condition, ""), *rates, points(rows.get(CHANGE)), points(rows.get(REMOVED)), left]
 
 
@@ -142,15 +142,15 @@ def _costs(
     factors = [f"{own / base:.2f}\u00a0×" if base else "–" for own, base in zip(took, baseline, strict=True)]
     return [
         (condition, ""),
-        _proportion(rows[END]),
+        proportion(rows[END]),
         points(rows.get(DIFFERENCE)),
         (p_text, ""),
-        _proportion(given_up) if given_up else NO_VALUE,
+        proportion(given_up) if given_up else NO_VALUE,
         *((factor, "") for factor in factors),
     ]
 
 
-def _proportion(row: dict[str, Any]) -> TableCell:
+def proportion(row: dict[str, Any]) -> TableCell:
     """Return a proportion in per cent, with its counts if it has any."""
     counts = "" if row["k"] is None else f"{row['k']}/{row['n']}"
     seeds = f"seeds {span({'low': row['least'], 'high': row['most']})}" if row.get("least") is not None else ""
