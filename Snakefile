@@ -10,6 +10,7 @@
 #       generation{generation}/selection.parquet                        replies that the reward filter selected
 #       generation{generation}/adapter                                  trained on the previous generation's selection
 #       generation{generation}/evaluation.parquet                       test split, empty history
+#       generation{generation}/transfer_{played}.parquet                test split of a testbed without training
 #       {place}/{kind}.shard{k}of{n}.parquet                            shards of a large rollout, removed in the end
 #   results/{study}/
 #       measures.parquet                                                measures with intervals

@@ -251,7 +251,7 @@ def test_pairs_of_scenarios_and_their_export(atp):
         ),
         (
             ("align", "--agent", "organism", "--models", ROOT / "config/models", "--out", "a"),
-            "a: pairs: needed with method dpo",
+            "a: data: method dpo needs pairs",
         ),
         (("finetune", "x", "--agent", "m", "--out", "a", "--method", "ppo"), "allowed are sft, dpo, grpo"),
         (("finetune", "x", "--agent", "m", "--out", "a", "--set", "lr=1"), "lr: unknown key, allowed are gradient_acc"),

@@ -98,8 +98,12 @@ class Stage:
 
     @cached_property
     def input_digests(self) -> dict[str, str]:
-        """Digest of each input by its file name, computed once: a model's weights have many gigabytes."""
-        return {path.name: digest(path) for path in self.inputs}
+        """Digest of each input by its file name, computed once: a model's weights have many gigabytes.
+
+        Inputs of the same name have that of their folder, too.
+        """
+        names = [path.name for path in self.inputs]
+        return {"/".join(path.parts[-min(names.count(path.name), 2) :]): digest(path) for path in self.inputs}
 
     def resume(self, folder: Path) -> None:
         """Add the cost of the earlier start that left `folder`, if there was one."""

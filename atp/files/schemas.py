@@ -10,6 +10,14 @@ CELL = ("model", "testbed", "alignment", "condition", "seed")
 SERIES = (*CELL, "variant")
 
 
+#: Prefix of the channel of evaluations on a testbed that an agent was not trained on; the testbed of its training
+#: follows. The column `testbed` names the one that is played.
+TRANSFER = "transfer:"
+
+#: Prefix of the alignment of an agent that the study is given as it is. Its seeds are samples of one agent; those of
+#: other alignments are trainings.
+GIVEN = "given:"
+
 #: Keys of a question: one player's prompt in one round of a scenario and variant. Its samples are replies to it.
 QUESTION = ("variant", "scenario_id", "agent", "round")
 

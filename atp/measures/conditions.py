@@ -37,7 +37,7 @@ from atp.measures.intervals import (
 )
 from atp.measures.measure import Evidence, measure_rows
 from atp.measures.reset import until_reset
-from atp.measures.seeds import SPREAD_OF_MEAN, over_seeds, t_test
+from atp.measures.seeds import ALIGNED_HERE, SPREAD_OF_MEAN, over_seeds, t_test
 from atp.measures.series import POINT, Point, Points, by_scenario, point_row, points_of, tables
 
 BASELINE = "baseline"
@@ -51,7 +51,7 @@ NO_BOUNDS = (None, None)
 _CELL = [key for key in CELL if key != "condition"]
 _OF_SEEDS = [*(key for key in _CELL if key != "seed"), "channel"]
 #: Rows of agents of which each seed is another training.
-OF_TRAININGS = (pl.col("alignment") != "none") | (pl.col("channel") == "weights")
+OF_TRAININGS = ALIGNED_HERE | (pl.col("channel") != "context")
 #: The sums of a scenario: violations, valid replies, sum of rewards, replies, largest reward or loss.
 _SUMS = ("k", "n", "reward", "replies", "largest")
 
@@ -76,7 +76,7 @@ def condition_effects(evidence: Evidence) -> pl.DataFrame:
     pooled = _rows(points.sort(pl.all()).with_columns(seed=pl.lit(None, pl.Int64)), evidence.seed)
     trained = of_seeds.filter(OF_TRAININGS)
     once = OF_TRAININGS & (pl.col("measure") == P)
-    kept = of_seeds.filter(~(once & (pl.col("channel") == "weights"))).with_columns(
+    kept = of_seeds.filter(~(once & (pl.col("channel") != "context"))).with_columns(
         method=pl.when(once).then(pl.col("method") + ", one training").otherwise("method")
     )
     return pl.concat([kept, pooled, _over_trainings(trained)])

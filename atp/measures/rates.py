@@ -31,6 +31,7 @@ from atp.measures.swept import settings
 from atp.measures.templates import template_rates
 from atp.measures.tipping_series import tipping_measures
 from atp.measures.trainings import judge_trainings
+from atp.measures.transfer import transfer_effects
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
 
 #: Common columns that measures read, so that prompts and replies stay on disk.
@@ -82,6 +83,7 @@ BUILT_IN: tuple[MeasureFunction, ...] = (
     population_measures,
     reset_effects,
     hysteresis_measures,
+    transfer_effects,
 )
 
 

@@ -5,11 +5,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from atp.files.schemas import GIVEN
+
 SEED = "seed"
 #: Quantile of the standard normal distribution that a 95 % interval has.
 NORMAL = 1.959964
+#: Rows of agents that the study has trained before deployment.
+ALIGNED_HERE = (pl.col("alignment") != "none") & ~pl.col("alignment").str.starts_with(GIVEN)
 #: Rows about an agent that the study has trained, by alignment or over generations.
-TRAINED = (pl.col("alignment") != "none") | ((pl.col("channel") == "weights") & (pl.col("generation") > 0))
+TRAINED = ALIGNED_HERE | ((pl.col("channel") != "context") & (pl.col("generation") > 0))
 #: Columns of MEASURES that hold results; the other columns are keys.
 RESULTS = ("value", "k", "n", "invalid", "low", "high", "method", "label", "reason")
 #: Columns that `over_seeds` adds.

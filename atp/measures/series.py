@@ -23,7 +23,12 @@ def in_context(rates: pl.DataFrame) -> pl.DataFrame:
 
 def in_weights(rates: pl.DataFrame) -> pl.DataFrame:
     """Return the rates over generations on held-out scenarios in the first round, which has no history."""
-    return rates.filter(FIRST).filter(channel="weights", split="test").sort("condition", "generation")
+    return over_generations(rates).filter(channel="weights")
+
+
+def over_generations(rates: pl.DataFrame) -> pl.DataFrame:
+    """Return the rates of `in_weights`, and those on testbeds that the agent was not trained on."""
+    return rates.filter(FIRST).filter(pl.col("channel") != "context", split="test").sort("condition", "generation")
 
 
 def last_round(rates: pl.DataFrame) -> pl.DataFrame:
@@ -62,7 +67,7 @@ def comparable(rows: pl.LazyFrame, turns: pl.LazyFrame) -> pl.LazyFrame:
         turns: with the columns of ALIKE.
     """
     joined = rows.join(alike_rounds(turns).lazy(), on=[*SERIES, "round"], how="left")
-    return joined.filter(pl.col("alike").fill_null(True) | (pl.col("channel") == "weights"))
+    return joined.filter(pl.col("alike").fill_null(True) | (pl.col("channel") != "context"))
 
 
 def by_scenario(turns: pl.LazyFrame, **sums: pl.Expr) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import polars as pl
 from atp.files.schemas import SERIES
 from atp.measures.measure import Evidence, measure_rows
 from atp.measures.seeds import SEED, SPREAD_OF_MEAN, TRAINED, half_width, over_seeds, t_test
-from atp.measures.series import alike_rounds, in_context, in_weights
+from atp.measures.series import alike_rounds, in_context, over_generations
 from atp.measures.tipping import (
     ABRUPT,
     ABRUPT_PROPORTION,
@@ -39,7 +39,7 @@ def judge_trainings(measures: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
     seed is null: the mean `change` (see `over_seeds`), `rise_p` and `fall_p` by Student's t, and the verdict of the
     mean curve.
     """
-    generations = pl.col("channel") == "weights"
+    generations = pl.col("channel") != "context"
     tested, judged = generations & pl.col("measure").is_in(P_VALUES), generations & (pl.col("measure") == VERDICT)
     one = pl.lit(f"none: {ONE_TRAINING}")
     reason = pl.lit("other trainings can end elsewhere; only several seeds show a change")
@@ -56,7 +56,7 @@ def judge_trainings(measures: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
     rates = measures.filter(measure="violation_rate", split="test")
     alike = alike_rounds(evidence.turns).filter("alike")
     context = in_context(rates).join(alike, on=[*SERIES, "round"], how="semi").with_columns(at="round")
-    curves = pl.concat([context, in_weights(rates).with_columns(at=pl.col("generation"))])
+    curves = pl.concat([context, over_generations(rates).with_columns(at=pl.col("generation"))])
     new: list[dict[str, Any]] = []
     for keys, own in changes.group_by(_KEYS, maintain_order=True):
         place = dict(zip(_KEYS, keys, strict=True))

@@ -16,13 +16,13 @@ from typing import Any
 import polars as pl
 
 from atp.files.provenance import Stage
-from atp.files.schemas import MEASURES
+from atp.files.schemas import MEASURES, TRANSFER
 from atp.files.tables import ON_PAGE, read_provenance, read_table, write_text
 from atp.measures import swept
 from atp.measures.rates import scan
 from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
-from atp.report import alignment, change, conditions, primary, ran, replication, unseen
+from atp.report import alignment, change, conditions, primary, ran, replication, transfer, unseen
 from atp.report.figures import Figure, figures, svg
 from atp.report.hysteresis import hysteresis_figures
 from atp.report.job import ReportFiles, ReportJob
@@ -48,8 +48,9 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
     """
     measures, turns, selections = artifacts.measures, artifacts.turns, artifacts.selections
     scenarios, pairs, adapters = artifacts.scenarios, artifacts.pairs, artifacts.adapters
-    table = pl.DataFrame(read_table(measures, MEASURES, "measures"))
-    effects, testbeds = alignment.effects(table), sorted(table["testbed"].unique())
+    everything = pl.DataFrame(read_table(measures, MEASURES, "measures"))
+    table = everything.filter(~pl.col("channel").str.starts_with(TRANSFER))
+    effects, testbeds = alignment.effects(table), sorted(everything["testbed"].unique())
     code = [*(part for testbed in testbeds for part in sources(testbed, "report")), *origins("figures")]
     # Of the inputs only the measures are digested: they depend on the turns, and adapters may have gigabytes.
     stage = Stage(job.stage, [__name__, *dict.fromkeys(code)], job.params(), [measures])
@@ -76,7 +77,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         study_text=job.text,
         organism=job.organism,
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
-        primary=primary.registration(job.primary, table, provenances),
+        primary=primary.registration(job.primary, everything, provenances),
         columns_of_primary=primary.COLUMNS,
         discoveries=discoveries(table),
         warnings=ran.warnings(adapters),
@@ -90,6 +91,8 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         columns_of_change=change.CHANGES,
         individuals=change.individuals(table),
         columns_of_individuals=change.INDIVIDUALS,
+        transfers=transfer.transfers(everything),
+        columns_of_transfer=transfer.COLUMNS,
         survives=survives,
         costs_of_conditions=costs_of_conditions,
         emptied=conditions.emptied(table),
@@ -99,7 +102,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         columns_of_replication=replication.COLUMNS,
         figures=all_figures,
         still={name: b64encode(text.encode()).decode() for name, text in still.items()},
-        played=ran.played(table),
+        played=ran.played(everything),
         provenance=ON_PAGE.format(embed(own_provenance)),
         headings=headings,
         costs=costs,

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from atp.files.schemas import GIVEN
 from atp.measures.alignment import NONE
 from atp.measures.trainings import ONE_TRAINING
 from atp.report.verdict import span
@@ -40,8 +41,9 @@ def trained_once(row: Mapping[str, Any]) -> bool:
     """Return whether a row of `over_seeds`, or of one seed's measures, is about a single training of an agent."""
     if row.get("trainings", 0) == 1:
         return True
-    aligned = row.get("alignment", NONE) != NONE
-    return "of" not in row and (aligned or (row.get("channel") == "weights" and row["generation"] > 0))
+    alignment = row.get("alignment", NONE)
+    aligned = alignment != NONE and not alignment.startswith(GIVEN)
+    return "of" not in row and (aligned or (row.get("channel", "context") != "context" and row["generation"] > 0))
 
 
 def note_of(row: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from atp.files.schemas import CELL
+from atp.files.schemas import CELL, TRANSFER
 from atp.files.turns import round_messages
 from atp.measures.rates import scan
 from atp.testbed import TRANSPLANTED
@@ -61,4 +61,6 @@ def _pairs(messages: Sequence[dict[str, str]]) -> list[list[str]]:
 def _label(row: dict[str, Any]) -> str:
     where = "in context" if row["channel"] == "context" else f"generation {row['generation']}"
     use = "" if row["channel"] == "context" else ", deployed" if row["split"] == "train" else ", tested"
+    if row["channel"].startswith(TRANSFER):
+        use = f", trained on {row['channel'].removeprefix(TRANSFER)}"
     return f"{row['model']}, {row['testbed']}, {row['alignment']}, {row['condition']}, seed {row['seed']}: {where}{use}"

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -37,7 +37,7 @@ class HistorySource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = Field(None, description="the model that played them")
-    alignment: Literal["none", "dpo", "grpo"] | None = Field(None, description="its alignment before deployment")
+    alignment: str | None = Field(None, description="its alignment before deployment")
     condition: str = Field("baseline", description="the condition under which it played them")
 
     def of(self, model: str, alignment: str) -> tuple[str, str, str]:

@@ -11,6 +11,7 @@ from atp.agents.load import OWN, check_agent
 from atp.agents.scripted import SCRIPTED
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.files.schemas import TRANSFER
 from atp.models.spec import ModelSpec, check_folder, check_trainable
 from atp.registry import find_testbed
 from atp.rollout.transplant import RECORDED_FROM, check_history_sources
@@ -23,9 +24,11 @@ from atp.study.study import (
     agents,
     alignment_rows,
     alignment_training,
+    alignments_on,
     channel_seeds,
     deployment,
     evaluation,
+    is_aligned_here,
     players,
     variants,
 )
@@ -52,7 +55,8 @@ def check_study(study: Study) -> None:
             _check_condition(name, where, section, condition, study.models)
         if section.weights:
             _check_weights(name, where, section, study.models)
-        _check_alignment(where, section, study)
+            _check_transfer(name, f"{where}.weights.transfer", section.weights.transfer, study)
+        _check_alignment(name, where, section, study)
         _check_readers(where, section, study)
     _check_primary(study)
 
@@ -66,7 +70,10 @@ def _check_primary(study: Study) -> None:
         "testbed": set(study.testbeds),
         "alignment": set(study.alignments),
         "condition": {name for channel in channels for name in channel.conditions},
-        "channel": {name for name in ("context", "weights") if any(getattr(section, name) for section in sections)},
+        "channel": {
+            *(name for name in ("context", "weights") if any(getattr(section, name) for section in sections)),
+            *(f"{TRANSFER}{name}" for name, each in study.testbeds.items() if each.weights and each.weights.transfer),
+        },
     }
     seeds = {
         seed
@@ -174,19 +181,36 @@ def _check_weights(testbed: str, where: str, section: TestbedSection, models: tu
             raise ValueError(f"{where}.weights: '{model}' cannot be trained, leave the channel out")
 
 
-def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
-    methods = [alignment for alignment in study.alignments if alignment != NONE]
+def _check_transfer(testbed: str, key: str, others: tuple[str, ...], study: Study) -> None:
+    for other in others:
+        if other == testbed:
+            raise ValueError(f"{key}: '{other}' is the testbed of the training, which `evaluation` is for; remove it")
+        if other not in study.testbeds:
+            known = ", ".join(name for name in study.testbeds if name != testbed) or "none"
+            raise ValueError(
+                f"{key}: '{other}' is not a testbed of the study, which has {known}; add a section testbeds.{other} "
+                "with its scenarios and settings"
+            )
+        _check_settings(other, f"testbeds.{other}.settings", evaluation(study.testbeds[other]))
+    if len(set(others)) < len(others):
+        raise ValueError(f"{key}: {list(others)} has a name twice")
+
+
+def _check_alignment(testbed: str, where: str, section: TestbedSection, study: Study) -> None:
+    methods = [alignment for alignment in alignments_on(study, testbed) if alignment != NONE]
     for model in section.alignment.models:
         if model not in study.models:
             raise ValueError(
                 f"{where}.alignment.models: '{model}' is not a model of the study ({', '.join(study.models)})"
             )
-        for alignment in section.alignment.models[model]:
-            alignment_training(section, alignment, model, where)
+        for method in section.alignment.models[model]:
+            alignment_training(study, section, method, model, where)
     for alignment, model in itertools.product(methods, study.models):
         if model.startswith((SCRIPTED, OWN)):
             raise ValueError(f"alignments: '{model}' cannot be trained, allowed is {NONE}")
-        aligned = alignment_training(section, alignment, model, where)
+        if not is_aligned_here(alignment):
+            continue
+        aligned = alignment_training(study, section, alignment, model, where)
         for (condition, learning), key in itertools.product(section.trainings().items(), CONTINUED):
             first, later = getattr(aligned, key), getattr(learning, key)
             if first != later:
@@ -199,7 +223,7 @@ def _check_alignment(where: str, section: TestbedSection, study: Study) -> None:
         known = ", ".join(study.alignments)
         raise ValueError(f"{where}.weights.seeds: {sorted(unknown)} is no alignment of the study, which has {known}")
     last, trainings = alignment_rows(section)[1], section.trainings()
-    if (methods or any(map(section.needs_pairs, trainings))) and section.scenarios.train < last:
+    if ({"dpo", "grpo"} & {*methods} or any(map(section.needs_pairs, trainings))) and section.scenarios.train < last:
         raise ValueError(
             f"{where}.scenarios.train: {section.scenarios.train}, must be at least {last}: preference pairs and "
             f"alignment use {section.alignment.scenarios} scenarios that the weights channel does not"
@@ -263,6 +287,12 @@ def check_models(path: Path | str, study: Study, models: Mapping[str, ModelSpec 
             continue
         if not spec.organism:
             check_folder(spec, root)
+        for testbed, section in study.testbeds.items():
+            if spec.organism and name in study.models and section.weights and section.weights.transfer:
+                raise AtpError(
+                    f"{path}: testbeds.{testbed}.weights.transfer: '{name}' is a model organism, which is another "
+                    "network on each testbed and plays no other one; use a model that plays them all, or remove the key"
+                )
         for where, training in _trainings(study, name):
             try:
                 check_trainable(spec)
@@ -276,8 +306,10 @@ def check_models(path: Path | str, study: Study, models: Mapping[str, ModelSpec 
 def _trainings(study: Study, model: str) -> Iterator[tuple[str, TrainingSettings]]:
     """Yield the key and settings of each training of a model."""
     for testbed, section in study.testbeds.items():
-        for alignment in study.alignments:
-            if alignment != NONE:
-                yield f"testbeds.{testbed}.alignment.{alignment}", alignment_training(section, alignment, model)
+        for alignment in alignments_on(study, testbed):
+            if is_aligned_here(alignment):
+                own = alignment in study.own_alignments
+                where = f"alignments.{alignment}" if own else f"testbeds.{testbed}.alignment.{alignment}"
+                yield where, alignment_training(study, section, alignment, model)
         for condition, training in section.trainings().items():
             yield f"testbeds.{testbed}.weights.training of condition '{condition}'", training

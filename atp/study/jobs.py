@@ -10,6 +10,7 @@ from atp.agents.load import OWN
 from atp.agents.scripted import SCRIPTED
 from atp.files.code import code_digest
 from atp.files.provenance import Job
+from atp.files.schemas import TRANSFER
 from atp.measures.job import REPAIR, MeasureJob
 from atp.models.spec import ModelSpec
 from atp.organism.train import OrganismJob
@@ -21,58 +22,29 @@ from atp.rollout.transplant import RECORDED_FROM, HistorySource, TransplantJob
 from atp.rollout.yoked import PAYMENTS_FROM
 from atp.scenarios.sources import DEFAULT_TEST, ScenariosJob
 from atp.study import paths, sizes
+from atp.study.project import Project
 from atp.study.stages import MODULES
 from atp.study.study import (
-    NONE,
-    Study,
     TestbedSection,
     alignment_rows,
     alignment_training,
+    alignments_on,
     channel_seeds,
     deployment,
     evaluation,
+    is_aligned_here,
     players,
     training_seeds,
     variants,
 )
 from atp.testbed import Testbed
 from atp.training.filters import FilterJob
+from atp.training.own import conversations_in
 from atp.training.pairs import PairsJob
 from atp.training.run import AlignJob, FinetuneJob
 
 #: Memory of rules that need more than 1,000 MB and no model.
 MEMORY_MB = {"organism": 3000, "measure": 2000, "report": 2000}
-
-
-@dataclass(frozen=True)
-class Project:
-    """A study and what it refers to.
-
-    Args:
-        name: of the study and of the folder of its results.
-        models: the models of all its agents; None for an agent without one.
-        text: the study as YAML.
-        root: folder where the study's paths begin.
-        organisms: folder of the model organisms, one a testbed.
-        rebuilds: whether the run trains the model organisms.
-    """
-
-    name: str
-    study: Study
-    models: Mapping[str, ModelSpec | None]
-    text: str
-    root: Path
-    organisms: Path
-    rebuilds: bool = False
-
-    def model_files(self, model: ModelSpec | None) -> list[str]:
-        """Return the files of a model's folder, because a cache compares files; the folder if the run builds it."""
-        if model is None:
-            return []
-        folder = self.organisms / Path(model.path).name if model.organism else self.root / model.path
-        if model.organism and self.rebuilds:
-            return [str(folder)]
-        return sorted(str(path) for path in folder.glob("[!.]*") if path.is_file()) if folder.is_dir() else []
 
 
 @dataclass(frozen=True)
@@ -187,7 +159,8 @@ class _Testbed:
 
     def steps(self) -> Iterator[Step]:
         """Yield all jobs but those of the measures and the report."""
-        scenarios, alignments, testbed = self.section.scenarios, self.study.alignments, find("testbeds", self.testbed)
+        scenarios, testbed = self.section.scenarios, find("testbeds", self.testbed)
+        alignments = alignments_on(self.study, self.testbed)
         if self.project.rebuilds and testbed.value.templates:
             yield Step(
                 "organism",
@@ -212,7 +185,7 @@ class _Testbed:
             for seed in dict.fromkeys(seed for alignment in paired for seed in seeds[alignment]):
                 yield self._pairs(self._cell(model, "dpo", None, seed, "weights"))
             for alignment in alignments:
-                for seed in seeds[alignment] if alignment != NONE else ():
+                for seed in seeds[alignment] if is_aligned_here(alignment) else ():
                     yield self._align(self._cell(model, alignment, None, seed, "weights"))
         for channel in ("context", "weights"):
             settings = getattr(self.section, channel)
@@ -226,22 +199,37 @@ class _Testbed:
         return Cell(model, self.testbed, alignment, condition, seed, channel)
 
     def _path(self, pattern: str, cell: Cell, **wildcards: Any) -> str:
-        return pattern.format(**{**vars(cell), **wildcards})
+        return pattern.format(**{**vars(cell), "testbed": self.testbed, **wildcards})
 
     def _step(self, rule: str, cell: Cell, outputs: Sequence[str], jobs: Sequence[Job], **others: Any) -> Step:
         """Return a step of an agent, whose inputs begin with the scenarios."""
-        artifacts = {"scenarios": [paths.SCENARIOS.format(testbed=self.testbed)], **others.pop("artifacts", {})}
+        artifacts = {"scenarios": [paths.SCENARIOS.format(testbed=cell.testbed)], **others.pop("artifacts", {})}
         uses, model = self._uses(cell), self._model(cell)
+        own = {name: paths for name, paths in artifacts.items() if paths and paths == self._given(cell)}
+        artifacts = {name: paths for name, paths in artifacts.items() if name not in own}
+        others["files"] = {**others.get("files", {}), **own}
         return Step(rule, tuple(outputs), tuple(jobs), artifacts, model=model, uses=uses, **others)
 
     def _model(self, cell: Cell) -> ModelSpec | None:
-        spec = self.project.models[cell.model]
+        """Return the model of a cell: a checkpoint of the user's own takes the place of the study's model."""
+        spec, own = self.project.models[cell.model], self.study.own_alignments.get(cell.alignment)
+        if spec and own and own.model:
+            given = {"path": own.model, "gguf_file": None, "revision": None, "organism": False}
+            return spec.model_copy(update=given)
         return spec and spec.of(self.testbed)
+
+    def _given(self, cell: Cell) -> list[str]:
+        """Return the files of the adapter of a user's own that a cell begins with."""
+        return self.project.adapters.get(cell.alignment, [])
 
     def _uses(self, cell: Cell) -> tuple[Entry, ...]:
         """Return the extensions that a cell's agent runs: its testbed, the tools it is offered, its own code."""
         kind, _, name = cell.model.partition(":")
-        used = [find("testbeds", self.testbed), *(find("tools", tool) for tool in self._tools)]
+        tools = self._tools
+        if cell.testbed != self.testbed:
+            settings = evaluation(self.study.testbeds[cell.testbed])
+            tools = list(find_testbed(cell.testbed).settings(**settings).offered)
+        used = [find("testbeds", cell.testbed), *(find("tools", tool) for tool in tools)]
         if f"{kind}:" == OWN:
             used.append(find("agents", name.partition(":")[0]))
         if f"{kind}:" == SCRIPTED and name.partition(":")[0] in entries("policies"):
@@ -259,10 +247,10 @@ class _Testbed:
         return sorted({tool for values in played for tool in kind(**values).offered})
 
     def _adapter(self, cell: Cell, generation: int) -> list[str]:
-        """Return the trained weights of a generation: generation 0 has those of its alignment, or none."""
+        """Return the trained weights of a generation: generation 0 has those of its alignment, the user's, or none."""
         if generation:
             return [self._path(paths.ADAPTER, cell, generation=generation)]
-        return [] if cell.alignment == NONE else [self._path(paths.ALIGNED, cell)]
+        return [self._path(paths.ALIGNED, cell)] if is_aligned_here(cell.alignment) else self._given(cell)
 
     def _pairs(self, cell: Cell) -> Step:
         alignment, limit = self.section.alignment, alignment_rows(self.section)
@@ -271,13 +259,16 @@ class _Testbed:
         return self._step("pairs", cell, [self._path(paths.PAIRS, cell)], [job], work=alignment.scenarios)
 
     def _align(self, cell: Cell) -> Step:
-        training = alignment_training(self.section, cell.alignment, cell.model)
+        training = alignment_training(self.study, self.section, cell.alignment, cell.model)
         pairs = [self._path(paths.PAIRS, cell)] if cell.alignment == "dpo" else []
+        own = self.study.own_alignments.get(cell.alignment)
+        data = [str(self.project.root / own.sft.data)] if own and own.sft else []
         settings, limit = {**self.section.settings, "rounds": 1}, alignment_rows(self.section)
         job = AlignJob(cell=cell, model=self._model(cell), settings=settings, training=training, limit=limit)
-        work = sizes.steps(training, self.section.alignment.scenarios, job.model.gpus)
-        out = self._path(paths.ALIGNED, cell)
-        return self._step("align", cell, [out], [job], artifacts={"data": pairs}, work=work)
+        count = conversations_in(Path(data[0])) if data else self.section.alignment.scenarios
+        work, out = sizes.steps(training, count, job.model.gpus), self._path(paths.ALIGNED, cell)
+        inputs: dict[str, Any] = {"files": {"data": data}} if data else {"artifacts": {"data": pairs}}
+        return self._step("align", cell, [out], [job], work=work, **inputs)
 
     def _context(self, cell: Cell) -> Iterator[Step]:
         section, condition = self.section, str(cell.condition)
@@ -310,6 +301,8 @@ class _Testbed:
             )
             if generation:
                 yield self._finetune(here)
+            for testbed in section.weights.transfer:
+                yield from self._transfer(here, testbed)
             adapter, evaluations = self._adapter(cell, generation), {self._path(paths.EVALUATION, here): evaluate}
             if generation == learning.generations:
                 yield from self._rollouts("evaluate", evaluations, adapter)
@@ -338,7 +331,7 @@ class _Testbed:
             last: the evaluation of the last generation.
         """
         cell = last.cell
-        training = alignment_training(self.section, "dpo", cell.model)
+        training = alignment_training(self.study, self.section, "dpo", cell.model)
         for pairs in self.section.weights.repair_pairs if self.section.weights and cell.alignment == "dpo" else ():
             here, folder = replace(cell, channel=REPAIR, generation=pairs), f"{cell.condition}.repair"
             settings = {**self.section.settings, "rounds": 1}
@@ -351,6 +344,18 @@ class _Testbed:
             yield self._step("finetune", here, [adapter], [job], artifacts=files, work=work)
             evaluation = self._path(paths.EVALUATION, here, condition=folder)
             yield from self._rollouts("evaluate", {evaluation: last.model_copy(update={"cell": here})}, [adapter])
+
+    def _transfer(self, cell: Cell, testbed: str) -> Iterator[Step]:
+        """Yield the evaluation of a generation on another testbed, in a cell of the testbed that is played."""
+        assert self.section.weights
+        job = RolloutJob(
+            cell=replace(cell, testbed=testbed, channel=f"{TRANSFER}{self.testbed}"),
+            model=self._model(cell),
+            variants={"evaluation": evaluation(self.study.testbeds[testbed])},
+            samples=self.section.weights.evaluation.samples,
+        )
+        out = self._path(paths.TRANSFER, cell, played=testbed)
+        return self._rollouts("transfer", {out: job}, self._adapter(cell, cell.generation))
 
     def _finetune(self, cell: Cell) -> Step:
         section, learning = self.section, self.learning[str(cell.condition)]
@@ -379,15 +384,16 @@ class _Testbed:
 
     def _decisions(self, job: RolloutJob) -> int:
         """Return the turns of a whole rollout, as far as settings decide them."""
-        per_variant = sizes.episodes(job, self.section) // len(job.variants)
+        per_variant = self._episodes(job) // len(job.variants)
         return per_variant * sum(settings.turns for settings in job.variants.values())
+
+    def _episodes(self, job: RolloutJob) -> int:
+        return sizes.episodes(job, self.study.testbeds[job.cell.testbed])
 
     def _rollouts(self, rule: str, jobs: Mapping[str, RolloutJob], adapter: list[str]) -> Iterator[Step]:
         """Yield the step that plays jobs, by their outputs, or, where one is large, its shards and their joining."""
         cell = next(iter(jobs.values())).cell
-        counts = [
-            sizes.shards(self.study, self._model(cell), sizes.episodes(job, self.section)) for job in jobs.values()
-        ]
+        counts = [sizes.shards(self.study, self._model(cell), self._episodes(job)) for job in jobs.values()]
         work = sum(map(self._decisions, jobs.values()))
         if max(counts) == 1:
             artifacts = {"adapter": adapter}

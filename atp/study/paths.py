@@ -1,5 +1,7 @@
 """Paths of a study's artifacts, relative to the folder of its results. No other code writes them."""
 
+from atp.files import schemas
+
 SCENARIOS = "{testbed}/scenarios.parquet"
 
 _AGENT = "{model}/{testbed}/{alignment}/seed{seed}"
@@ -13,7 +15,9 @@ DEPLOYMENT = f"{GENERATION}turns.parquet"
 SELECTION = f"{GENERATION}selection.parquet"
 ADAPTER = f"{GENERATION}adapter"
 EVALUATION = f"{GENERATION}evaluation.parquet"
-#: Part k of n of a rollout of which `place` is context or generation{generation}, and `kind` is turns or evaluation.
+TRANSFER = f"{GENERATION}transfer_{{played}}.parquet"
+#: Part k of n of a rollout of which `place` is context or generation{generation}, and `kind` is turns, evaluation or
+#: transfer_{played}.
 SHARD = f"{_CELL}/{{place}}/{{kind}}.shard{{k}}of{{n}}.parquet"
 
 #: A model organism, in the folder of all results: studies share it.
@@ -27,12 +31,13 @@ FIGURES = "figures"
 WILDCARDS = {
     "model": r"[^/]+",
     "testbed": r"[a-z0-9_]+",
-    "alignment": r"[a-z]+",
+    "alignment": rf"(?:{schemas.GIVEN})?[a-z0-9_]+",
     "seed": r"\d+",
     "condition": r"[^/]+",
     "generation": r"\d+",
     "place": r"context|generation\d+",
-    "kind": r"turns|evaluation",
+    "played": r"[a-z0-9_]+",
+    "kind": r"turns|evaluation|transfer_[a-z0-9_]+",
     "k": r"\d+",
     "n": r"\d+",
 }

@@ -19,8 +19,9 @@ from atp.files.tables import read_provenance
 from atp.models.spec import ModelSpec
 from atp.scenarios.sources import DEFAULT_TEST
 from atp.study import paths
-from atp.study.jobs import Project, Step, study_jobs
+from atp.study.jobs import Step, study_jobs
 from atp.study.power import power_lines
+from atp.study.project import Project
 from atp.study.read import read_project
 from atp.training import TrainingSettings
 from atp.training.run import TrainingJob
@@ -64,6 +65,7 @@ RULES = {
     "filter": Rule((paths.SELECTION,), "decisions", "seen"),
     "finetune": Rule((paths.ADAPTER,), "steps", "steps", fixed_size=True),
     "evaluate": Rule((paths.EVALUATION,), "decisions", "decisions"),
+    "transfer": Rule((paths.TRANSFER,), "decisions", "decisions"),
     "measure": Rule((paths.MEASURES,), "decisions", "turns", fixed_size=True),
     "report": Rule((paths.REPORT,), "decisions", "turns", fixed_size=True),
 }
@@ -173,7 +175,7 @@ def _row(step: Step, name: str, named: str) -> Row:
     """Return the row of one job."""
     first, rule = step.outputs[0], step.rule
     if rule == SHARD:
-        rule = "rollout" if "/context/" in first else "deploy"
+        rule = "rollout" if "/context/" in first else "transfer" if "/transfer_" in first else "deploy"
     *folders, _ = first.split("/")
     model, testbed = folders[:2] if len(folders) > 1 else ("", "".join(folders))
     job = step.jobs[0] if step.jobs else None
@@ -207,7 +209,7 @@ def rates(rows: Sequence[Row], specs: Mapping[str, ModelSpec | None], results: P
     for kind in dict.fromkeys(replace(row.kind, training="") for row in rows if row.work or row.on_disk):
         work = [row.work / row.jobs for row in rows if row.jobs and replace(row.kind, training="") == kind]
         fields = {"model": escape(kind.model), "testbed": kind.testbed}
-        others = dict.fromkeys(("alignment", "seed", "condition", "generation"), "*")
+        others = dict.fromkeys(("alignment", "seed", "condition", "generation", "played"), "*")
         patterns = [f"*/{pattern.format(**fields, **others)}" for pattern in RULES[kind.rule].artifacts]
         for path in sorted(path for pattern in patterns for path in results.glob(pattern)):
             provenance = read_provenance(path)

@@ -10,7 +10,7 @@ from atp.measures.simulate import Design, simulate, true_rates, verdict_rates
 from atp.measures.tipping import VERDICTS
 from atp.registry import find_testbed
 from atp.scenarios.sources import DEFAULT_TEST
-from atp.study.study import NONE, Study, TestbedSection, channel_seeds, variants
+from atp.study.study import NONE, Study, TestbedSection, channel_seeds, is_aligned_here, variants
 
 #: The change that a study should show: the paper has values of about this size.
 FIRST, LAST = 0.2, 0.45
@@ -64,7 +64,7 @@ def _context_rows(study: Study, testbed: str, section: TestbedSection) -> Iterat
         yield [comparison, units, _percent(_scenario_power(error, compared))]
     if NONE in study.alignments:
         for alignment in study.alignments:
-            if alignment != NONE:
+            if is_aligned_here(alignment):
                 seeds = len(channel_seeds(study, section.context, alignment))
                 yield [f"gap of {alignment} to none in context", _trainings(seeds), _training_power(error, seeds, 1)]
 

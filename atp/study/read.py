@@ -21,7 +21,8 @@ from atp.registry import entries, load_plugins, resolve
 from atp.scenarios.sources import TemplateSource
 from atp.study import paths
 from atp.study.checks import MAX_NAME_CHARS, check_files, check_models, check_study
-from atp.study.jobs import Project
+from atp.study.given import check_own
+from atp.study.project import Project
 from atp.study.stages import MODELS_FOLDER, project_root
 from atp.study.study import Study, agents
 
@@ -90,7 +91,9 @@ def read_project(
     check_models(place, study, specs, root)
     organisms = Path("results/organism") if organism == "rebuild" else workflow / "resources/organism"
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return Project(name, study, specs, text, root, organisms, organism == "rebuild")
+    project = Project(name, study, specs, text, root, organisms, organism == "rebuild")
+    check_own(place, project)
+    return project
 
 
 def check_results(project: Project) -> None:

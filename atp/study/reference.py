@@ -17,7 +17,7 @@ from atp.scenarios.sources import TEMPLATES, TemplateSource
 from atp.study.read import schemas
 from atp.study.study import ContextChannel, Study, TestbedSection
 from atp.training import DpoSettings, GrpoSettings, SftSettings
-from atp.training.alignment import Alignment
+from atp.training.alignment import Alignment, OwnAlignment, OwnConversations
 from atp.training.channel import Evaluation, WeightsChannel
 
 INTRODUCTION = """\
@@ -42,6 +42,11 @@ templates, folders of models), and the names of studies and models, begin at the
 `config/models`, otherwise at the workflow's folder. An unknown key is an error.
 [docs/workflow.md](../docs/workflow.md) has more ways to start the workflow.
 """
+OWN_AGENTS = (
+    "An entry of `alignments` with exactly one of these keys is an agent of your own at generation 0, such as "
+    "`- mine: {adapter: FOLDER}`. In results, `weights.seeds`, `primary` and `history_from` the names of `adapter` and "
+    "`model` begin with `given:` ([docs/models.md](../docs/models.md#your-own-aligned-agent))."
+)
 CONDITION = (
     "A condition has testbed settings that it overrides; `training` and `filter`, with settings of the weights channel "
     "that it overrides; and, for transplanted histories, `history_from` with these keys, or, for yoked rewards, "
@@ -93,6 +98,7 @@ def reference() -> str:
         for section in sections
         for kind in section.kinds.values()
     }
+    links[OwnConversations.__name__] = links[SftSettings.__name__]
     return "\n".join([INTRODUCTION, *(_text(section, links) for section in sections)])
 
 
@@ -104,6 +110,7 @@ def _sections() -> Iterator[Section]:
     filters = {f"`{name}`": entry.value for name, entry in entries("filters").items()}
     place = "testbeds.NAME."
     yield Section("Study", "", {"": Study})
+    yield Section("Your own agents", "alignments.NAME.", {"": OwnAlignment}, OWN_AGENTS)
     yield Section("Testbed section", place, {"": TestbedSection})
     yield Section("Conditions", f"{place}conditions.CONDITION.history_from.", {"": HistorySource}, CONDITION)
     yield Section("Alignment", f"{place}alignment.", {"": Alignment})

@@ -12,7 +12,7 @@ from atp.training.channel import WeightsChannel
 #: Batches per shard: about an hour with models of 8 billion parameters, so the start of a job takes little of it.
 SHARD_BATCHES = 32
 #: Rules that write the turns of whole rollouts.
-WHOLE = ("rollout", "transplant", "deploy", "evaluate")
+WHOLE = ("rollout", "transplant", "deploy", "evaluate", "transfer")
 
 
 def episodes(job: RolloutJob, section: TestbedSection) -> int:

@@ -23,7 +23,8 @@ MODULES = {
     "measure": "atp.measures.rates",
     "report": "atp.report.page",
 }
-
+#: Names of inputs that are folders of trained agents.
+AGENTS = ("adapter", "parent", "reference")
 
 Jobs = Sequence[Mapping[str, Any]]
 Files = Mapping[str, Sequence[Path]]
@@ -49,6 +50,8 @@ def run(stage: str, jobs: Jobs, files: Files, outputs: Paths, root: Path) -> Non
         AtpError: as the stage does.
     """
     one = {name: paths[0] for name, paths in files.items() if paths}
+    # The files of a user's adapter are inputs, because a cache compares files.
+    one |= {name: one[name].parent for name in AGENTS if name in one and one[name].is_file()}
     out, job = outputs[0], jobs[0] if jobs else {}
     match stage:
         case "scenarios":

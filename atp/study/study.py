@@ -4,6 +4,7 @@ A study is a YAML file of config/studies; models are files of config/models.
 """
 
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -21,18 +22,22 @@ from pydantic import (
 
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.files.schemas import GIVEN
 from atp.measures.hypothesis import Hypothesis
 from atp.registry import find_testbed
 from atp.rollout.transplant import RECORDED_FROM
 from atp.scenarios.sources import ScenarioSettings, source_settings
 from atp.testbed import Settings
 from atp.training import TrainingSettings
-from atp.training.alignment import Alignment
+from atp.training.alignment import Alignment, OwnAlignment
 from atp.training.channel import OF_WEIGHTS, Seeds, WeightsChannel
 from atp.training.trainer import NO_DEFENCE
 
 BASELINE = "baseline"
 NONE: Literal["none"] = "none"
+#: Alignments that need no settings.
+KNOWN_ALIGNMENTS = (NONE, "dpo", "grpo")
+OWN_NAME = r"[a-z][a-z0-9_]*"
 
 
 class _Section(BaseModel):
@@ -102,8 +107,11 @@ class Study(_Section):
     models: tuple[str, ...] = Field(
         min_length=1, description="names of config/models, scripted:POLICY, or agent:NAME[:MODEL] of a plug-in"
     )
-    alignments: tuple[Literal["none", "dpo", "grpo"], ...] = Field(
-        (NONE,), min_length=1, description="how agents are prepared before deployment"
+    prepared: tuple[Literal["none", "dpo", "grpo"] | dict[str, OwnAlignment], ...] = Field(
+        (NONE,),
+        alias="alignments",
+        min_length=1,
+        description="how agents are prepared before deployment: names, and agents of your own as NAME: KEYS",
     )
     seeds: Seeds = Field((0,), description="seeds, one series each; the weights channel can have others")
     primary: tuple[Hypothesis, ...] = Field(
@@ -138,6 +146,15 @@ class Study(_Section):
             typed[name] = _with_typed_sweep(section, testbed.settings)
         return {**values, "testbeds": typed}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _type_alignments(cls, values: Any) -> Any:
+        """Check each alignment by itself, because an error in a union would be about all its types."""
+        listed = values.get("alignments") if isinstance(values, dict) else None
+        if not isinstance(listed, list | tuple):
+            return values
+        return {**values, "alignments": tuple(_alignment(f"alignments.{n}", each) for n, each in enumerate(listed))}
+
     @field_validator("name", mode="before")
     @classmethod
     def _check_name(cls, name: Any) -> Any:
@@ -148,16 +165,54 @@ class Study(_Section):
     @model_validator(mode="after")
     def _check_names(self) -> "Study":
         for key in ("models", "alignments"):
-            values = getattr(self, key)
+            values: tuple[str, ...] = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"{key}: {list(values)} has a value twice")
         return self
+
+    @property
+    def own_alignments(self) -> dict[str, OwnAlignment]:
+        """The alignments that are the user's own, by their names in results."""
+        own = [item for entry in self.prepared if not isinstance(entry, str) for item in entry.items()]
+        return {_name_in_results(name, settings): settings for name, settings in own}
+
+    @property
+    def alignments(self) -> tuple[str, ...]:
+        """The names of all alignments in results."""
+        return tuple(
+            entry if isinstance(entry, str) else _name_in_results(*next(iter(entry.items()))) for entry in self.prepared
+        )
 
     @property
     def readers(self) -> set[str]:
         """Conditions that need recorded episodes."""
         conditions = [each for section in self.testbeds.values() for each in section.conditions.items()]
         return {name for name, keys in conditions if not keys.keys().isdisjoint(RECORDED_FROM)}
+
+
+def _name_in_results(name: str, settings: OwnAlignment) -> str:
+    return name if settings.sft else f"{GIVEN}{name}"
+
+
+def _alignment(key: str, entry: Any) -> Any:
+    """Return an entry of `alignments`: a name, or one name with its typed settings. Raises ValueError."""
+    form = "or one of your own such as {mine: {adapter: FOLDER}}"
+    if not isinstance(entry, Mapping):
+        if entry not in KNOWN_ALIGNMENTS:
+            raise ValueError(f"{key}: found {entry!r:.80}, allowed are {', '.join(KNOWN_ALIGNMENTS)}, {form}")
+        return entry
+    if len(entry) != 1:
+        raise ValueError(f"{key}: found {len(entry)} names, must be one; put each into a list item of its own")
+    ((name, settings),) = entry.items()
+    if name in KNOWN_ALIGNMENTS or not re.fullmatch(OWN_NAME, str(name)):
+        raise ValueError(
+            f"{key}: found '{name}', the name of an alignment of your own is of small letters, digits and '_', and "
+            f"none of {', '.join(KNOWN_ALIGNMENTS)}"
+        )
+    try:
+        return {name: OwnAlignment.model_validate(settings)}
+    except ValidationError as error:
+        raise ValueError(f"{key}.{name}.{explain(error, OwnAlignment)}") from None
 
 
 def _with_typed_sweep(section: Any, kind: type[Settings]) -> Any:
@@ -196,6 +251,20 @@ def channel_seeds(study: Study, channel: ContextChannel | WeightsChannel, alignm
     return next((seeds for name, seeds in own.items() if name == alignment), study.seeds)
 
 
+def alignments_on(study: Study, testbed: str) -> tuple[str, ...]:
+    """Return the alignments that agents have on a testbed; none where agents of other testbeds are evaluated only."""
+    section, others = study.testbeds[testbed], study.testbeds.values()
+    only_evaluated = not (section.context or section.weights) and any(
+        testbed in other.weights.transfer for other in others if other.weights
+    )
+    return () if only_evaluated else study.alignments
+
+
+def is_aligned_here(alignment: str) -> bool:
+    """Return whether the study trains the agents of an alignment before deployment."""
+    return alignment != NONE and not alignment.startswith(GIVEN)
+
+
 def training_seeds(study: Study, section: TestbedSection, alignment: str) -> tuple[int, ...]:
     """Return the seeds that an alignment has in either channel of a testbed."""
     channels = [channel for channel in (section.context, section.weights) if channel]
@@ -210,8 +279,13 @@ def agents(study: Study) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*study.models, *policies]))
 
 
-def alignment_training(section: TestbedSection, alignment: str, model: str, where: str = "") -> TrainingSettings:
+def alignment_training(
+    study: Study, section: TestbedSection, alignment: str, model: str, where: str = ""
+) -> TrainingSettings:
     """Return the settings with which a model is aligned. Raises ValueError that names the key, under `where`."""
+    own_alignment = study.own_alignments.get(alignment)
+    if own_alignment and own_alignment.sft:
+        return own_alignment.sft.training
     shared: TrainingSettings = getattr(section.alignment, alignment)
     own = section.alignment.models.get(model, {}).get(alignment, {})  # type: ignore[call-overload]
     try:
@@ -250,5 +324,5 @@ def deployment(section: TestbedSection, condition: str) -> dict[str, Any]:
 
 def evaluation(section: TestbedSection) -> dict[str, Any]:
     """Return the testbed settings of the evaluation: equal for all conditions, so that only the weights differ."""
-    assert section.weights
-    return {**section.settings, "rounds": 1, **section.weights.evaluation.settings}
+    own = section.weights.evaluation.settings if section.weights else {}
+    return {**section.settings, "rounds": 1, **own}

@@ -1,7 +1,7 @@
 """Settings of the weights channel in a study, and how conditions change them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -43,7 +43,7 @@ class WeightsChannel(BaseModel):
     generations: int = Field(3, ge=1, description="fine-tuned generations; generation 0 is the aligned agent")
     scenarios: int = Field(64, ge=1, description="new training scenarios per generation")
     samples: int = Field(8, ge=1, description="episodes per scenario in deployment")
-    seeds: dict[Literal["none", "dpo", "grpo"], Seeds] = Field(
+    seeds: dict[str, Seeds] = Field(
         default_factory=dict,
         description="alignment -> its seeds, each another training; left out: the study's seeds",
     )
@@ -55,6 +55,9 @@ class WeightsChannel(BaseModel):
         (),
         description="numbers of alignment's pairs on which the last generation of an agent that DPO aligned is aligned "
         "again and evaluated; each from the same weights",
+    )
+    transfer: tuple[str, ...] = Field(
+        (), description="other testbeds of the study, on whose test split each generation is evaluated too"
     )
 
     @model_validator(mode="after")

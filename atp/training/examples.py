@@ -5,8 +5,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from atp.errors import AtpError
-from atp.files.schemas import PAIRS, QUESTION, SELECTION
+from atp.files.schemas import MESSAGE, PAIRS, QUESTION, SELECTION
 from atp.files.tables import read_table
 from atp.scenarios.scenario import read_scenarios
 
@@ -24,6 +27,44 @@ def read_conversations(selection: Path, scenarios: Path, testbed: str) -> list[d
         _check_messages(selection, row, row["messages"][:-1], row["messages"][-1:])
     _check_scenarios(selection, rows, scenarios, testbed)
     return rows
+
+
+def read_chats(path: Path) -> list[dict[str, Any]]:
+    """Return a user's conversations as rows of a selection, each with its place in the file as `scenario_id`.
+
+    Args:
+        path: JSON lines, or Parquet; `messages` is a list of messages with `role` and `content`.
+
+    Raises:
+        AtpError: an unreadable or empty file, or a row whose messages do not end with the assistant's reply.
+    """
+    try:
+        if path.suffix == ".parquet":
+            values = pq.read_table(path).to_pylist()
+        else:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            values = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise AtpError(f"{path}: must be JSON lines, or Parquet with the suffix .parquet: {reason}") from error
+    if not values:
+        raise AtpError(f"{path}: has no conversations")
+    return [_chat(path, number, value) for number, value in enumerate(values, 1)]
+
+
+def _chat(path: Path, number: int, value: Any) -> dict[str, Any]:
+    messages, keys = value.get("messages") if isinstance(value, dict) else None, MESSAGE.names
+    if not isinstance(messages, list) or not all(
+        isinstance(each, dict) and all(isinstance(each.get(key), str) for key in keys) for each in messages
+    ):
+        raise AtpError(
+            f'{path}: row {number}: is not a conversation, must be {{"messages": [{{"role": …, "content": …}}, …]}} '
+            f"with texts, found {str(value)!r:.80}"
+        )
+    parts = [{key: each[key] for key in keys} for each in messages]
+    row: dict[str, Any] = {"scenario_id": f"row {number}", "tools": [], "messages": parts}
+    _check_messages(path, row, parts[:-1], parts[-1:])
+    return row
 
 
 def read_pairs(pairs: Path, scenarios: Path, testbed: str) -> list[dict[str, Any]]:

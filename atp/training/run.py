@@ -29,7 +29,7 @@ from atp.rollout.table import AgentJob, TestbedSettings
 from atp.scenarios.scenario import read_scenarios
 from atp.stopping import until_stopped
 from atp.training.dpo import DpoSettings, dpo_trainer
-from atp.training.examples import read_best_and_worst, read_conversations, read_pairs, sample_rehearsal
+from atp.training.examples import read_best_and_worst, read_chats, read_conversations, read_pairs, sample_rehearsal
 from atp.training.grpo import GrpoSettings, grpo_trainer
 from atp.training.interpolate import interpolate
 from atp.training.sft import SftSettings, sft_trainer
@@ -78,8 +78,9 @@ class TrainingFiles(BaseModel):
     """Inputs of a training.
 
     Args:
-        data: preference pairs (DPO as alignment), a selection (SFT, DPO) or turns (GRPO, on the turns' questions and
-            the testbed's rewards). Without data, GRPO rewards compliance, on first questions.
+        data: preference pairs (DPO as alignment), a user's conversations (SFT as alignment), a selection (SFT, DPO)
+            or turns (GRPO, on the turns' questions and the testbed's rewards). Without data, GRPO rewards compliance,
+            on first questions.
         parent: adapter or weights of the previous generation.
         reference: generation 0's, None if that is the model.
         pairs: preference pairs, for `training.rehearsal`.
@@ -213,7 +214,7 @@ def _read_data(job: TrainingJob, files: TrainingFiles) -> list[Any]:
         return first_questions(chosen, find_testbed(job.cell.testbed), job.settings)
     assert files.data
     if job.training.method == "sft":
-        rows = read_conversations(files.data, *source)
+        rows = read_chats(files.data) if isinstance(job, AlignJob) else read_conversations(files.data, *source)
     elif isinstance(job, AlignJob):
         rows = read_pairs(files.data, *source)[: job.pairs]
     else:

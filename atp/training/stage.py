@@ -1,7 +1,7 @@
 """The stages that train. Each yields an adapter with its lineage if the post-training check passes, or nothing.
 
-Alignment is training before deployment: DPO on preference pairs, or GRPO that rewards compliance. It makes generation
-0. Fine-tuning makes the later generations.
+Alignment is training before deployment: DPO on preference pairs, GRPO that rewards compliance, or SFT on a user's
+conversations. It makes generation 0. Fine-tuning makes the later generations.
 """
 
 import json
@@ -31,25 +31,26 @@ AGENT_FILES = (LINEAGE, "adapter_config.json", "config.json")
 
 
 def align_stage(
-    job: AlignJob, scenarios: Path, out: Path, pairs: Path | None = None, parent: Path | None = None
+    job: AlignJob, scenarios: Path, out: Path, data: Path | None = None, parent: Path | None = None
 ) -> dict[str, float]:
     """Train the adapter that an agent is deployed with, generation 0, and compare its violations with the model's.
 
     Args:
-        pairs: pairs.parquet, for DPO. GRPO asks training scenarios.
+        data: pairs.parquet for DPO, a user's conversations for SFT. GRPO asks training scenarios.
         parent: the agent that is aligned again, and compared with, instead of the model.
 
     Returns:
         The result of `check_after_training`.
 
     Raises:
-        AtpError: bad pairs, scenarios or model; a training whose check fails.
+        AtpError: bad data, scenarios or model; a training whose check fails.
     """
     if job.training.defences:
         raise AtpError(f"{out}: training.{job.training.defences[0]}: {NO_DEFENCE}")
-    if (job.training.method == "dpo") != (pairs is not None):
-        raise AtpError(f"{out}: pairs: needed with method dpo, not allowed with {job.training.method}")
-    return _train_stage(job, TrainingFiles(scenarios=scenarios, data=pairs, parent=parent, reference=parent), out)
+    if (job.training.method == "grpo") != (data is None):
+        needed = {"dpo": "pairs", "sft": "conversations", "grpo": "no file: it asks training scenarios"}
+        raise AtpError(f"{out}: data: method {job.training.method} needs {needed[job.training.method]}")
+    return _train_stage(job, TrainingFiles(scenarios=scenarios, data=data, parent=parent, reference=parent), out)
 
 
 def finetune_stage(job: FinetuneJob, files: TrainingFiles, out: Path) -> dict[str, float]:

@@ -53,6 +53,16 @@ def test_by_hand():
     assert mean["method"] == "cluster bootstrap, wilson"
 
 
+def test_seeds_of_a_given_agent_are_no_trainings():
+    """The study did not train it, so its seeds are samples of one agent, until it has learned."""
+    rows = [row(seed, value, value - 0.098, value + 0.098) for seed, value in enumerate((0.2, 0.5, 0.8))]
+    given = [each | {"alignment": "given:mine"} for each in rows]
+    (unaligned,), (mine,) = over_seeds(table(*rows)).to_dicts(), over_seeds(table(*given)).to_dicts()
+    assert mine == unaligned | {"alignment": "given:mine"} and mine["trainings"] is None
+    (learned,) = over_seeds(table(*(each | {"channel": "weights", "generation": 1} for each in given))).to_dicts()
+    assert learned["trainings"] == 3 and learned["high"] - learned["low"] > mine["high"] - mine["low"]
+
+
 def test_seeds_of_a_trained_agent_are_trainings_by_hand():
     """Rates of 20, 50 and 80 % with intervals of 19.6 points: standard errors of 17.3 and of 5 points."""
     trained = {"alignment": "dpo"}

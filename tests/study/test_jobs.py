@@ -115,6 +115,27 @@ def test_the_weights_channel_has_seeds_of_its_own():
     assert seeds("align", "dpo") == seeds("pairs", "dpo") == {0, 5}
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_generations_are_evaluated_on_a_testbed_without_training(shards):
+    """The cell names the testbed that is played, and the channel that of the training."""
+    text = STUDIES["transfer"].replace("train: 24", "train: 88")
+    steps = steps_of(text, alignments=["none", "dpo"], shards=shards)
+    cell = "smollm2-135m-guided/role_play/dpo/seed0/baseline/generation1"
+    whole = steps[f"{cell}/transfer_coordination.parquet"]
+    assert {step.rule for step in steps.values()} >= {"transfer"} and not any(
+        "/coordination/" in path for path in steps
+    ), "coordination is evaluated only, nothing is aligned on it"
+    played = [steps[path] for path in whole.artifacts["transfer_coordination_shards"]] if shards > 1 else [whole]
+    assert len(played) == shards
+    for step in played:
+        (job,) = step.jobs
+        assert (job.cell.testbed, job.cell.channel) == ("coordination", "transfer:role_play")
+        assert (job.cell.generation, job.cell.alignment, job.split) == (1, "dpo", "test")
+        assert job.variants["evaluation"].rounds == 1 and job.variants["evaluation"].agents == 4
+        assert step.artifacts == {"scenarios": ["coordination/scenarios.parquet"], "adapter": [f"{cell}/adapter"]}
+    assert whole.outputs[0] in steps["measures.parquet"].artifacts["turns"]
+
+
 def test_a_shard_is_a_part_of_the_whole():
     steps = steps_of(STUDIES["sharded"], seeds=[0])
     cell = "organism/role_play/none/seed0/baseline/generation0"
@@ -151,6 +172,29 @@ def test_the_comment_of_the_snakefile_has_every_path():
         ([("name", "../x")], (), r"name: found '../x', allowed are up to 100 letters"),
         ([("name", "n" * 101)], (), "allowed are up to 100 letters"),
         ([("name", 202401)], (), "name: must be text, found 202401; put it in quotes"),
+        (
+            [],
+            ("testbeds={role_play: {weights: {transfer: [coordination]}}}",),
+            "role_play.weights.transfer: 'coordination' is not a testbed of the study, which has none; add a section",
+        ),
+        (
+            [],
+            ("testbeds={role_play: {weights: {transfer: [role_play]}}}",),
+            "role_play.weights.transfer: 'role_play' is the testbed of the training",
+        ),
+        (
+            [],
+            ("testbeds={coordination: {scenarios: {}}, role_play: {weights: {transfer: [coordination]}}}",),
+            "role_play.weights.transfer: 'organism' is a model organism, which is another network on each testbed",
+        ),
+        (
+            [],
+            (
+                "testbeds={coordination: {scenarios: {}, settings: {x: 1}}, "
+                "role_play: {weights: {transfer: [coordination]}}}",
+            ),
+            "testbeds.coordination.settings: x: unknown key",
+        ),
         ([], ("seeds=[0",), "--config seeds: no readable YAML: "),
         ([("testbeds", ...)], ("study=nope",), "nope.yaml: no such file"),
     ],

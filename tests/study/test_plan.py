@@ -22,7 +22,8 @@ from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.study import plan, sizes
-from atp.study.jobs import Project, study_jobs
+from atp.study.jobs import study_jobs
+from atp.study.project import Project
 from atp.study.read import read_models, read_project
 from atp.study.study import Study
 from atp.training import DpoSettings, GrpoSettings, SftSettings

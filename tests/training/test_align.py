@@ -32,7 +32,7 @@ def test_dpo_and_grpo_lower_the_rate_by_a_third(tmp_path: Path) -> None:
     for alignment in study.alignments:
         adapter = None if alignment == "none" else tmp_path / alignment
         if adapter:
-            training = alignment_training(section, alignment, "organism")
+            training = alignment_training(study, section, alignment, "organism")
             job = AlignJob(cell=cells[alignment], training=training, **common)
             align_stage(job, scenarios, adapter, pairs if alignment == "dpo" else None)
         cell, out = Cell("organism", "role_play", alignment, channel="weights"), tmp_path / f"{alignment}.parquet"

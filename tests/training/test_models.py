@@ -86,9 +86,10 @@ def test_the_files_play_and_align(model, scenarios, pairs, tmp_path):
     assert {turn["finish_reason"] for turn in before} == {"stop"}
     if name == "qwen3-4b-thinking":  # the paper's tool use, which this study has not
         return
-    section = read_study(STUDY).testbeds["role_play"]
+    study = read_study(STUDY)
+    section = study.testbeds["role_play"]
     method = "dpo" if name.startswith("llama") else "grpo"
-    settings = alignment_training(section, method, name).model_copy(update={"num_train_epochs": EPOCHS})
+    settings = alignment_training(study, section, method, name).model_copy(update={"num_train_epochs": EPOCHS})
     files = {"scenarios": scenarios} | ({"data": pairs} if method == "dpo" else {})
     measured = train(run(spec, settings, files, None if method == "dpo" else (0, 8)), tmp_path / method)
     assert measured["steps"] >= 1 and (tmp_path / method / "adapter_model.safetensors").is_file()
@@ -118,9 +119,10 @@ def kill_the_parent(run: Run, out: Path) -> set[str]:
 def test_two_processes_train_one_adapter(scenarios, pairs, tmp_path):
     """What several GPUs do, by the same launcher, on a machine without any; and what is left when one is killed."""
     spec = ModelSpec(path="resources/organism/role_play", device="cpu", gpus=2)
-    section = read_study("config/studies/demo.yaml").testbeds["role_play"]
+    study = read_study("config/studies/demo.yaml")
+    section = study.testbeds["role_play"]
     halves = {"num_train_epochs": 4.0, "per_device_train_batch_size": 2}
-    settings = alignment_training(section, "dpo", "organism").model_copy(update=halves)
+    settings = alignment_training(study, section, "dpo", "organism").model_copy(update=halves)
     files = {"scenarios": scenarios, "data": pairs}
     both = train(run(spec, settings, files), tmp_path / "two")
     whole = settings.model_copy(update={"per_device_train_batch_size": 4})

@@ -1,5 +1,6 @@
 # Rollouts: of the context channel, and of the weights channel, where a process plays what its generation needs: the
-# deployment and the evaluation. A large rollout is split into shards, one job each, which the rule of the whole joins.
+# deployment and the evaluation. `transfer` evaluates a generation on a testbed that it was not trained on. A large
+# rollout is split into shards, one job each, which the rule of the whole joins.
 rule rollout:
     input:
         unpack(inputs(paths.CONTEXT)),
@@ -52,6 +53,22 @@ use rule rollout as evaluate with:
         **params(paths.EVALUATION),
 
 
+use rule rollout as transfer with:
+    input:
+        unpack(inputs(paths.TRANSFER)),
+    output:
+        f"{RESULTS}/{paths.TRANSFER}",
+    log:
+        f"{RESULTS}/{paths.TRANSFER}.log",
+    wildcard_constraints:
+        model=only("transfer"),
+    cache: SHARED
+    resources:
+        **resources(paths.TRANSFER),
+    params:
+        **params(paths.TRANSFER),
+
+
 use rule rollout as rollout_shard with:
     input:
         unpack(inputs(paths.SHARD)),
@@ -87,4 +104,4 @@ use rule rollout as transplant with:
 
 rule all_rollout:
     input:
-        outputs("rollout", "deploy", "evaluate", "transplant"),
+        outputs("rollout", "deploy", "evaluate", "transfer", "transplant"),
