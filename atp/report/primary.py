@@ -14,7 +14,7 @@ from atp.report import spread
 
 COLUMNS = ["hypothesis", "result", "value, and interval of the test", "seeds"]
 SHOWN, NOT_SHOWN = "shown", "not shown"
-EXPLORATORY = "This study has no `primary`, so all of its results are exploratory."
+EXPLORATORY = "This study fixes no hypotheses (key primary), so all of its results are exploratory."
 
 
 @dataclass(frozen=True)
