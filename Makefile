@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SNAKEMAKE := $(BIN)/snakemake
+# Tests that need no target of their own, and the options with which two processes run them.
+USUAL := not slow and not cluster and not real and not vllm
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # Folders of wheels that this machine's pip takes; uv does not read pip's settings.
 FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: help install quick run smollm2 test test-slow test-cluster test-real test-vllm corpus lint format bench gpu-check clean
+.PHONY: help install quick run smollm2 test test-stages test-slow test-cluster test-real test-vllm corpus lint format bench gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,8 +36,11 @@ run: $(BIN)/.installed ## run the default study; ends by naming its report
 	@$(BIN)/python workflow/scripts/unlock.py
 	@$(SNAKEMAKE) --cores all --profile workflow/profiles/default
 
-test: $(BIN)/.installed ## run the tests (minutes)
-	$(BIN)/python -m pytest -m "not slow and not cluster and not real and not vllm" -n 2 --dist loadfile --no-loadscope-reorder
+test: $(BIN)/.installed ## run the tests that need neither the workflow nor a training (minutes)
+	$(BIN)/python -m pytest -m "not stages and $(USUAL)" $(PARALLEL)
+
+test-stages: $(BIN)/.installed ## run the workflow and every kind of training on small studies (minutes)
+	$(BIN)/python -m pytest -m "stages and $(USUAL)" $(PARALLEL)
 
 test-slow: $(BIN)/.installed ## rebuild the organisms, share a cache between studies, and other tests of minutes
 	$(BIN)/python -m pytest -m slow

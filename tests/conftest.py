@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,17 @@ from atp.tools import TOOLS
 
 # Tests run in parallel: threads that compete for the same cores cost twice the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+#: Folders and files whose tests run the workflow or train models.
+STAGES = ("workflow", "training", "study/test_own.py", "extend/test_docs_extending.py", "extend/test_plugin_study.py")
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark the tests of STAGES."""
+    folder = Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(folder / part) for part in STAGES):
+            item.add_marker(pytest.mark.stages)
 
 
 @pytest.fixture
