@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: Folders and files whose tests run the workflow or train models.
 STAGES = ("workflow", "training", "study/test_own.py", "extend/test_docs_extending.py", "extend/test_plugin_study.py")
-
-
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark the tests of STAGES."""
-    folder = Path(__file__).parent
-    for item in items:
-        if any(item.path.is_relative_to(folder / part) for part in STAGES):
-            item.add_marker(pytest.mark.stages)
 
 
 @pytest.fixture
@@ -60,6 +52,9 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slowest files first: with two workers, a slow file at the end leaves the other worker idle."""
-    slow = ("workflow", "training")
-    items.sort(key=lambda item: next((at for at, folder in enumerate(slow) if folder in item.path.parts), len(slow)))
+    """Mark the tests of STAGES, and run them first: a slow file at the end would leave the other worker idle."""
+    folder = Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(folder / part) for part in STAGES):
+            item.add_marker(pytest.mark.stages)
+    items.sort(key=lambda item: item.get_closest_marker("stages") is None)
