@@ -19,8 +19,11 @@ DEMO = Path("config/studies/demo.yaml")
 
 
 def changed(tmp_path: Path, *keys: str, value: object) -> Path:
-    """Write the default study with one key changed."""
+    """Write the default study, with two conditions only, and one key changed."""
     study = yaml.safe_load(DEMO.read_text())
+    section = study["testbeds"]["role_play"]
+    del section["conditions"]["random_selection"]
+    section["weights"]["conditions"] = ["baseline", "supervised"]
     place = study
     for key in keys[:-1]:
         place = place[key]
