@@ -101,7 +101,7 @@ def test_a_deployed_copy(folder):
     text = snakefile.read_text()
     assert '"workflow/Snakefile"' in text
     snakefile.write_text(text.replace('"workflow/Snakefile"', f'"{ROOT}/workflow/Snakefile"'))
-    assert planned(copy)["total"] == 97
+    assert planned(copy)["total"] == 132
     (copy / "config/studies/mine.yaml").write_text(QUICK)
     (copy / "config/config.yaml").write_text("study: mine\nseeds: [0, 1]\n")
     assert planned(copy, "results/mine/report.html")["rollout"] == 2
@@ -121,7 +121,7 @@ def test_in_another_directory_with_a_report_of_snakemakes(folder):
 
 def test_the_profile_for_slurm(folder):
     jobs = planned(ROOT, "--profile", "workflow/profiles/slurm", "--directory", folder, "--config", "study=demo")
-    assert jobs["total"] == 97
+    assert jobs["total"] == 132
 
 
 @pytest.mark.parametrize(
