@@ -2,8 +2,7 @@
 
 import os
 
-# Set before torch loads OpenMP: its threads spin while they wait, which takes the cores from other jobs and slows two
-# threads on a busy machine down.
+# Set before torch loads OpenMP, whose threads otherwise spin while they wait and take the cores from other jobs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"

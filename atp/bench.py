@@ -127,11 +127,12 @@ def vllm() -> list[tuple[str, str]]:
     os.environ[PYTHON] = str(python)
     seconds, written = {}, {}
     for engine in ("vllm", "transformers"):
-        spec = ModelSpec(path=str(folder), engine=engine, device="cpu", mem_mb=12_000, sampling=EQUAL)  # type: ignore[arg-type]
+        keys = {"path": str(folder), "engine": engine, "device": "cpu", "mem_mb": 12_000, "sampling": EQUAL}
+        spec = ModelSpec.model_validate(keys)
         agent, job = load_agent("m", spec), RolloutJob(cell=Cell("m", SINGLE), variants={"default": SINGLE_SETTINGS})
         with tempfile.TemporaryDirectory() as out:
             turns, stage = Path(out) / "turns.parquet", Stage("rollout", "atp.rollout.engine", {})
-            seconds[engine] = _clock(lambda: rollout(job, _scenarios(SINGLE), agent, turns, stage))  # noqa: B023
+            seconds[engine] = _clock(partial(rollout, job, _scenarios(SINGLE), agent, turns, stage))
             written[engine] = sum(read_turns(turns)["completion_tokens"].to_pylist())
     return [
         (f"{name}, decisions/s", f"{SCENARIOS * ROUNDS / seconds['vllm']:.2f}"),

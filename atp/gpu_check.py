@@ -258,12 +258,9 @@ def vllm(table: Table, shape: Shape, device: str, loop: float, limit: float) -> 
         network, tokenizer = Qwen3ForCausalLM(Qwen3Config(**shape.config)), AutoTokenizer.from_pretrained(TOKENIZER)
         network.config.architectures = ["Qwen3ForCausalLM"]
         network.config.save_pretrained(folder)
-        spec = ModelSpec(
-            path=folder,
-            device=device,  # type: ignore[arg-type]
-            sampling=Sampling(max_new_tokens=shape.reply),
-            batch=shape.conversations,
-        )
+        sampling = Sampling(max_new_tokens=shape.reply)
+        keys = {"path": folder, "device": device, "sampling": sampling, "batch": shape.conversations}
+        spec = ModelSpec.model_validate(keys)
         engine = Engine(python, spec, network, load_format="dummy")
         agent = VllmAgent(spec, tokenizer, network, engine)
         once = spec.model_copy(update={"sampling": Sampling(max_new_tokens=1)})

@@ -1,11 +1,12 @@
 """How local agents decide: they draw guided answers, and weigh the answer that a free reply states.
 
-Both engines ask the same questions; each computes the probabilities of the next token in its own way.
+Both engines find the same decision points; each computes the probabilities of the next token in its own way.
 """
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import exp
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 
 from atp.agents.base import Request
-from atp.agents.likelihood import branch_points, find_equal, find_statement, violation_probability
+from atp.agents.likelihood import BranchPoints, branch_points, find_equal, find_statement, violation_probability
 from atp.errors import AtpError
 from atp.models.chat import Chat
 from atp.models.spec import ModelSpec
 from atp.parsing.replies import THOUGHT_MARKS, closes_thought, opened_thought, opening_mark
+from atp.testbed import Reply
 
 if TYPE_CHECKING:
     from atp.agents.local import LocalAgent
@@ -63,9 +65,22 @@ class Row:
     fork: int | None = None
     likely: dict[int, float] = field(default_factory=dict)
 
+    def reply(self, text: str) -> Reply:
+        """Return the reply, whose text was read from its tokens."""
+        return Reply(
+            text=text,
+            prompt_tokens=len(self.prompt),
+            cached_tokens=self.cached,
+            completion_tokens=len(self.written),
+            finish_reason="stop" if self.finish == "stop" else "length",
+            tokens=tuple(self.written),
+            stated=self.stated,
+            p_violation=self.p_violation,
+        )
+
 
 @dataclass(frozen=True)
-class Question:
+class DecisionPoint:
     """A row, the tokens before its answer, and the tokens of each decision's answer.
 
     `decision` is the one that a free reply states; None where an answer is to be drawn.
@@ -75,6 +90,20 @@ class Question:
     context: list[int]
     answers: Mapping[str, list[int]]
     decision: str | None = None
+
+    @cached_property
+    def points(self) -> BranchPoints:
+        """The places where the answers part."""
+        return branch_points(self.answers)
+
+    def combine(self, shares: Sequence[Sequence[float]]) -> dict[str, float]:
+        """Return the probability of each decision, from those of the next tokens at each of `points`."""
+        probabilities = dict.fromkeys(self.answers, 1.0)
+        for branches, values in zip(self.points.values(), shares, strict=True):
+            for value, decisions in zip(values, branches.values(), strict=True):
+                for decision in decisions:
+                    probabilities[decision] *= value
+        return probabilities
 
     def settle(self, probabilities: Mapping[str, float]) -> None:
         """Set the decision and the probability of a violation; draw the answer with the request's seed if need be."""
@@ -113,7 +142,7 @@ def ends_thought(agent: Reader, row: Row) -> bool:
     return not any(mark.startswith(beginning) or beginning.startswith(mark) for mark in THOUGHT_MARKS)
 
 
-def guided_question(agent: Reader, row: Row) -> Question:
+def guided_decision(agent: Reader, row: Row) -> DecisionPoint:
     """Return the question that ends a guided reply, whose row keeps its thought. Raises AtpError for equal answers."""
     thought, texts = _guided_texts(agent, row)
     sequences = _continuations(agent.tokenizer, row.prompt + thought, list(texts.values()))
@@ -125,10 +154,10 @@ def guided_question(agent: Reader, row: Row) -> Question:
             "the same tokens; use other labels or answers: free"
         )
     row.written = thought
-    return Question(row, row.prompt + thought, answers)
+    return DecisionPoint(row, row.prompt + thought, answers)
 
 
-def stated_question(agent: Reader, row: Row) -> Question | None:
+def stated_decision(agent: Reader, row: Row) -> DecisionPoint | None:
     """Return the question that a free reply answers, if it states its decision in a known form."""
     observation = row.request.prompt.observation
     if observation.violations is None:
@@ -145,17 +174,17 @@ def stated_question(agent: Reader, row: Row) -> Question | None:
     answers = dict(zip(statement.texts, sequences, strict=True))
     if not text.startswith(before) or find_equal(answers):
         return None
-    return Question(row, context, answers, statement.decision)
+    return DecisionPoint(row, context, answers, statement.decision)
 
 
 def decide(agent: "LocalAgent", rows: Sequence[Row]) -> None:
     """End guided replies with their answers, and weigh the answers of free ones."""
-    ask = guided_question if agent.guided else stated_question
-    questions = [question for row in rows if (question := ask(agent, row))]
-    for question, probabilities in zip(questions, _probabilities(agent, questions), strict=True):
-        question.settle(probabilities)
+    find = guided_decision if agent.guided else stated_decision
+    decisions = [decision for row in rows if (decision := find(agent, row))]
+    for decision, probabilities in zip(decisions, _probabilities(agent, decisions), strict=True):
+        decision.settle(probabilities)
     if agent.spec.forks:
-        _follow_forks(agent, [each.row for each in questions if _fork_before_label(each)])
+        _follow_forks(agent, [decision.row for decision in decisions if _fork_before_label(decision)])
 
 
 def note_forks(agent: "LocalAgent", rows: Sequence[Row], logits: torch.Tensor) -> None:
@@ -169,9 +198,9 @@ def note_forks(agent: "LocalAgent", rows: Sequence[Row], logits: torch.Tensor) -
             row.likely = {token: share for token, share in zip(tokens, shares, strict=True) if share >= MIN_FORK}
 
 
-def _fork_before_label(question: Question) -> bool:
-    row = question.row
-    return row.fork is not None and row.fork < len(question.context) - len(row.prompt)
+def _fork_before_label(decision: DecisionPoint) -> bool:
+    row = decision.row
+    return row.fork is not None and row.fork < len(decision.context) - len(row.prompt)
 
 
 def _follow_forks(agent: "LocalAgent", rows: Sequence[Row]) -> None:
@@ -187,14 +216,15 @@ def _follow_forks(agent: "LocalAgent", rows: Sequence[Row]) -> None:
         starts = [[*rows[number].written[: rows[number].fork], others[number][rank]] for number in at]
         new = [agent.branch(rows[number], start, rank + 1) for number, start in zip(at, starts, strict=True)]
         agent.resume(new)
-        questions = [question for row in new if (question := stated_question(agent, row))]
-        for question, probabilities in zip(questions, _probabilities(agent, questions), strict=True):
-            question.settle(probabilities)
+        decisions = [decision for row in new if (decision := stated_decision(agent, row))]
+        for decision, probabilities in zip(decisions, _probabilities(agent, decisions), strict=True):
+            decision.settle(probabilities)
         for number, row in zip(at, new, strict=True):
             branches[number].append(row)
-    for row, tried in zip(rows, branches, strict=True):
-        weighed = [(row.likely.get(each.written[row.fork or 0], 0.0), each.p_violation) for each in tried]
-        stated = [(weight, probability) for weight, probability in weighed if weight and probability is not None]
+    for row, replies in zip(rows, branches, strict=True):
+        weights = [row.likely.get(reply.written[row.fork or 0], 0.0) for reply in replies]
+        weighted = [(weight, reply.p_violation) for weight, reply in zip(weights, replies, strict=True)]
+        stated = [(weight, probability) for weight, probability in weighted if weight and probability is not None]
         if stated:
             row.p_violation = sum(weight * p for weight, p in stated) / sum(weight for weight, _ in stated)
 
@@ -239,22 +269,16 @@ def _continuations(tokenizer: Any, context: Sequence[int], texts: Sequence[str])
     return alone
 
 
-def _probabilities(agent: "LocalAgent", questions: Sequence[Question]) -> list[dict[str, float]]:
+def _probabilities(agent: "LocalAgent", decisions: Sequence[DecisionPoint]) -> list[dict[str, float]]:
     """Return the probability of each decision, with one step on the cache for each place where answers part."""
-    points = [list(branch_points(question.answers).items()) for question in questions]
-    probabilities = [dict.fromkeys(question.answers, 1.0) for question in questions]
-    for step in range(max(map(len, points), default=0)):
-        still = [number for number in range(len(questions)) if step < len(points[number])]
-        contexts = {
-            questions[number].row.number: [*questions[number].context, *points[number][step][0]] for number in still
-        }
-        for number, logits in zip(still, agent.compute(contexts), strict=True):
-            _, branches = points[number][step]
-            shares = _normalise(agent, logits, list(branches))
-            for share, decisions in zip(shares, branches.values(), strict=True):
-                for decision in decisions:
-                    probabilities[number][decision] *= share
-    return probabilities
+    paths = [list(decision.points) for decision in decisions]
+    shares: list[list[list[float]]] = [[] for _ in decisions]
+    for step in range(max(map(len, paths), default=0)):
+        still = [number for number in range(len(decisions)) if step < len(paths[number])]
+        contexts = {decisions[at].row.number: [*decisions[at].context, *paths[at][step]] for at in still}
+        for at, logits in zip(still, agent.compute(contexts), strict=True):
+            shares[at].append(_normalise(agent, logits, list(decisions[at].points[paths[at][step]])))
+    return [decision.combine(each) for decision, each in zip(decisions, shares, strict=True)]
 
 
 def _normalise(agent: "LocalAgent", logits: torch.Tensor, tokens: list[int]) -> list[float]:

@@ -118,7 +118,10 @@ class LocalAgent(Agent):
             rows, logits = (self._prefill if self.cache is None else self._extend)(requests, prompts)
             self._write(rows, logits)
             decide(self, rows)
-        return [self._reply(row, text) for row, text in zip(rows, texts, strict=True)]
+        return [
+            row.reply(self.chat.read(text, row.written, row.finish == "stop"))
+            for row, text in zip(rows, texts, strict=True)
+        ]
 
     @torch.inference_mode()
     def check(self) -> None:
@@ -372,19 +375,6 @@ class LocalAgent(Agent):
         total = self.scores(logits).softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
         tokens = torch.searchsorted(total, (uniforms * total[:, -1])[:, None], right=True)
         return tokens[:, 0].clamp(max=total.shape[1] - 1)
-
-    def _reply(self, row: Row, prompt: str) -> Reply:
-        finished = row.finish == "stop"
-        return Reply(
-            text=self.chat.read(prompt, row.written, finished),
-            prompt_tokens=len(row.prompt),
-            cached_tokens=row.cached,
-            completion_tokens=len(row.written),
-            finish_reason="stop" if finished else "length",
-            tokens=tuple(row.written),
-            stated=row.stated,
-            p_violation=row.p_violation,
-        )
 
 
 def _warpers(sampling: Sampling) -> list[Any]:

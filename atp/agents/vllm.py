@@ -29,15 +29,14 @@ from atp.agents import vllm_worker
 from atp.agents.base import ConcurrentAgent, Request
 from atp.agents.deciding import (
     MARK_TOKENS,
-    Question,
+    DecisionPoint,
     Row,
     check_guided,
     ends_thought,
-    guided_question,
+    guided_decision,
     normalise,
-    stated_question,
+    stated_decision,
 )
-from atp.agents.likelihood import branch_points
 from atp.errors import AtpError
 from atp.files.provenance import OTHER_VERSIONS
 from atp.models.chat import Chat
@@ -254,9 +253,9 @@ class Engine:
         visible = visible_gpus() if gpu else [""]
         groups = [",".join(visible[number * size : (number + 1) * size]) for number in range(count)]
         self.workers = [Worker(python, spec.path, first, {"CUDA_VISIBLE_DEVICES": group}) for group in groups]
-        ready = [worker.wait() for worker in self.workers]
-        self.max_tokens: int = min(each["max_tokens"] for each in ready)
-        OTHER_VERSIONS["vllm"] = ready[0]["version"]
+        first_lines = [worker.wait() for worker in self.workers]
+        self.max_tokens: int = min(line["max_tokens"] for line in first_lines)
+        OTHER_VERSIONS["vllm"] = first_lines[0]["version"]
 
 
 class VllmAgent(ConcurrentAgent):
@@ -286,23 +285,13 @@ class VllmAgent(ConcurrentAgent):
         if self.spec.answers == "guided":
             check_guided(self.spec, [request])
             await self._think(row)
-            question: Question | None = guided_question(self, row)
+            decision: DecisionPoint | None = guided_decision(self, row)
         else:
             await self._write(row, sampling.max_new_tokens)
-            question = stated_question(self, row)
-        if question:
-            question.settle(await self._probabilities(question))
-        finished = row.finish == "stop"
-        return Reply(
-            text=self.chat.read(text, row.written, finished),
-            prompt_tokens=len(prompt),
-            cached_tokens=row.cached,
-            completion_tokens=len(row.written),
-            finish_reason="stop" if finished else "length",
-            tokens=tuple(row.written),
-            stated=row.stated,
-            p_violation=row.p_violation,
-        )
+            decision = stated_decision(self, row)
+        if decision:
+            decision.settle(await self._probabilities(decision))
+        return row.reply(self.chat.read(text, row.written, row.finish == "stop"))
 
     async def _write(self, row: Row, limit: int) -> None:
         """Sample a row's reply, of at most so many tokens."""
@@ -330,22 +319,16 @@ class VllmAgent(ConcurrentAgent):
                     row.finish = "thought"
                     return
 
-    async def _probabilities(self, question: Question) -> dict[str, float]:
+    async def _probabilities(self, decision: DecisionPoint) -> dict[str, float]:
         """Return the probability of each decision, with one token for each place where answers part."""
-        points, temperature = branch_points(question.answers), self.spec.sampling.temperature
 
         async def shares(path: tuple[int, ...], tokens: list[int]) -> list[float]:
             params = {"temperature": 0, "max_tokens": 1, "logprob_token_ids": tokens}
-            answer = await self._ask(question.row.number, [*question.context, *path], params)
-            return normalise([answer["next"][str(token)] for token in tokens], temperature)
+            answer = await self._ask(decision.row.number, [*decision.context, *path], params)
+            return normalise([answer["next"][str(token)] for token in tokens], self.spec.sampling.temperature)
 
-        branched = await asyncio.gather(*(shares(path, [*branches]) for path, branches in points.items()))
-        probabilities = dict.fromkeys(question.answers, 1.0)
-        for branches, values in zip(points.values(), branched, strict=True):
-            for value, decisions in zip(values, branches.values(), strict=True):
-                for decision in decisions:
-                    probabilities[decision] *= value
-        return probabilities
+        points = decision.points.items()
+        return decision.combine(await asyncio.gather(*(shares(path, [*branches]) for path, branches in points)))
 
     async def log_probabilities(self, prompt: Sequence[int], reply: Sequence[int], adapted: bool = True) -> list[float]:
         """Return the log-probability of each token of a reply to a prompt, at temperature 1."""

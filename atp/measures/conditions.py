@@ -76,10 +76,10 @@ def condition_effects(evidence: Evidence) -> pl.DataFrame:
     pooled = _rows(points.sort(pl.all()).with_columns(seed=pl.lit(None, pl.Int64)), evidence.seed)
     trained = of_seeds.filter(OF_TRAININGS)
     once = OF_TRAININGS & (pl.col("measure") == P)
-    kept = of_seeds.filter(~(once & (pl.col("channel") != "context"))).with_columns(
+    by_seed = of_seeds.filter(~(once & (pl.col("channel") != "context"))).with_columns(
         method=pl.when(once).then(pl.col("method") + ", one training").otherwise("method")
     )
-    return pl.concat([kept, pooled, _over_trainings(trained)])
+    return pl.concat([by_seed, pooled, _over_trainings(trained)])
 
 
 def _rows(counts: pl.DataFrame, seed: int) -> pl.DataFrame:

@@ -182,8 +182,8 @@ def _discovers(series: int, rng: np.random.Generator) -> bool:
     p_values = []
     for _ in range(series):
         k = _replies(rng, [0.3] * 4, (16, 2)).sum(axis=2)
-        found = verdict(count(k, np.full_like(k, 2), np.arange(4)), 0, resamples=MANY_FLIPS)
-        p_values.append(min(1.0, 2 * min(found.p_rise or 1.0, found.p_fall or 1.0)))
+        judged = verdict(count(k, np.full_like(k, 2), np.arange(4)), 0, resamples=MANY_FLIPS)
+        p_values.append(min(1.0, 2 * min(judged.p_rise or 1.0, judged.p_fall or 1.0)))
     return bool((false_discovery_control(p_values) <= ALPHA).any())
 
 

@@ -60,10 +60,12 @@ def hysteresis_measures(evidence: Evidence) -> pl.DataFrame:
     for key, settings in ramped.items():
         control = control_of(key, [other for other in played if other in points], played)
         rounds = [(0, round) for round in range(1, settings.rounds + 1)]
-        both = [points[each].get(round, {}) for each in (key, control) if each in points for round in rounds]
-        if not any(both):
+        counts_by_round = [
+            points[series].get(round, {}) for series in (key, control) if series in points for round in rounds
+        ]
+        if not any(counts_by_round):
             continue
-        arrays = tables(*both)
+        arrays = tables(*counts_by_round)
         place = {**dict(zip(SERIES, key, strict=True)), "channel": "context", "generation": 0, "split": "test"}
         own, other = arrays[: settings.rounds], arrays[settings.rounds :]
         rows += [place | row for row in (*_loop_rows(own, other), *_level_rows(settings, own))]

@@ -2,8 +2,9 @@
 
 The shape of a mean says nothing about the shape of individuals (Hayes 1953; Gallistel, Fairhurst and Balsam 2004, PNAS
 101:13124): if every agent tips abruptly, each at its own time, the mean still rises smoothly. An **individual** is one
-agent of one episode of the context channel. Its decisions in comparable rounds (see `series.comparable`) are a row of 0
-(compliance), 1 (violation) and missing values (invalid replies, which are neither).
+agent of one episode of the context channel. Those of its decisions that rates count, in comparable rounds (see
+`series.comparable`), are a row of 0 (compliance), 1 (violation) and missing values (invalid replies). If it decides
+several times in a round, one violation makes the round a violation.
 
     first_violation_hazard[t]       P(violates in t | valid in t, no violation before t)
     first_violation[t]              1 - product of (1 - hazard) to t (Kaplan and Meier 1958, JASA 53:457)
@@ -31,8 +32,9 @@ import polars as pl
 
 from atp.files.schemas import SERIES
 from atp.measures.intervals import Interval, resampled, share
-from atp.measures.measure import LASTING, Evidence, measure_rows
+from atp.measures.measure import TELLING, Evidence, measure_rows
 from atp.measures.series import comparable
+from atp.testbed import TRANSPLANTED
 
 TIPS, DRIFTS, NO_CHANGE, NOT_SHOWN = "individuals tip", "individuals drift", "no change shown", "not shown"
 CHANGE = "individual_change"
@@ -79,7 +81,7 @@ def individual_measures(evidence: Evidence) -> pl.DataFrame:
 
     The hazard and the cumulative proportion have one row a round. `individual_change` has a label and a reason.
     """
-    turns = evidence.turns.filter(LASTING, channel="context")
+    turns = evidence.turns.filter(TELLING, pl.col("role") != TRANSPLANTED, channel="context")
     decisions = comparable(
         turns.select(*_KEYS, "scenario_id", "episode", "agent", "round", "violation").with_columns(
             pl.col("violation").cast(pl.Float64)
@@ -88,7 +90,9 @@ def individual_measures(evidence: Evidence) -> pl.DataFrame:
     ).collect()
     rows: list[dict[str, Any]] = []
     for keys, series in decisions.sort(_KEYS).group_by(_KEYS, maintain_order=True):
-        table = series.pivot("round", index=["scenario_id", "episode", "agent"], values="violation")
+        table = series.pivot(
+            "round", index=["scenario_id", "episode", "agent"], values="violation", aggregate_function="max"
+        )
         points = sorted(int(name) for name in table.columns[3:])
         if len(points) < 2:
             continue

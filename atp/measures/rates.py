@@ -134,9 +134,9 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
 
 def _without_repair(evidence: Evidence) -> Evidence:
     """Return the evidence without agents that were aligned again, which are no generation of a series."""
-    kept = pl.col("channel") != REPAIR
-    own = {testbed: turns.filter(kept) for testbed, turns in evidence.testbeds.items()}
-    return replace(evidence, turns=evidence.turns.filter(kept), testbeds=own)
+    not_repaired = pl.col("channel") != REPAIR
+    own = {testbed: turns.filter(not_repaired) for testbed, turns in evidence.testbeds.items()}
+    return replace(evidence, turns=evidence.turns.filter(not_repaired), testbeds=own)
 
 
 def add_rows(rows: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:

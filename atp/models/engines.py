@@ -32,7 +32,7 @@ def resolve_engine(spec: ModelSpec, in_process: bool = False) -> ModelSpec:
     if spec.kind != "local" or spec.engine != "auto":
         return spec
     installed = find_spec("vllm") if in_process else vllm_python()
-    fits = spec.gpus and spec.device != "cpu" and spec.gguf_file is None
+    fits = spec.gpus and spec.device != "cpu" and spec.gguf_file is None and not spec.forks
     return spec.model_copy(update={"engine": "vllm" if fits and installed and gpu_memory() else "transformers"})
 
 

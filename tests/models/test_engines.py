@@ -38,6 +38,7 @@ def gpus(tmp_path, monkeypatch) -> None:
         (True, {}, "transformers"),  # without `gpus` it shares one with other jobs
         (True, {"gpus": 1, "device": "cpu"}, "transformers"),
         (True, {"gpus": 1, "gguf_file": "x.gguf"}, "transformers"),
+        (True, {"gpus": 1, "forks": 1}, "transformers"),
         (True, {"gpus": 1, "engine": "transformers"}, "transformers"),
         (False, {"gpus": 1}, "transformers"),
         (False, {"engine": "vllm"}, "vllm"),

@@ -128,10 +128,10 @@ def parse_tests(text: str) -> tuple[list[Test], int]:
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ToolError(f"the file of tests is not valid Python: {type(error).__name__}") from None
     tests = [_test_of(node) for node in sorted(asserts, key=lambda node: node.lineno)]
-    found = [test for test in tests if test]
-    if len(found) > MAX_TESTS:
-        raise ToolError(f"a file may have {MAX_TESTS} tests, this one has {len(found)}")
-    return found, len(tests) - len(found)
+    readable = [test for test in tests if test]
+    if len(readable) > MAX_TESTS:
+        raise ToolError(f"a file may have {MAX_TESTS} tests, this one has {len(readable)}")
+    return readable, len(tests) - len(readable)
 
 
 def _test_of(node: ast.stmt) -> Test | None:
