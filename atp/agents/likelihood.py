@@ -19,7 +19,7 @@ MAX_SIGNS = 12
 #: Characters of the reply behind its label that are kept, in which a label ends that is the beginning of another one.
 MAX_REST_CHARS = 16
 
-#: Tokens that all remaining answers share -> next token -> the decisions that go on with it.
+#: Tokens that all remaining answers share -> next token -> the decisions that continue with it.
 BranchPoints = dict[tuple[int, ...], dict[int, list[str]]]
 
 

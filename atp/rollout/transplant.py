@@ -142,7 +142,7 @@ def transplant_stage(
 ) -> None:
     """Play recorded episodes with an agent and write turns.parquet, one row for each row of `histories`.
 
-    The agent is asked every recorded prompt; with `job.payments` it plays anew and is paid the recorded rewards.
+    The agent is asked every recorded prompt; with `job.payments` it plays again and is paid the recorded rewards.
 
     Args:
         histories: turns of the context channel, whose agent, seed and variants are in their metadata.

@@ -376,7 +376,7 @@ def _score(work: _Work, columns: Columns, settings: CodeSettings, place: tuple[i
 
 
 def _feedback(columns: Columns, settings: CodeSettings, decision: str, pay: tuple[bool, bool, float]) -> str:
-    """Return what the agent is told about a round. `pay` is whether it was reviewed, and caught, and the reward."""
+    """Return the feedback on a round. `pay` is whether it was reviewed, and caught, and the reward."""
     checked, caught, reward = pay
     sentences = ["You wrote no file." if decision == INVALID else "Your files were handed in."]
     if not settings.unaudited:
