@@ -61,8 +61,11 @@ INVALID_RATE = Measure("invalid_rate", VIOLATED.is_null(), TELLING)
 
 
 def p_violation(evidence: Evidence) -> pl.DataFrame:
-    """Return the mean probability of a violation where agents state it, next to the rate of what they sampled."""
-    return P_VIOLATION(evidence).filter(pl.col("n") > 0)
+    """Return the mean probability of a violation where agents state it, next to the rate of what they sampled.
+
+    The bounds of a mean's interval are cut at 0 and 1.
+    """
+    return P_VIOLATION(evidence).filter(pl.col("n") > 0).with_columns(pl.col("low", "high").clip(0, 1))
 
 
 #: Measures of every testbed.

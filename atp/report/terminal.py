@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -12,6 +13,9 @@ from atp.errors import AtpError
 from atp.files.turns import read_turns, round_messages
 from atp.measures.rates import rates_by_round
 from atp.testbed import TRANSPLANTED
+
+#: Characters of a line of the table of rates.
+MAX_WIDTH = 500
 
 
 def print_rates(path: Path) -> None:
@@ -43,6 +47,8 @@ def print_rates(path: Path) -> None:
             *(_percentages(row["p_violation"] or {}) if stated else ()),
             f"{row['invalid']}/{row['replies']}",
         )
+    # As wide as it needs: on a narrow terminal or in a pipe, rich would cut numbers off.
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=MAX_WIDTH), table).maximum)
     console.print(table)
 
 
