@@ -212,7 +212,6 @@ def test_what_is_refused_is_one_line_before_anything_runs(own, tmp_path):
             r"no adapter of .*role_play: '.*weight' is .* there, and the adapter's lora_B is \[64, 8\]",
         ),
         (study(own, theirs={"model": str(other)}), "its tokenizer is not that of .* has number"),
-        (study(own, mine={"adapter": mine}) | {"models": ["smollm2-135m"]}, "is no adapter of|was trained on"),
         (study(own, tuned=sft("nowhere.jsonl")), "nowhere.jsonl: must be JSON lines.*No such file"),
         (study(own, tuned=sft("prose.txt")), "prose.txt: must be JSON lines, or Parquet"),
         (study(own, tuned=sft("empty.jsonl")), "empty.jsonl: has no conversations"),
