@@ -17,6 +17,7 @@ from atp.arguments import (
     trainable_model,
     training_settings,
 )
+from atp.commands import export
 from atp.errors import AtpError
 from atp.files.schemas import YIELD
 from atp.registry import find_testbed, load_plugins, plugin_error
@@ -36,6 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Does an aligned agent stay aligned once it learns from its own rewards? Each stage of the workflow, by hand.",
 )
+
+app.add_typer(export.app, name="export")
 
 PLUGIN = "--plugin"
 
@@ -241,20 +244,6 @@ def finetune(
     )
     files = TrainingFiles(scenarios=scenarios, data=data, parent=parent, reference=reference, pairs=pairs)
     typer.echo(_check_line(finetune_stage(job, files, out)))
-
-
-@app.command()
-def export(
-    form: Annotated[str, typer.Argument(help="llama-factory")],
-    pairs: Annotated[Path, typer.Argument(help="pairs.parquet")],
-    out: Annotated[Path, typer.Option(help="JSON file to write; its entry goes into dataset_info.json next to it")],
-) -> None:
-    """Write preference pairs in another tool's format."""
-    from atp.training.llama_factory import export_llama_factory
-
-    if form != "llama-factory":
-        raise AtpError(f"export {form}: unknown format, known is llama-factory")
-    typer.echo(f"{export_llama_factory(pairs, out)} pairs")
 
 
 @app.command()
