@@ -293,9 +293,3 @@ def test_power_prints_how_often_the_verdict_is_right(atp):
     assert [row[:2] for row in rows[2:6]] == [[truth, "24"] for truth in ("flat", "drift", "abrupt", "recovery")]
     assert all(sum(map(int, row[2:8])) == 10 for row in rows[2:6])
     assert sum("scenarios for a power of 50 %" in line for line in result.out.splitlines()) == 4
-
-
-def test_an_unknown_format_of_export(atp):
-    assert atp("export", "alpaca", "p.parquet", "--out", "x.json").error == (
-        "atp: export alpaca: unknown format, known is llama-factory\n"
-    )
