@@ -7,6 +7,7 @@ recomputes the whole history in each round.
 Everything runs in one process, so that the ratios are valid on a busy machine.
 """
 
+import heapq
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +26,12 @@ from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any
-from urllib.request import urlopen
+
+import pyarrow as pa
 
 from atp.agents.base import Agent
 from atp.agents.load import load_agent
+from atp.agents.served import SEED_MODULUS
 from atp.files.provenance import Stage
 from atp.files.turns import read_turns
 from atp.models.engines import PYTHON
@@ -206,7 +210,9 @@ def planning() -> list[tuple[str, str]]:
 def served() -> list[tuple[str, str]]:
     """Return how busy a rollout keeps a server whose replies take lognormal times.
 
-    The ideal is that IN_FLIGHT requests are always in flight: the sum of all latencies, divided by IN_FLIGHT.
+    The bound is that IN_FLIGHT requests are always in flight: the sum of all latencies, divided by IN_FLIGHT. Nobody
+    reaches it, because the last episodes are too few to fill all places, and their replies are one after the other.
+    The schedule is what IN_FLIGHT episodes at a time would take on a machine without any overhead.
     """
     context = get_context("spawn")
     ours, theirs = context.Pipe()
@@ -224,29 +230,42 @@ def served() -> list[tuple[str, str]]:
             stage = Stage("rollout", "atp.rollout.engine", {})
             out = Path(folder, "turns.parquet")
             seconds = _clock(lambda: rollout(job, _scenarios(SINGLE, SERVED), agent, out, stage))
-        with urlopen(url) as response:
-            ideal = json.load(response) / IN_FLIGHT
+            turns = read_turns(out).select(["episode", "sampling_seed"])
     finally:
         server.kill()
     name = f"{SERVED} episodes from a server, {IN_FLIGHT} in flight"
-    return [(f"{name}, s", f"{seconds:.1f}"), (f"{name}, share of the ideal", f"{ideal / seconds:.0%}")]
+    bound, schedule = _ideals(turns)
+    return [
+        (f"{name}, s", f"{seconds:.1f}"),
+        (f"{name}, bound / time", f"{bound / seconds:.0%}"),
+        (f"{name}, schedule / time", f"{schedule / seconds:.0%}"),
+    ]
+
+
+def _latency(seed: int) -> float:
+    return Random(seed % SEED_MODULUS).lognormvariate(math.log(LATENCY), 1)
+
+
+def _ideals(turns: pa.Table) -> tuple[float, float]:
+    """Return the seconds if IN_FLIGHT places are always busy, and if each plays one episode after another."""
+    episodes: dict[str, float] = defaultdict(float)
+    for turn in turns.to_pylist():
+        episodes[turn["episode"]] += _latency(turn["sampling_seed"])
+    places = [0.0] * IN_FLIGHT
+    for seconds in episodes.values():
+        heapq.heapreplace(places, places[0] + seconds)
+    return sum(places) / IN_FLIGHT, max(places)
 
 
 def _serve(pipe: Any) -> None:
-    """Answer requests of the chat completions API after random times; a GET returns the sum of these times."""
-    latencies: list[float] = []
+    """Answer requests of the chat completions API after random times."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            self._send(sum(latencies))
-
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            latency = Random(request["seed"]).lognormvariate(math.log(LATENCY), 1)
-            latencies.append(latency)
-            time.sleep(latency)
+            time.sleep(_latency(request["seed"]))
             message = {"role": "assistant", "content": "I cannot say."}
             choice = {"index": 0, "finish_reason": "stop", "message": message}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
