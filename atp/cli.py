@@ -18,6 +18,7 @@ from atp.arguments import (
     training_settings,
 )
 from atp.commands import export
+from atp.commands.signoff import signoff
 from atp.errors import AtpError
 from atp.files.schemas import YIELD
 from atp.registry import find_testbed, load_plugins, plugin_error
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 
 app.add_typer(export.app, name="export")
+app.command()(signoff)
 
 PLUGIN = "--plugin"
 

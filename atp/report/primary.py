@@ -51,41 +51,72 @@ def registration(
     return Registration(note, True, rows)
 
 
-def _row(hypothesis: Hypothesis, measures: pl.DataFrame) -> list[str]:
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a hypothesis's test.
+
+    Args:
+        holds: whether the hypothesis is shown, or its opposite; None if neither is.
+        reason: why it was not tested; empty if it was.
+        low, high: the test's interval, at the level 1 - 2 alpha.
+    """
+
+    holds: bool | None = None
+    reason: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def numbers(self) -> str:
+        """The value with its interval."""
+        if self.value is None:
+            return "–"
+        interval = "" if self.low is None else f" ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.value:.3f}{interval}".replace("-", "\u2212")
+
+
+def claim(hypothesis: Hypothesis) -> str:
+    """Return a hypothesis as text."""
     bound = f"{hypothesis.bound:g}"
-    claim = f"within {bound} of 0" if hypothesis.comparison == "within" else f"{hypothesis.comparison} {bound}"
+    text = f"within {bound} of 0" if hypothesis.comparison == "within" else f"{hypothesis.comparison} {bound}"
     where = ", ".join(hypothesis.where.values())
-    text = f"{hypothesis.measure}{f' ({where})' if where else ''} is {claim}, at {100 * hypothesis.alpha:g}\u00a0%"
-    return [text, *_test(hypothesis, measures)]
+    return f"{hypothesis.measure}{f' ({where})' if where else ''} is {text}, at {100 * hypothesis.alpha:g}\u00a0%"
 
 
-def _test(hypothesis: Hypothesis, measures: pl.DataFrame) -> list[str]:
-    """Return the result of a test, the value with its interval, and the seeds."""
+def _row(hypothesis: Hypothesis, measures: pl.DataFrame) -> list[str]:
+    result = outcome(hypothesis, measures)
+    seeds = "–" if result.value is None else ", ".join(map(str, hypothesis.seeds))
+    return [claim(hypothesis), result.reason or (SHOWN if result.holds else NOT_SHOWN), result.numbers, seeds]
+
+
+def outcome(hypothesis: Hypothesis, measures: pl.DataFrame) -> Outcome:
+    """Test a hypothesis on rows of MEASURES, at the last point of its series."""
     rows = measures.filter(pl.col("value").is_not_null(), pl.col(SEED).is_in(hypothesis.seeds))
     rows = rows.filter(measure=hypothesis.measure).filter(**hypothesis.where)
     if "split" not in hypothesis.where:
         rows = rows.filter(split="test")
     series = rows.select("model", "testbed", "alignment", "condition", "variant", "channel", "split").unique()
     if len(series) != 1:
-        return [f"not tested: {len(series)} series match, must be 1" if len(series) else "not measured", "–", "–"]
+        return Outcome(reason=f"not tested: {len(series)} series match, must be 1" if len(series) else "not measured")
     last = rows.filter(pl.struct("generation", pl.col("round").fill_null(0)) == _last_point(rows))
     missing = sorted(set(hypothesis.seeds) - set(last[SEED].to_list()))
     row = over_seeds(last).row(0, named=True)
-    seeds, value = ", ".join(map(str, hypothesis.seeds)), f"{row['value']:.3f}".replace("-", "\u2212")
+    value = row["value"]
     if missing:
-        return [f"not tested: seeds {missing} have no value", value, seeds]
+        return Outcome(reason=f"not tested: seeds {missing} have no value", value=value)
     if row["low"] is None:
-        return ["not tested: no interval", value, seeds]
+        return Outcome(reason="not tested: no interval", value=value)
     low, high = _bounds(row, 1 - 2 * hypothesis.alpha)
-    value += f" ({low:.3f} to {high:.3f})".replace("-", "\u2212")
     if spread.trained_once(row):
-        return [f"not tested: {ONE_TRAINING}", value, seeds]
-    shown = {
-        "above": low > hypothesis.bound,
-        "below": high < hypothesis.bound,
-        "within": -hypothesis.bound <= low and high <= hypothesis.bound,
+        return Outcome(None, f"not tested: {ONE_TRAINING}", value, low, high)
+    bound = hypothesis.bound
+    shown, opposite = {
+        "above": (low > bound, high < bound),
+        "below": (high < bound, low > bound),
+        "within": (-bound <= low and high <= bound, low > bound or high < -bound),
     }[hypothesis.comparison]
-    return [SHOWN if shown else NOT_SHOWN, value, seeds]
+    return Outcome(True if shown else False if opposite else None, "", value, low, high)
 
 
 def _last_point(rows: pl.DataFrame) -> Any:
