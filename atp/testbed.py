@@ -221,6 +221,8 @@ class Settings(BaseModel):
             if name not in self.rampable:
                 allowed = ", ".join(self.rampable) or "none on this testbed"
                 raise ValueError(f"ramp: '{name}' cannot change within an episode, allowed: {allowed}")
+            if getattr(self, name) == peak:
+                raise ValueError(f"ramp.{name}: found {peak:g}, which is the setting's own value; name another one")
             if getattr(self, name) is None:
                 raise ValueError(f"ramp.{name}: set {name} too, its value in the first and the last round")
             if 1 < self.rounds <= 2 * self.ramp_hold:

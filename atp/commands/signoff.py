@@ -31,7 +31,8 @@ def signoff(
     from atp.errors import AtpError
     from atp.report.signoff import FAILS, PASSES, write_signoff
     from atp.study.read import read_project
-    from atp.study.signoff import WHERE, sign_off
+    from atp.study.series import WHERE
+    from atp.study.signoff import sign_off
 
     chosen = {key: str(value) for key, value in key_values(where, "--where").items()}
     if unknown := sorted(chosen.keys() - WHERE):

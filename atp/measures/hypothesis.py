@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Hypothesis(BaseModel):
@@ -23,6 +23,14 @@ class Hypothesis(BaseModel):
     bound: float = Field(0.0, description="in the measure's unit; 0.1 is 10 points of a rate")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="level of the test, one-sided; of both tests with within")
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = Field(description="seeds that the test uses, all of them")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.comparison == "within" and self.bound <= 0:
+            raise ValueError(f"bound: found {self.bound:g}, must be above 0 with comparison: within")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} has a value twice")
+        return self
 
 
 def primary_digest(hypotheses: Sequence[Hypothesis]) -> str:

@@ -181,8 +181,11 @@ def scan(paths: Iterable[Path], columns: Sequence[str], details: bool = False) -
         read_provenance(path)  # raises AtpError for a missing or truncated file
         schema = pq.read_schema(path)
         for name in columns:
-            if name not in schema.names or schema.field(name).type != TURNS.field(name).type:
-                raise AtpError(f"{path}: not a turns file: column '{name}' is missing or of another type")
+            found = str(schema.field(name).type) if name in schema.names else "missing"
+            if found != str(TURNS.field(name).type):
+                raise AtpError(
+                    f"{path}: not a turns file: column '{name}' is {found}, must be {TURNS.field(name).type}"
+                )
         own = [DETAILS] if details and DETAILS in schema.names else []
         frames.append(pl.scan_parquet(path, glob=False).select(*columns, *own))
     return pl.concat(frames)

@@ -52,7 +52,7 @@ def check_vllm(spec: ModelSpec) -> str:
             f'{spec.path}: engine is vllm, which is not installed: pip install "atp[vllm]", or name a Python that has '
             f"it in {PYTHON}, or set engine: transformers"
         )
-    if not os.access(python, os.X_OK):
+    if not (os.path.isfile(python) and os.access(python, os.X_OK)):
         raise AtpError(f"{spec.path}: {PYTHON}: no program '{python}'; name a Python that has vLLM")
     return python
 

@@ -23,7 +23,18 @@ REQUIRED_PARTS = (
 )
 #: Keys that only one kind of model has.
 KEYS_OF_KIND = {
-    "local": ("gguf_file", "revision", "trust_remote_code", "engine", "device", "dtype", "gpus", "organism", "answers"),
+    "local": (
+        "gguf_file",
+        "revision",
+        "trust_remote_code",
+        "engine",
+        "device",
+        "dtype",
+        "gpus",
+        "organism",
+        "answers",
+        "forks",
+    ),
     "inspect": ("base_url", "timeout", "adapters", "top_logprobs"),
 }
 #: Inspect's providers that, without an address, start a server that is open to the network.
@@ -109,7 +120,8 @@ class ModelSpec(BaseModel):
         None,
         ge=1,
         exclude=True,
-        description="a rollout stops, to be resumed, after so many tokens of prompts and replies; null: no limit",
+        description="a rollout stops, to be resumed, after so many tokens of prompts and replies; checked when an "
+        "episode ends, or with transformers a batch of episodes; null: no limit",
     )
     mem_mb: int = Field(4000, ge=100, exclude=True, description="memory of a job that loads the model, in MB")
     minutes: int = Field(60, ge=1, exclude=True, description="time limit of such a job on a cluster; a retry gets more")

@@ -16,6 +16,7 @@ from atp.models.spec import ModelSpec, check_folder, check_trainable
 from atp.registry import find_testbed
 from atp.rollout.transplant import RECORDED_FROM, check_history_sources
 from atp.rollout.yoked import PAYMENTS_FROM, check_pays
+from atp.study.series import WHERE, series
 from atp.study.study import (
     BASELINE,
     NONE,
@@ -25,7 +26,6 @@ from atp.study.study import (
     alignment_rows,
     alignment_training,
     alignments_on,
-    channel_seeds,
     deployment,
     evaluation,
     is_aligned_here,
@@ -61,6 +61,12 @@ def check_study(study: Study) -> None:
     _check_primary(study)
 
 
+#: Measures that each series has, and beginnings of names of comparisons with an unaligned agent and with the baseline.
+OF_SERIES = ("violation_rate", "p_violation", "invalid_rate", "mean_reward", "change")
+OF_ALIGNMENT = ("alignment_gap", "below_unaligned_start", "convergence")
+OF_CONDITION = ("change_in_condition", "change_removed", "change_left", "end_difference", "reward_given_up")
+
+
 def _check_primary(study: Study) -> None:
     """Raise ValueError if a hypothesis is about something that the study does not run."""
     sections = study.testbeds.values()
@@ -75,19 +81,31 @@ def _check_primary(study: Study) -> None:
             *(f"{TRANSFER}{name}" for name, each in study.testbeds.items() if each.weights and each.weights.transfer),
         },
     }
-    seeds = {
-        seed
-        for channel in channels
-        for alignment in study.alignments
-        for seed in channel_seeds(study, channel, alignment)
-    }
     for number, hypothesis in enumerate(study.primary):
-        for key, value in hypothesis.where.items():
+        where = hypothesis.where
+        for key, value in where.items():
             if key in known and value not in known[key]:
                 allowed = ", ".join(sorted(known[key]))
                 raise ValueError(f"primary.{number}.where.{key}: '{value}' is not run by the study, allowed: {allowed}")
+        compared = [place for place in series(study) if _has_measure(hypothesis.measure, place[0])]
+        keys = [key for key in WHERE if key in where and (key != "variant" or hypothesis.measure in OF_SERIES)]
+        chosen = [place for place in compared if all(place[0][key] == where[key] for key in keys)]
+        if not chosen:
+            given = ", ".join(f"{key}: {value}" for key, value in where.items()) or "any keys"
+            raise ValueError(f"primary.{number}.where: no series of the study has {hypothesis.measure} with {given}")
+        if len(chosen) > 1 and hypothesis.measure in OF_SERIES:
+            several = ", ".join(key for key in WHERE if len({place[key] for place, _ in chosen}) > 1)
+            raise ValueError(f"primary.{number}.where: {len(chosen)} series match, must be 1; add {several}")
+        seeds = {seed for _, own in chosen for seed in own}
         if unknown := sorted(set(hypothesis.seeds) - seeds):
             raise ValueError(f"primary.{number}.seeds: {unknown} are not run by the study, which has {sorted(seeds)}")
+
+
+def _has_measure(measure: str, place: Mapping[str, str]) -> bool:
+    """Return whether a series can have a measure: no agent or condition is compared with itself."""
+    if measure.startswith(OF_ALIGNMENT):
+        return place["alignment"] != NONE
+    return not measure.startswith(OF_CONDITION) or place["condition"] != BASELINE
 
 
 def _check_agent(key: str, name: str, testbed: str) -> None:
@@ -253,6 +271,11 @@ def _check_readers(where: str, section: TestbedSection, study: Study) -> None:
                 "them"
             )
         if PAYMENTS_FROM in keys:
+            if section.context and section.context.samples < 2:
+                raise ValueError(
+                    f"{where}.context.samples: found {section.context.samples}, must be at least 2: condition "
+                    f"'{condition}' is paid what the next sample earned ({PAYMENTS_FROM})"
+                )
             try:
                 check_pays(where.rpartition(".")[2])
             except ValueError as error:

@@ -7,7 +7,7 @@ import numpy as np
 
 from atp.measures.seeds import half_width
 from atp.measures.simulate import Design, simulate, true_rates, verdict_rates
-from atp.measures.tipping import VERDICTS
+from atp.measures.tipping import MIN_SHAPE_POINTS, VERDICTS
 from atp.registry import find_testbed
 from atp.scenarios.sources import DEFAULT_TEST
 from atp.study.study import NONE, Study, TestbedSection, channel_seeds, is_aligned_here, variants
@@ -50,7 +50,7 @@ def _context_rows(study: Study, testbed: str, section: TestbedSection) -> Iterat
     replies = section.context.samples * getattr(settings, "agents", 1)
     rounds = getattr(settings, "rounds", 1)
     units = f"{scenarios} scenarios x {replies} {'reply' if replies == 1 else 'replies'}"
-    if rounds >= 3:
+    if rounds >= MIN_SHAPE_POINTS:
         design = Design(FIRST, LAST, rounds, samples=replies)
         for truth in VERDICTS[1:3]:
             yield [

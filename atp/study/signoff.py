@@ -1,10 +1,9 @@
 """Sign off the agents of a study: from its requirements and its results to decisions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from atp.errors import AtpError
-from atp.files.schemas import TRANSFER
 from atp.files.tables import read_provenance
 from atp.measures.hypothesis import Hypothesis
 from atp.measures.measure import measure_rows
@@ -13,12 +12,10 @@ from atp.report.signoff import Requirement, SignOff, decide
 from atp.study import sizes
 from atp.study.jobs import study_jobs
 from atp.study.project import Project
-from atp.study.study import BASELINE, Study, channel_seeds, players, variants
+from atp.study.series import Series, series
+from atp.study.study import BASELINE
 
 PRIMARY, MAX_RISE = "primary", "--max-rise"
-#: Keys and seeds of a series.
-Series = tuple[dict[str, str], tuple[int, ...]]
-WHERE = ("model", "testbed", "alignment", "condition", "channel", "variant")
 
 
 def sign_off(project: Project, results: Path, max_rise: float | None, where: Mapping[str, str]) -> SignOff:
@@ -56,26 +53,6 @@ def sign_off(project: Project, results: Path, max_rise: float | None, where: Map
     ]
     note = made.note if project.study.primary else ""
     return SignOff(project.name, note, decide(requirements, turns), missing, uncovered)
-
-
-def series(study: Study) -> Iterator[Series]:
-    """Yield the keys WHERE and the seeds of each series of a study."""
-    for testbed, section in study.testbeds.items():
-        transfer = section.weights.transfer if section.weights else ()
-        places = {"context": [(testbed, "context")], "weights": [(testbed, "weights")]}
-        places["weights"] += [(other, f"{TRANSFER}{testbed}") for other in transfer]
-        for channel in (section.context, section.weights):
-            if channel is None:
-                continue
-            in_context = channel is section.context
-            for condition in channel.conditions:
-                labels = variants(section, condition) if in_context else ("evaluation",)
-                for model, alignment in players(study, channel):
-                    seeds = channel_seeds(study, channel, alignment)
-                    for played, name in places["context" if in_context else "weights"]:
-                        for label in labels:
-                            values = (model, played, alignment, condition, name, label)
-                            yield dict(zip(WHERE, values, strict=True)), seeds
 
 
 def _rises(every: Sequence[Series], max_rise: float, where: Mapping[str, str]) -> list[Requirement]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from atp.explain import explain
 from atp.training import TrainingSettings
@@ -59,6 +59,13 @@ class WeightsChannel(BaseModel):
     transfer: tuple[str, ...] = Field(
         (), description="other testbeds of the study, on whose test split each generation is evaluated too"
     )
+
+    @field_validator("repair_pairs")
+    @classmethod
+    def _check_pairs(cls, pairs: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(pairs)) < len(pairs):
+            raise ValueError(f"{list(pairs)} has a value twice")
+        return pairs
 
     @model_validator(mode="after")
     def _check_filter(self) -> "WeightsChannel":

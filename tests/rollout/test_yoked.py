@@ -68,11 +68,11 @@ def test_the_agent_sees_what_it_is_paid_and_it_enters_its_history(recorded, tmp_
     assert params["payments"] and params["payments_from"]["model"] == "scripted:random" and params["cell"]["seed"] == 3
 
 
-def study(folder: Path, testbed: str, condition: dict[str, Any]) -> Path:
+def study(folder: Path, testbed: str, condition: dict[str, Any], samples: int = 2) -> Path:
     section = {
         "scenarios": {"test": 4},
         "conditions": {"baseline": {}, "yoked": condition},
-        "context": {"conditions": ["baseline", "yoked"]},
+        "context": {"conditions": ["baseline", "yoked"], "samples": samples},
     }
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({"models": ["scripted:random"], "testbeds": {testbed: section}}))
@@ -102,6 +102,11 @@ def test_rewards_that_cannot_be_paid_are_one_line(tmp_path, testbed, condition, 
     with pytest.raises(AtpError, match=message) as error:
         read_study(path)
     assert "\n" not in str(error.value)
+
+
+def test_an_episode_is_not_paid_its_own_rewards(tmp_path):
+    with pytest.raises(AtpError, match=r"context.samples: found 1, must be at least 2: condition 'yoked' is paid"):
+        read_study(study(tmp_path, "role_play", {"payments_from": {}}, samples=1))
 
 
 def test_an_agent_that_learns_from_what_its_decisions_pay_stays_where_it_began(tmp_path):

@@ -102,6 +102,7 @@ def test_only_the_condition_with_rehearsal_needs_pairs():
 def test_the_weights_channel_has_seeds_of_its_own():
     """An alignment's seeds are aligned for both channels; others are the study's."""
     study = yaml.safe_load(SMALL)
+    del study["primary"]  # its hypothesis is about seed 0
     (section,) = study["testbeds"].values()
     section["weights"]["seeds"] = {"none": [3, 4], "dpo": [0, 5]}
     steps = steps_of(yaml.safe_dump(study), alignments=["none", "dpo"], seeds=[0])

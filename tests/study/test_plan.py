@@ -21,10 +21,10 @@ from atp.registry import find_testbed
 from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.scenarios.sources import ScenariosJob, scenarios_stage
-from atp.study import plan, sizes
+from atp.study import plan, power, sizes
 from atp.study.jobs import study_jobs
 from atp.study.project import Project
-from atp.study.read import read_models, read_project
+from atp.study.read import read_models, read_project, read_study
 from atp.study.study import Study
 from atp.training import DpoSettings, GrpoSettings, SftSettings
 from atp.units import size
@@ -329,3 +329,9 @@ def test_on_the_command_line(measured, monkeypatch):
     heavy = "import sys, atp.study.plan; print({'torch', 'polars', 'snakemake'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "torch" not in loaded.stdout and "snakemake" not in loaded.stdout
+
+
+@pytest.mark.parametrize("study", sorted(Path("config/studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_power_of_each_shipped_study_can_be_printed(study, monkeypatch):
+    monkeypatch.setattr(power, "REPLICATES", 2)
+    assert len(power.power_lines(read_study(study))) > 2

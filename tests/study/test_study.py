@@ -133,8 +133,25 @@ PRIMARY = {"measure": "change", "comparison": "above", "seeds": [0]}
         ((*ROLE_PLAY, "weights", "seeds"), {"none": [1, 1]}, "weights.seeds.none: .*has a value twice"),
         ((*ROLE_PLAY, "weights", "seeds"), {"ppo": [1]}, "weights.seeds: \\['ppo'\\] is no alignment of the study"),
         (("primary",), [PRIMARY | {"comparison": "over"}], "primary.0.comparison: .*'above', 'below' or 'within'"),
-        (("primary",), [PRIMARY | {"seeds": [9]}], r"primary.0.seeds: \[9\] are not run by the study"),
+        (
+            ("primary",),
+            [PRIMARY | {"measure": "convergence", "seeds": [9]}],
+            r"primary.0.seeds: \[9\] are not run by the study",
+        ),
         (("primary",), [PRIMARY | {"where": {"alignment": "ppo"}}], "primary.0.where.alignment: 'ppo' is not run"),
+        (("primary",), [PRIMARY | {"seeds": [0, 0]}], r"primary.0.*seeds: \[0, 0\] has a value twice"),
+        (("primary",), [PRIMARY | {"comparison": "within"}], "primary.0.*bound: found 0, must be above 0"),
+        (("primary",), [PRIMARY], "primary.0.where: .* series match, must be 1; add .*alignment, condition, channel"),
+        (
+            ("primary",),
+            [PRIMARY | {"measure": "alignment_gap", "where": {"alignment": "none"}}],
+            "primary.0.where: no series of the study has alignment_gap with alignment: none",
+        ),
+        (
+            ("primary",),
+            [PRIMARY | {"where": {"condition": "supervised", "channel": "context"}}],
+            "no series of the study has change with channel: context, condition: supervised",
+        ),
         ((*ROLE_PLAY, "context", "sweep"), {"schedule": []}, "context.sweep.schedule: .*at least 1 item"),
         (
             (*COORDINATION, "context", "sweep"),
