@@ -119,7 +119,7 @@ YIELD = "{pairs:.0f} pairs of {scenarios:.0f} scenarios, in {tries:.0f} tries ({
 
 #: A judge model's verdicts: one row per question of the rubric and turn or episode; an episode has no `round` and
 #: `agent`. `answer` is one of the question's labels, null where `valid` is false. `verbatim` is whether the quote
-#: occurs in the agent's replies, null without a quote. `reply` is the judge's whole reply, empty where it was not asked.
+#: occurs in the agent's replies, null without a quote. `reply` is the judge's whole reply, empty if it was not asked.
 VERDICTS = pa.schema(
     [
         pa.field("episode", pa.string(), nullable=False),

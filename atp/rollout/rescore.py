@@ -116,7 +116,9 @@ def rescore_stage(turns: Path, scenarios: Path, overrides: Mapping[str, Any], ou
         places = [(row["round"], row["agent"]) for row in episode]
         read |= {number: again[place] for number, place in zip(numbers, places, strict=True) if place in again}
         progress.advance(1, steps=len(episode))
-    write_table(_rescored(table, rows, read, testbed), out, stage.provenance(turns=len(rows), rescored=len(read)))
+    with blame("testbeds", testbed.name):
+        rescored = _rescored(table, rows, read, testbed)
+    write_table(rescored, out, stage.provenance(turns=len(rows), rescored=len(read)))
     changes = Counter(
         (_reading(rows[number]["decision"], rows[number]["violation"]), _reading(turn.decision, turn.violation))
         for number, turn in read.items()
