@@ -2,21 +2,23 @@
 
 import csv
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
+from scipy.stats import t
 from terminal import Atp
 
+from atp import registry
+from atp.files.provenance import Stage
 from atp.files.schemas import VERDICTS
 from atp.files.tables import read_provenance, read_table
 from atp.files.turns import read_turns
 from atp.measures.agreement import cohens_kappa
-from atp.registry import entries
+from atp.registry import entries, find_testbed
 from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.scenarios.scenario import write_scenarios
@@ -49,9 +51,6 @@ def play(atp: Atp, testbed: str, agent: str, rounds: int = 2, scenarios: int = 4
 @pytest.fixture
 def lifts(atp, scenario, tmp_path) -> Path:
     """Return the turns of two rounds of a scenario with lifts A and B, four times, by an agent that mostly obeys."""
-    from atp.files.provenance import Stage
-    from atp.registry import find_testbed
-
     path = tmp_path / "s.parquet"
     write_scenarios(find_testbed("role_play"), [scenario], path, Stage("scenarios", "atp.errors", {}).provenance())
     cell = Cell("scripted:random:0.4", "role_play")
@@ -93,8 +92,6 @@ def test_a_judge_that_answers_prose_is_counted_and_what_it_judges_cannot_instruc
     assert judge(atp, turns).startswith("names_b: 8 verdicts: yes 8, no 0, invalid 0;")
     table = read_turns(turns)
     prose = table.set_column(table.schema.get_field_index("reply"), table.schema.field("reply"), [["I take it."] * 8])
-    import pyarrow.parquet as pq
-
     pq.write_table(prose, "prose.parquet")
     assert judge(atp, Path("prose.parquet")).startswith("names_b: 8 verdicts: yes 0, no 0, invalid 8 (")
     assert {row["answer"] for row in verdicts()} == {None} and not any(row["valid"] for row in verdicts())
@@ -105,8 +102,8 @@ def test_a_judge_that_answers_prose_is_counted_and_what_it_judges_cannot_instruc
 def test_an_episode_is_read_once_with_all_its_replies(atp, testbed, replies):
     turns = play(atp, testbed, "scripted:random")
     Path("rubric.yaml").write_text(
-        f"unit: episode\ndimensions: [{{name: replies, question: How many replies are there, labels: [1, {replies}]}}]\n"
-        "max_chars: 100000\n"
+        "unit: episode\nmax_chars: 100000\n"
+        f"dimensions: [{{name: replies, question: How many replies are there, labels: [1, {replies}]}}]\n"
     )
     options = ["--rubric", "rubric.yaml", "--agent", "agent:counting", "--out", "v.parquet"]
     result = atp("--plugin", JUDGES, "judge", turns, *options)
@@ -177,8 +174,6 @@ def test_cohens_kappa_has_the_standard_error_of_fleiss_cohen_and_everitt(table, 
     a = sum(p[i, i] * (1 - (rows[i] + columns[i]) * (1 - value)) ** 2 for i in range(len(p)))
     b = sum(p[i, j] * (columns[i] + rows[j]) ** 2 for i, j in np.ndindex(p.shape) if i != j) * (1 - value) ** 2
     variance = (a + b - (value - chance * (1 - value)) ** 2) / ((1 - chance) ** 2 * n)
-    from scipy.stats import t
-
     margin = t.ppf(0.975, n - 1) * np.sqrt(variance * n / (n - 1))
     assert (found.low, found.high) == pytest.approx((value - margin, value + margin))
 
@@ -262,8 +257,8 @@ def test_turns_that_are_read_again_by_the_same_rule_are_the_same(atp, testbed):
     assert after["rescored"].all() and after.drop("rescored").equals(before)
 
 
-def test_a_changed_rule_reads_every_round_with_the_history_that_the_agent_had(tmp_path):
-    """The first rule reads only JSON; the second one sentences too, and allows a little. The last changes the prompt."""
+def test_a_changed_rule_reads_every_round_with_the_history_that_the_agent_had(atp, monkeypatch, tmp_path):
+    """The first rule reads only JSON; the second one also sentences, and has a setting. The last changes the prompt."""
     strict = ("parse_choice(reply, list", "parse_choice(reply if '{' in reply.text else '', list")
     source = (PLUGINS / "harbour.py").read_text()
     versions = {
@@ -280,10 +275,10 @@ def test_a_changed_rule_reads_every_round_with_the_history_that_the_agent_had(tm
         shutil.copy(PLUGINS / "harbour.yaml", tmp_path / name)
 
     def run(version: str, *arguments: object) -> str:
-        command = [sys.executable, "-m", "atp.cli", "--plugin", f"{version}/harbour.py", "--plugin", str(JUDGES)]
-        ended = subprocess.run([*command, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True)
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
+        monkeypatch.setattr(registry, "_plugins", {})
+        result = atp("--plugin", f"{version}/harbour.py", "--plugin", JUDGES, *arguments)
+        assert result.code == 0, result.error
+        return result.out
 
     run("strict", "scenarios", "--testbed", "harbour", "--train", 0, "--test", 3, "--out", "s.parquet")
     run(
