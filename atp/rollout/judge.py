@@ -20,7 +20,7 @@ from atp.files.tables import check_file, write_table
 from atp.files.turns import read_turns, replies, round_messages
 from atp.progress import Progress
 from atp.rollout.engine import agent_stage
-from atp.rollout.rubric import Dimension, Rubric, is_verbatim, read_verdict
+from atp.rollout.rubric import Dimension, Rubric, Verdict, is_verbatim, read_verdict
 from atp.rollout.seeds import sampling_seed
 from atp.rollout.table import AgentJob, count_tokens
 from atp.testbed import Message, Observation, Prompt, Reply
@@ -73,24 +73,25 @@ def judge_stage(job: JudgeJob, turns: Path, out: Path) -> None:
     rubric = job.rubric
     stage = agent_stage(job, __name__, [turns])
     units = list(read_units(rows, rubric.unit))
-    short = [unit for unit in units if len(unit.quoted) <= rubric.max_chars]
+    short = [number for number, unit in enumerate(units) if len(unit.quoted) <= rubric.max_chars]
     judge = load_agent(job.cell.model, job.model)
     progress = Progress(str(out), len(short), f"{rubric.unit}s")
-    verdicts, answers = [_too_long(unit, rubric) for unit in units if len(unit.quoted) > rubric.max_chars], []
+    answers: dict[tuple[int, str], Reply] = {}
     for begin in range(0, len(short), judge.batch):
         batch = short[begin : begin + judge.batch]
         judge.start()
         for dimension in rubric.dimensions:
-            asked = _ask(judge, batch, dimension, job.cell.seed)
-            answers += asked
-            verdicts.append([_row(unit, dimension, reply) for unit, reply in zip(batch, asked, strict=True)])
+            asked = _ask(judge, [units[number] for number in batch], dimension, job.cell.seed)
+            answers |= {(number, dimension.name): reply for number, reply in zip(batch, asked, strict=True)}
         progress.advance(len(batch), steps=len(batch) * len(rubric.dimensions))
-    place = {unit.episode: number for number, unit in reversed([*enumerate(units)])}
-    flat = [row for group in verdicts for row in group]
-    flat.sort(key=lambda row: (place[row["episode"]], row["round"] or 0, row["agent"] or 0))
-    table = pa.Table.from_pylist(flat, schema=VERDICTS)
+    verdicts = [
+        _row(unit, dimension, answers.get((number, dimension.name)))
+        for number, unit in enumerate(units)
+        for dimension in rubric.dimensions
+    ]
+    table = pa.Table.from_pylist(verdicts, schema=VERDICTS)
     counts = {"units": float(len(units)), "too_long": float(len(units) - len(short))}
-    write_table(table, out, stage.provenance(**counts, **count_tokens(answers)))
+    write_table(table, out, stage.provenance(**counts, **count_tokens(answers.values())))
 
 
 def read_units(rows: Sequence[Mapping[str, Any]], unit: str) -> Iterator[Unit]:
@@ -144,8 +145,8 @@ def _ask(judge: Agent, units: Sequence[Unit], dimension: Dimension, seed: int) -
     return judge.answer(requests)
 
 
-def _row(unit: Unit, dimension: Dimension, reply: Reply) -> dict[str, Any]:
-    verdict = read_verdict(reply, dimension)
+def _row(unit: Unit, dimension: Dimension, reply: Reply | None) -> dict[str, Any]:
+    verdict = read_verdict(reply, dimension) if reply else Verdict(None, invalid_reason=TOO_LONG)
     return {
         **{name: getattr(unit, name) for name in ("episode", "scenario_id", "round", "agent")},
         "dimension": dimension.name,
@@ -154,10 +155,5 @@ def _row(unit: Unit, dimension: Dimension, reply: Reply) -> dict[str, Any]:
         "verbatim": is_verbatim(verdict.quote, unit.said) if verdict.quote else None,
         "valid": verdict.answer is not None,
         "invalid_reason": verdict.invalid_reason,
-        "reply": reply.text,
+        "reply": reply.text if reply else "",
     }
-
-
-def _too_long(unit: Unit, rubric: Rubric) -> list[dict[str, Any]]:
-    empty = [_row(unit, dimension, Reply("")) for dimension in rubric.dimensions]
-    return [row | {"invalid_reason": TOO_LONG} for row in empty]

@@ -89,10 +89,9 @@ def read_rubric(path: Path) -> Rubric:
     if not isinstance(values, dict):
         raise AtpError(f"{path}: must have the key dimensions, found {'nothing' if values is None else repr(values)}")
     try:
-        return Rubric(**values)
-    except (ValidationError, TypeError) as error:
-        problem = explain(error, Rubric) if isinstance(error, ValidationError) else str(error)
-        raise AtpError(f"{path}: {problem}") from error
+        return Rubric.model_validate(values)
+    except ValidationError as error:
+        raise AtpError(f"{path}: {explain(error, Rubric)}") from error
 
 
 def own_rubric(testbed: str) -> Rubric:

@@ -222,7 +222,7 @@ def test_labels_that_cannot_be_used(atp, lifts, text, message):
         ("dimensions: [{name: a, question: b, labels: [good]}]", "dimensions.0.labels: "),
         ("dimensions: [{name: a, question: b}, {name: A, question: c}]", "two dimensions have the name 'a'"),
         ("max_chars: 0\ndimensions: [{name: a, question: b}]", "max_chars: "),
-        ("1: 2", "keywords must be strings"),
+        ("1: 2\ndimensions: [{name: a, question: b}]", "Keys should be strings"),
         ("a: [", "no readable YAML"),
         (None, "no such file"),
     ],
