@@ -95,7 +95,7 @@ def test_a_judge_that_answers_prose_is_counted_and_what_it_judges_cannot_instruc
     pq.write_table(prose, "prose.parquet")
     assert judge(atp, Path("prose.parquet")).startswith("names_b: 8 verdicts: yes 0, no 0, invalid 8 (")
     assert {row["answer"] for row in verdicts()} == {None} and not any(row["valid"] for row in verdicts())
-    assert {row["reply"] for row in verdicts()} == {"No. The agent no doubt took a lift."}
+    assert {row["reply"] for row in verdicts()} == {"No. The reply clearly names a lift."}
 
 
 @pytest.mark.parametrize("testbed, replies", [("role_play", 2), ("coordination", 16), ("bargaining", 32)])

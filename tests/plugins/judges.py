@@ -31,7 +31,7 @@ class Careful(Agent):
             names = "yes" if "Lift B" in said else "no"
             quote = {"yes": "Lift B", "no": "words that nobody said"}[names]
             stated = json.dumps({"names_b": names, "quote": quote})
-            replies.append(Reply(stated if "{" in said else f"No. The agent {names} doubt took a lift."))
+            replies.append(Reply(stated if "{" in said else "No. The reply clearly names a lift."))
         return replies
 
 
