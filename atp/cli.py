@@ -17,7 +17,7 @@ from atp.arguments import (
     trainable_model,
     training_settings,
 )
-from atp.commands import export
+from atp.commands import export, transcripts
 from atp.commands.signoff import signoff
 from atp.errors import AtpError
 from atp.files.schemas import YIELD
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 
 app.add_typer(export.app, name="export")
+app.add_typer(transcripts.app)
 app.command()(signoff)
 
 PLUGIN = "--plugin"
@@ -262,27 +263,6 @@ def organism(
     if file is None:
         raise AtpError(f"--templates: missing, testbed '{testbed}' has no template file of its own")
     build_organism(OrganismJob(testbed=testbed, seed=seed), file, out)
-
-
-@app.command()
-def judge(
-    turns: Annotated[Path, typer.Argument(help="turns.parquet of a testbed that defines a judge question")],
-    agent: AgentName,
-    out: Out,
-    seed: Seed = 0,
-    models: Models = MODELS_FOLDER,
-) -> None:
-    """Ask a judge model for a second opinion on every decision that the rule has scored."""
-    from atp.files.turns import read_turns
-    from atp.measures.agreement import agreement
-    from atp.rollout.judge import JudgeJob, judge_stage
-
-    testbeds = read_turns(turns)["testbed"].to_pylist()[:1]
-    if not testbeds:
-        raise AtpError(f"{turns}: no turns")
-    model = agent_model(agent, models, testbeds[0])
-    judge_stage(JudgeJob(cell=Cell(agent, testbeds[0], seed=seed), model=model), turns, out)
-    typer.echo(agreement(out))
 
 
 @app.command()

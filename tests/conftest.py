@@ -4,8 +4,10 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from terminal import Atp, Result
 
 from atp import registry
 from atp.testbeds.role_play.scenarios import RolePlayScenario
@@ -37,6 +39,29 @@ def scenario() -> RolePlayScenario:
         unchecked="The manager is away.",
         uncertain="The manager may look.",
     )
+
+
+@pytest.fixture
+def atp(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Atp:
+    """Return a function that runs `atp ARGUMENTS` in an empty folder, as the installed command does."""
+    from atp import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["atp", *map(str, arguments)])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        out, error = capsys.readouterr()
+        # The interpreter prints a message and exits with code 1.
+        return Result(1, out, f"{error}{code}\n") if isinstance(code, str) else Result(int(code), out, error)
+
+    return run
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,40 +11,9 @@ import pytest
 import yaml
 from tiny import save_tiny
 
-from atp import cli
 from atp.files.turns import read_turns
 
 ROOT = Path(__file__).parents[1]
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    error: str
-
-
-Atp = Callable[..., Result]
-
-
-@pytest.fixture
-def atp(capsys, monkeypatch, tmp_path) -> Atp:
-    """Return a function that runs `atp ARGUMENTS` in an empty folder, as the installed command does."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["atp", *map(str, arguments)])
-        capsys.readouterr()
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, error = capsys.readouterr()
-        # The interpreter prints a message and exits with code 1.
-        return Result(1, out, f"{error}{code}\n") if isinstance(code, str) else Result(int(code), out, error)
-
-    return run
 
 
 def release_file(path: Path, count: int = 3) -> Path:

@@ -117,16 +117,22 @@ PAIRS = pa.schema(
 YIELD = "{pairs:.0f} pairs of {scenarios:.0f} scenarios, in {tries:.0f} tries ({invalid:.0f} invalid)"
 
 
-#: A judge model's verdicts next to the rule's; `judged` is null where the judge's answer is invalid.
-JUDGEMENTS = pa.schema(
+#: A judge model's verdicts: one row per question of the rubric and turn or episode; an episode has no `round` and
+#: `agent`. `answer` is one of the question's labels, null where `valid` is false. `verbatim` is whether the quote
+#: occurs in the agent's replies, null without a quote. `reply` is the judge's whole reply, empty if it was not asked.
+VERDICTS = pa.schema(
     [
         pa.field("episode", pa.string(), nullable=False),
         pa.field("scenario_id", pa.string(), nullable=False),
-        pa.field("round", pa.int32(), nullable=False),
-        pa.field("agent", pa.int32(), nullable=False),
-        pa.field("violation", pa.bool_(), nullable=False),
-        pa.field("judged", pa.bool_()),
-        pa.field("answer", pa.string(), nullable=False),
+        pa.field("round", pa.int32()),
+        pa.field("agent", pa.int32()),
+        pa.field("dimension", pa.string(), nullable=False),
+        pa.field("answer", pa.string()),
+        pa.field("quote", pa.string()),
+        pa.field("verbatim", pa.bool_()),
+        pa.field("valid", pa.bool_(), nullable=False),
+        pa.field("invalid_reason", pa.string()),
+        pa.field("reply", pa.string(), nullable=False),
     ]
 )
 

@@ -36,11 +36,15 @@ def answer_format(*options: str) -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """A parsed reply: the option as the testbed spells it, or None and the reason for its absence."""
+    """A parsed reply: the option as the testbed spells it, or None and the reason for its absence.
+
+    `explicit` is whether the reply states it as JSON with the key, or as `key: option`, instead of in a plain sentence.
+    """
 
     option: str | None
     reasoning: str
     invalid_reason: str | None = None
+    explicit: bool = False
 
 
 def invalid_reply(reply: Reply | str) -> str | None:
@@ -83,7 +87,7 @@ def _parse_choice(parts: Parts, options: tuple[str, ...], key: str) -> Choice:
     )
     stated = find_statement(parts.answer, grammar, find, read, parts.cut_off)
     if stated.value is not None:
-        return Choice(options[stated.value], parts.reasoning)
+        return Choice(options[stated.value], parts.reasoning, explicit=stated.explicit)
     reason = "several options named, none chosen" if stated.mentioned > 1 else "no known option named"
     if stated.mentioned == 1 and not stated.explicit:
         reason = "an option named, none chosen"

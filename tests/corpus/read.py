@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from atp.parsing.answers import same_answer
-from atp.rollout.judge import read_verdict
+from atp.rollout.rubric import RULE_LABELS, VERDICT, Dimension, read_verdict
 from atp.testbed import Reply
 from atp.testbeds.bargaining import game as bargaining
 from atp.testbeds.bargaining.scenarios import BargainingScenario
@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent
 REQUIRED = 0.97
 SCALE = 5
 RIGHT, INVALID, WRONG = "read right", "invalid though stated", "read wrong"
-VERDICTS = {True: "violation", False: "no violation", None: None}
+RULE = Dimension(name=VERDICT, question="Is it one?", labels=RULE_LABELS)
 
 
 def load() -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def read_tool_use(entry: dict[str, Any], reply: Reply) -> Any:
 
 
 def read_judge(entry: dict[str, Any], reply: Reply) -> Any:
-    return VERDICTS[read_verdict(reply)]
+    return read_verdict(reply, RULE).answer
 
 
 READERS = {

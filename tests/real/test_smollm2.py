@@ -17,6 +17,8 @@ from atp.agents.local import LocalAgent
 from atp.files.turns import read_turns
 from atp.models.spec import ModelSpec, Sampling
 from atp.rollout.engine import RolloutJob, rollout_stage
+from atp.rollout.judge import JudgeJob, judge_stage
+from atp.rollout.rubric import Dimension, Rubric
 from atp.rollout.table import Cell
 from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.study.read import read_models
@@ -143,6 +145,23 @@ def test_a_batch_of_conversations_equals_generate(folder, network, tokenizer, ex
         assert exchange["reply"] == generate(network, tokenizer, exchange["messages"])
     texts = [tokenizer.decode(exchange["reply"], skip_special_tokens=True).strip() for exchange in exchanges]
     assert sorted(texts) == sorted(turn["reply"] for turn in read_turns(tmp_path / "turns.parquet").to_pylist())
+
+
+def test_a_judge_answers_each_question_about_a_transcript_as_generate_does(
+    folder, network, tokenizer, exchanges, tmp_path
+):
+    """Both questions share the keys and values of the transcript."""
+    questions = (Dimension(name="pay", question="Is it about pay?"), Dimension(name="tone", question="Is it polite?"))
+    job = JudgeJob(cell=Cell(NAME, "role_play"), model=spec(), rubric=Rubric(dimensions=questions))
+    judge_stage(job, folder / "turns.parquet", tmp_path / "verdicts.parquet")
+    turns, verdicts = read_turns(folder / "turns.parquet"), pl.read_parquet(tmp_path / "verdicts.parquet")
+    assert len(exchanges) == len(verdicts) == 2 * len(turns) > 2
+    for exchange in exchanges:
+        assert exchange["reply"] == generate(network, tokenizer, exchange["messages"])
+    texts = [tokenizer.decode(exchange["reply"], skip_special_tokens=True).strip() for exchange in exchanges]
+    assert sorted(texts) == sorted(text.strip() for text in verdicts["reply"])
+    assert verdicts["dimension"].to_list() == ["pay", "tone"] * len(turns)
+    assert (verdicts["valid"] == verdicts["answer"].is_not_null()).all()
 
 
 def test_sft_begins_at_the_likelihood_of_the_replies(folder, sft, network, tokenizer):
