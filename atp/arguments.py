@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.files.code import SHIPPED
 from atp.files.yaml_text import parse_yaml
 from atp.models.gpus import claim_gpus
 from atp.models.spec import ModelSpec, check_trainable
@@ -52,7 +53,10 @@ def agent_model(agent: str, folder: Path, testbed: str) -> ModelSpec | None:
     if model is None:
         return None
     claim_gpus(model.gpus, model.path)
-    return model.of(testbed)
+    model = model.of(testbed)
+    if model.organism and not Path(model.path).exists():  # outside a clone
+        return model.model_copy(update={"path": str(SHIPPED / model.path)})
+    return model
 
 
 def trainable_model(agent: str, folder: Path, testbed: str) -> ModelSpec:

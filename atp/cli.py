@@ -18,8 +18,10 @@ from atp.arguments import (
     training_settings,
 )
 from atp.commands import export
+from atp.commands.init import init
 from atp.commands.signoff import signoff
 from atp.errors import AtpError
+from atp.files.code import SHIPPED
 from atp.files.schemas import YIELD
 from atp.registry import find_testbed, load_plugins, plugin_error
 from atp.rollout.engine import RolloutJob, rollout_stage
@@ -27,6 +29,7 @@ from atp.rollout.table import Cell
 from atp.rollout.transplant import TransplantJob, recording, transplant_stage
 from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.study.reference import write_schemas
+from atp.study.stages import MODELS_FOLDER, project_root
 from atp.training.filters import FilterJob, filter_settings, filter_stage
 from atp.training.pairs import PairsJob, pairs_stage
 from atp.training.run import AlignJob, FinetuneJob, TrainingFiles
@@ -40,6 +43,7 @@ app = typer.Typer(
 )
 
 app.add_typer(export.app, name="export")
+app.command()(init)
 app.command()(signoff)
 
 PLUGIN = "--plugin"
@@ -61,7 +65,7 @@ SetTestbed = Annotated[
 ]
 SetFilter = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the filter; may be repeated")]
 SetSource = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the source; may be repeated")]
-MODELS_FOLDER = Path("config/models")
+MODELS = project_root(SHIPPED) / MODELS_FOLDER
 
 
 @app.callback()
@@ -116,7 +120,7 @@ def rollout(
     seed: Seed = 0,
     split: Annotated[Literal["train", "test"] | None, typer.Option(help="both if left out")] = None,
     adapter: Annotated[Path | None, typer.Option(help="folder of a LoRA adapter")] = None,
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Play scenarios with an agent and write turns."""
     name = played_testbed(testbed, scenarios)
@@ -138,7 +142,7 @@ def transplant(
     agent: AgentName,
     out: Out,
     adapter: Annotated[Path | None, typer.Option(help="folder of a LoRA adapter")] = None,
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Ask an agent every prompt of recorded episodes, with the recorded history, and write turns."""
     cell = Cell(agent, recording(histories).cell.testbed, condition="transplanted_history")
@@ -172,7 +176,7 @@ def pairs(
     set_: Set = [],  # noqa: B006
     retries: Annotated[int, typer.Option(min=1, help="tries at most for each side of a pair")] = 8,
     seed: Seed = 0,
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Ask training scenarios steered to comply and steered to violate, and write preference pairs."""
     name = played_testbed(testbed, scenarios)
@@ -196,7 +200,7 @@ def align(
     setting: SetTestbed = [],  # noqa: B006
     set_: SetTraining = [],  # noqa: B006
     seed: Seed = 0,
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Align an agent before deployment: train an adapter, by DPO on pairs or by GRPO on training scenarios."""
     if method not in ("dpo", "grpo"):
@@ -232,7 +236,7 @@ def finetune(
     seed: Seed = 0,
     setting: SetTestbed = [],  # noqa: B006
     set_: SetTraining = [],  # noqa: B006
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Train an adapter on what deployment paid."""
     name = played_testbed(testbed, scenarios)
@@ -270,7 +274,7 @@ def judge(
     agent: AgentName,
     out: Out,
     seed: Seed = 0,
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Ask a judge model for a second opinion on every decision that the rule has scored."""
     from atp.files.turns import read_turns
