@@ -11,7 +11,7 @@ import typer
 from atp.errors import AtpError
 from atp.files.code import SHIPPED
 
-#: The study of a new folder, of a minute or two; a deployed copy of the clone names a longer one.
+#: The study of a new folder, a short one; a deployed copy of the clone names another one.
 STUDY = "quick"
 
 
@@ -33,7 +33,8 @@ def make_study_folder(folder: Path) -> None:
             raise AtpError(f"{folder}: is not empty; give the name of a new folder")
         with as_file(files("atp.commands") / "study_folder") as skeleton:
             shutil.copytree(skeleton, folder, dirs_exist_ok=True)
-        shutil.copytree(SHIPPED / "config", folder / "config")
+        for part in ("config", "workflow/profiles/slurm"):
+            shutil.copytree(SHIPPED / part, folder / part)
     except OSError as error:
         raise AtpError(f"{folder}: no folder can be made there ({error.strerror}); choose another one") from error
     config = folder / "config/config.yaml"
