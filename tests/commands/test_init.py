@@ -20,9 +20,7 @@ def test_a_new_folder_has_a_study_models_and_a_readme_and_runs_other_studies_by_
     assert run(tmp_path, "atp.cli", "init", "empty").returncode == 0
     folder = tmp_path / "empty"
     assert {path.name for path in folder.iterdir()} == {"Snakefile", "README.md", "config", "workflow"}
-    assert (folder / "config/models/organism.yaml").is_file() and (
-        folder / "config/schemas/study.schema.json"
-    ).is_file()
+    assert all((folder / "config" / file).is_file() for file in ("models/organism.yaml", "schemas/study.schema.json"))
     assert str(ROOT) not in (folder / "Snakefile").read_text()
     jobs = {}
     for study in ("quick", "phase", "mine"):
