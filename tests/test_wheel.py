@@ -40,6 +40,7 @@ def run(folder: Path, *command: str | Path) -> str:
 
 
 def execute(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Do the same, and return how the command ended."""
     removed = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV")
     environment = {name: value for name, value in os.environ.items() if name not in removed}
     environment.setdefault("UV_FIND_LINKS", os.environ.get("PIP_FIND_LINKS", ""))
@@ -120,18 +121,7 @@ def test_an_installed_wheel_makes_a_folder_and_runs_its_study_to_the_report(inst
 def test_an_installed_wheel_plays_stages_and_plans_shipped_studies_in_any_folder(installed, tmp_path):
     atp = installed / "atp"
     run(tmp_path, atp, "scenarios", "--testbed", "role_play", "--train", "0", "--test", "2", "--out", "s.parquet")
-    run(
-        tmp_path,
-        atp,
-        "rollout",
-        "--scenarios",
-        "s.parquet",
-        "--agent",
-        "organism",
-        "--rounds",
-        "1",
-        "--out",
-        "t.parquet",
-    )
+    agent = ("--agent", "organism", "--rounds", "1")
+    run(tmp_path, atp, "rollout", "--scenarios", "s.parquet", *agent, "--out", "t.parquet")
     assert "round" in run(tmp_path, atp, "show", "t.parquet")
     assert "rollout" in run(tmp_path, atp, "plan", "quick")
