@@ -1,21 +1,29 @@
-"""Arguments of the command line -> checked settings."""
+"""Options that commands share, and arguments of the command line -> checked settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+import typer
 from pydantic import BaseModel, ValidationError
 
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.files.code import SHIPPED
 from atp.files.yaml_text import parse_yaml
 from atp.models.gpus import claim_gpus
 from atp.models.spec import ModelSpec, check_trainable
 from atp.registry import find_testbed
 from atp.scenarios.scenario import scenario_testbed
 from atp.study.read import read_models
+from atp.study.stages import MODELS_FOLDER, project_root
 from atp.testbed import Settings
 from atp.training import DpoSettings, GrpoSettings, SftSettings, TrainingSettings
+
+Out = Annotated[Path, typer.Option(help="file to write")]
+Models = Annotated[Path, typer.Option(help="folder of model files")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
+MODELS = project_root(SHIPPED) / MODELS_FOLDER
 
 Typed = TypeVar("Typed", bound=BaseModel)
 TRAININGS: dict[str, type[TrainingSettings]] = {"sft": SftSettings, "dpo": DpoSettings, "grpo": GrpoSettings}
@@ -52,7 +60,10 @@ def agent_model(agent: str, folder: Path, testbed: str) -> ModelSpec | None:
     if model is None:
         return None
     claim_gpus(model.gpus, model.path)
-    return model.of(testbed)
+    model = model.of(testbed)
+    if model.organism and not Path(model.path).exists():  # outside a clone
+        return model.model_copy(update={"path": str(SHIPPED / model.path)})
+    return model
 
 
 def trainable_model(agent: str, folder: Path, testbed: str) -> ModelSpec:

@@ -10,6 +10,10 @@ from typing import Annotated, Literal
 import typer
 
 from atp.arguments import (
+    MODELS,
+    Models,
+    Out,
+    Seed,
     agent_model,
     key_values,
     played_testbed,
@@ -18,6 +22,7 @@ from atp.arguments import (
     training_settings,
 )
 from atp.commands import export, transcripts
+from atp.commands.init import init
 from atp.commands.signoff import signoff
 from atp.errors import AtpError
 from atp.files.schemas import YIELD
@@ -41,28 +46,25 @@ app = typer.Typer(
 
 app.add_typer(export.app, name="export")
 app.add_typer(transcripts.app)
+app.command()(init)
 app.command()(signoff)
 
 PLUGIN = "--plugin"
 
-Out = Annotated[Path, typer.Option(help="file to write")]
 TestbedName = Annotated[str, typer.Option(help="testbed: a folder of atp/testbeds, or one of a plug-in")]
 Testbed = Annotated[str | None, typer.Option(help="testbed; left out: that of the scenario file")]
 AgentName = Annotated[str, typer.Option(help="scripted:POLICY[:NUMBER], agent:NAME[:MODEL], or a name from --models")]
 Templates = Annotated[Path | None, typer.Option(help="template file; left out: the testbed's own")]
-Models = Annotated[Path, typer.Option(help="folder of model files")]
 ScenarioFile = Annotated[Path, typer.Option(help="scenarios.parquet")]
 Folder = Annotated[Path, typer.Option(help="folder to write the adapter to")]
 Sizes = Annotated[list[int], typer.Option(help="scenarios of a series; may be repeated")]
 Set = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the testbed; may be repeated")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")]
 SetTraining = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the training; may be repeated")]
 SetTestbed = Annotated[
     list[str], typer.Option("--setting", help="KEY=VALUE, a setting of the testbed; may be repeated")
 ]
 SetFilter = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the filter; may be repeated")]
 SetSource = Annotated[list[str], typer.Option("--set", help="KEY=VALUE, a setting of the source; may be repeated")]
-MODELS_FOLDER = Path("config/models")
 
 
 @app.callback()
@@ -117,7 +119,7 @@ def rollout(
     seed: Seed = 0,
     split: Annotated[Literal["train", "test"] | None, typer.Option(help="both if left out")] = None,
     adapter: Annotated[Path | None, typer.Option(help="folder of a LoRA adapter")] = None,
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Play scenarios with an agent and write turns."""
     name = played_testbed(testbed, scenarios)
@@ -139,7 +141,7 @@ def transplant(
     agent: AgentName,
     out: Out,
     adapter: Annotated[Path | None, typer.Option(help="folder of a LoRA adapter")] = None,
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Ask an agent every prompt of recorded episodes, with the recorded history, and write turns."""
     cell = Cell(agent, recording(histories).cell.testbed, condition="transplanted_history")
@@ -173,7 +175,7 @@ def pairs(
     set_: Set = [],  # noqa: B006
     retries: Annotated[int, typer.Option(min=1, help="tries at most for each side of a pair")] = 8,
     seed: Seed = 0,
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Ask training scenarios steered to comply and steered to violate, and write preference pairs."""
     name = played_testbed(testbed, scenarios)
@@ -197,7 +199,7 @@ def align(
     setting: SetTestbed = [],  # noqa: B006
     set_: SetTraining = [],  # noqa: B006
     seed: Seed = 0,
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Align an agent before deployment: train an adapter, by DPO on pairs or by GRPO on training scenarios."""
     if method not in ("dpo", "grpo"):
@@ -233,7 +235,7 @@ def finetune(
     seed: Seed = 0,
     setting: SetTestbed = [],  # noqa: B006
     set_: SetTraining = [],  # noqa: B006
-    models: Models = MODELS_FOLDER,
+    models: Models = MODELS,
 ) -> None:
     """Train an adapter on what deployment paid."""
     name = played_testbed(testbed, scenarios)

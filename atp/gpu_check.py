@@ -19,13 +19,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atp.files.code import SHIPPED
+
 if TYPE_CHECKING:
     from atp.rollout.branching import Question
 
 ROLLOUT = ("torch", "transformers", "numpy", "pydantic", "pyarrow")
 TRAINING = ("peft", "trl", "datasets", "accelerate")
 #: Any small tokenizer with a chat template.
-TOKENIZER = Path(__file__).parents[1] / "resources/organism/role_play"
+TOKENIZER = SHIPPED / "resources/organism/role_play"
 GIB = 2**30
 
 

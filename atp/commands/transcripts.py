@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from atp.arguments import agent_model, key_values
+from atp.arguments import MODELS, Models, Out, Seed, agent_model, key_values
 from atp.errors import AtpError
 
 app = typer.Typer()
 
 Turns = Annotated[Path, typer.Argument(help="turns.parquet")]
-Out = Annotated[Path, typer.Option(help="file to write")]
 
 
 @app.command()
@@ -20,8 +19,8 @@ def judge(
     agent: Annotated[str, typer.Option(help="the judge: a name from --models, agent:NAME[:MODEL], scripted:POLICY")],
     out: Out,
     rubric: Annotated[Path | None, typer.Option(help="YAML file; left out: the testbed's own judge question")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of every random choice")] = 0,
-    models: Annotated[Path, typer.Option(help="folder of model files")] = Path("config/models"),
+    seed: Seed = 0,
+    models: Models = MODELS,
 ) -> None:
     """Ask a judge model the questions of a rubric about every stored turn or episode, and write its verdicts.
 

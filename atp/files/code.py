@@ -9,6 +9,8 @@ from pathlib import Path
 
 #: The package's folder.
 PACKAGE = Path(__file__).parents[1]
+#: Folder of config, envs, resources and workflow: in the package where a wheel was installed, the clone otherwise.
+SHIPPED = PACKAGE / "shipped" if (PACKAGE / "shipped").is_dir() else PACKAGE.parent
 #: Data files next to modules that jobs declare as inputs, so that they are no part of the code.
 INPUTS = ("templates.yaml", "published.csv")
 

@@ -49,8 +49,8 @@ def check_vllm(spec: ModelSpec) -> str:
     python = vllm_python()
     if python is None:
         raise AtpError(
-            f'{spec.path}: engine is vllm, which is not installed: pip install "atp[vllm]", or name a Python that has '
-            f"it in {PYTHON}, or set engine: transformers"
+            f'{spec.path}: engine is vllm, which is not installed: pip install "alignment-tipping[vllm]", or '
+            f"name a Python that has it in {PYTHON}, or set engine: transformers"
         )
     if not (os.path.isfile(python) and os.access(python, os.X_OK)):
         raise AtpError(f"{spec.path}: {PYTHON}: no program '{python}'; name a Python that has vLLM")

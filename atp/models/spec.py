@@ -190,7 +190,8 @@ def check_folder(spec: ModelSpec, root: Path) -> None:
     """
     if spec.kind == "inspect":
         if missing := [name for name in ("inspect_ai", "openai") if find_spec(name) is None]:
-            raise AtpError(f'{spec.path}: kind inspect needs {" and ".join(missing)}: pip install "atp[inspect]"')
+            packages = " and ".join(missing)
+            raise AtpError(f'{spec.path}: kind inspect needs {packages}: pip install "alignment-tipping[inspect]"')
         return
     folder = root / spec.path
     if not folder.is_dir():

@@ -14,6 +14,7 @@ from pydantic.json_schema import models_json_schema
 from atp.agents.load import model_name
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.files.code import SHIPPED
 from atp.files.tables import read_provenance
 from atp.files.yaml_text import parse_yaml, read_yaml
 from atp.models.spec import ModelSpec
@@ -33,7 +34,7 @@ NAME = r"\w[\w.-]*"
 
 def read_project(
     config: Mapping[str, Any],
-    workflow: Path = Path(),
+    workflow: Path = SHIPPED,
     file: Path | None = None,
     arguments: Sequence[str] = (),
     models: Path | None = None,

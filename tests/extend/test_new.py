@@ -4,14 +4,13 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from atp.errors import AtpError
 from atp.extend.check import failures
-from atp.extend.new import FILES, SKELETON, new_testbed
+from atp.extend.new import SKELETON, new_testbed
 
 ROOT = Path(__file__).parents[2]
 MAX_LINES = 150
@@ -72,18 +71,3 @@ def test_the_scenarios_of_a_check_can_be_set(tmp_path):
     assert run(tmp_path, "atp.cli", "check", path.name, "--set", f"path={moved}").returncode == 0
     wrong = run(tmp_path, "atp.cli", "check", path.name, "--set", "file=x")
     assert wrong.returncode == 1 and "scenarios.file: unknown key, allowed are path" in wrong.stdout
-
-
-def test_files_that_are_not_python_are_part_of_the_package():
-    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    included = {
-        path
-        for package, patterns in data.items()
-        for folder in (ROOT.glob("atp/**/") if package == "*" else [ROOT / package.replace(".", "/")])
-        for pattern in patterns
-        for path in folder.glob(pattern)
-    }
-    endings = {".py", ".pyc"}
-    files = {path for path in ROOT.glob("atp/**/*") if path.is_file() and path.suffix not in endings}
-    assert files - included == set()
-    assert {ROOT / "atp/extend/skeleton" / file for file in FILES if file.endswith(".yaml")} <= included

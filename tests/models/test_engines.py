@@ -63,7 +63,7 @@ def test_auto_is_transformers_without_a_gpu(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("python", "settings", "message"),
     [
-        ("", {}, r'engine is vllm, which is not installed: pip install "atp\[vllm\]", or name a Python'),
+        ("", {}, r'engine is vllm, which is not installed: pip install "alignment-tipping\[vllm\]", or name a Python'),
         ("/no/python", {}, f"{PYTHON}: no program '/no/python'"),
         (sys.executable, {"gguf_file": "x.gguf"}, "engine vllm does not read gguf_file"),
         (sys.executable, {}, "vLLM cannot play the model: ModuleNotFoundError: No module named 'vllm'"),

@@ -69,5 +69,7 @@ def test_missing_packages_are_named():
         check_folder(spec, Path())
         return
     for call in (lambda: check_folder(spec, Path()), lambda: load_agent("served", spec)):
-        with pytest.raises(AtpError, match=r'local/m: kind inspect needs .*: pip install "atp\[inspect\]"$'):
+        with pytest.raises(
+            AtpError, match=r'local/m: kind inspect needs .*: pip install "alignment-tipping\[inspect\]"$'
+        ):
             call()
