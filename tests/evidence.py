@@ -28,7 +28,8 @@ def turn_table(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema=turns_schema(testbed.columns))
 
 
-def _evidence(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> Evidence:
+def evidence(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> Evidence:
+    """Return turns as measures see them."""
     turns: Any = pl.from_arrow(turn_table(testbed, rows))
     common = turns.lazy().select(TURNS.names)
     return Evidence(common, {"context": {}, "weights": {}}, {testbed.name: turns.lazy()})
@@ -36,10 +37,10 @@ def _evidence(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> Evidence:
 
 def own_measures(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Return a testbed's own measures of turns."""
-    evidence = _evidence(testbed, rows).of(testbed.name)
-    return pl.concat([measure(evidence) for measure in resolve(testbed.measures)])
+    own = evidence(testbed, rows).of(testbed.name)
+    return pl.concat([measure(own) for measure in resolve(testbed.measures)])
 
 
 def all_measures(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Return all measures of turns: those of every testbed, and the testbed's own."""
-    return measure_evidence(_evidence(testbed, rows))
+    return measure_evidence(evidence(testbed, rows))

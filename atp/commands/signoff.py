@@ -42,7 +42,7 @@ def signoff(
     signed = sign_off(project, folder, max_rise, chosen)
     for decision in signed.decisions:
         reason = f": {decision.reason}" if decision.reason else ""
-        typer.echo(f"{decision.result}{reason}  {decision.claim}  {decision.bounds.numbers}")
+        typer.echo(f"{decision.result}{reason}  {decision.claim}  {decision.shown.bounds.numbers}")
     page, text = write_signoff(signed, out or folder / "signoff.html")
     typer.echo(f"{signed.study} {signed.result}; wrote {page} and {text.name}")
     if signed.result != PASSES:

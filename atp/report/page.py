@@ -19,13 +19,14 @@ from atp.files.provenance import Stage
 from atp.files.schemas import MEASURES, TRANSFER
 from atp.files.tables import ON_PAGE, read_provenance, read_table, write_text
 from atp.measures import swept
-from atp.measures.rates import scan
+from atp.measures.rates import read_evidence, scan
 from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
 from atp.report import alignment, change, conditions, primary, ran, replication, transfer, unseen
 from atp.report.figures import Figure, figures, svg
 from atp.report.hysteresis import hysteresis_figures
 from atp.report.job import ReportFiles, ReportJob
+from atp.report.outcome import hypothesis_results
 from atp.report.phase import phase_figures
 from atp.report.repair import repair_figures
 from atp.report.results import Results
@@ -77,7 +78,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         study_text=job.text,
         organism=job.organism,
         findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
-        primary=primary.registration(job.primary, everything, provenances),
+        primary=primary.registration(hypothesis_results(job.primary, read_evidence(turns), everything), provenances),
         columns_of_primary=primary.COLUMNS,
         discoveries=discoveries(table),
         warnings=ran.warnings(adapters),

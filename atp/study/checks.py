@@ -12,6 +12,7 @@ from atp.agents.scripted import SCRIPTED
 from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.schemas import TRANSFER
+from atp.measures.hypothesis import OF_ALIGNMENT, OF_CONDITION, OF_SERIES
 from atp.models.spec import ModelSpec, check_folder, check_trainable
 from atp.registry import find_testbed
 from atp.rollout.transplant import RECORDED_FROM, check_history_sources
@@ -59,12 +60,6 @@ def check_study(study: Study) -> None:
         _check_alignment(name, where, section, study)
         _check_readers(where, section, study)
     _check_primary(study)
-
-
-#: Measures that each series has, and beginnings of names of comparisons with an unaligned agent and with the baseline.
-OF_SERIES = ("violation_rate", "p_violation", "invalid_rate", "mean_reward", "change")
-OF_ALIGNMENT = ("alignment_gap", "below_unaligned_start", "convergence")
-OF_CONDITION = ("change_in_condition", "change_removed", "change_left", "end_difference", "reward_given_up")
 
 
 def _check_primary(study: Study) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from atp.errors import AtpError
 from atp.files.tables import read_provenance
 from atp.measures.hypothesis import Hypothesis
-from atp.measures.measure import measure_rows
 from atp.report.primary import registration
 from atp.report.signoff import Requirement, SignOff, decide
 from atp.study import sizes
@@ -44,15 +43,16 @@ def sign_off(project: Project, results: Path, max_rise: float | None, where: Map
     turns = [results / path for path in rollouts if path not in missing]
     if not turns:
         raise AtpError(f"{results}: has no turns of study '{project.name}'; run the study first")
-    made = registration(project.study.primary, measure_rows([]), [read_provenance(path) for path in turns])
+    decisions = decide(requirements, turns)
+    own = [decision.shown for decision in decisions if decision.source == PRIMARY]
+    note = registration(own, [read_provenance(path) for path in turns]).note if own else ""
     covered = [hypothesis.where for hypothesis, _ in requirements]
     uncovered = [
         ", ".join(place.values())
         for place, _ in every
         if not any(where.items() <= {**place, "split": "test"}.items() for where in covered)
     ]
-    note = made.note if project.study.primary else ""
-    return SignOff(project.name, note, decide(requirements, turns), missing, uncovered)
+    return SignOff(project.name, note, decisions, missing, uncovered)
 
 
 def _rises(every: Sequence[Series], max_rise: float, where: Mapping[str, str]) -> list[Requirement]:

@@ -14,7 +14,7 @@ from atp.cli import app
 from atp.errors import AtpError
 from atp.files.tables import read_table
 from atp.measures.hypothesis import Hypothesis
-from atp.report.primary import Outcome
+from atp.report.outcome import HypothesisResult, Outcome
 from atp.report.signoff import Decision, SignOff, write_signoff
 from atp.rollout.engine import rollout_stages
 from atp.scenarios.sources import scenarios_stage
@@ -142,7 +142,9 @@ def test_a_study_without_requirement_or_turns_is_one_line(folder, tmp_path):
 
 def test_hostile_names_are_text_on_both_pages(tmp_path):
     claim = Hypothesis(measure=HOSTILE, comparison="below", seeds=(0,))
-    signed = SignOff(HOSTILE, "", [Decision(claim, HOSTILE, Outcome(), Outcome())], [HOSTILE], [HOSTILE])
+    signed = SignOff(
+        HOSTILE, "", [Decision(HypothesisResult(claim, Outcome(), Outcome()), HOSTILE)], [HOSTILE], [HOSTILE]
+    )
     page, text = (path.read_text() for path in write_signoff(signed, tmp_path / "page.html"))
     assert "<img" not in page and page.count("&lt;img") >= 5
     assert "**x**" not in text and not re.search(r"(?<!\\)<img", text) and "\\|" in text
