@@ -24,6 +24,7 @@ from atp.arguments import (
 from atp.commands import export, transcripts
 from atp.commands.init import init
 from atp.commands.signoff import signoff
+from atp.commands.view import view
 from atp.errors import AtpError
 from atp.files.schemas import YIELD
 from atp.registry import find_testbed, load_plugins, plugin_error
@@ -48,6 +49,7 @@ app.add_typer(export.app, name="export")
 app.add_typer(transcripts.app)
 app.command()(init)
 app.command()(signoff)
+app.command()(view)
 
 PLUGIN = "--plugin"
 

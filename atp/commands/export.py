@@ -1,16 +1,40 @@
 """atp export: results and training data in the formats of other tools."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from atp.export.artifacts import Artifacts
 
 app = typer.Typer(no_args_is_help=True, help="Write results or training data in another tool's format.")
 
 
-@app.callback()
-def export() -> None:
-    """Keep the name of the format as a subcommand."""
+Study = Annotated[
+    str, typer.Argument(help="a study's folder of results, such as results/demo; or its name or file, as for atp plan")
+]
+Folder = Annotated[Path | None, typer.Option("--out", help="folder to write to; left out: next to the results")]
+
+
+def artifacts_of(study: str) -> "Artifacts":
+    """Return a study's artifacts, and print what an unfinished study lacks."""
+    from atp.export.artifacts import find_artifacts
+
+    artifacts = find_artifacts(study)
+    if artifacts.missing:
+        typer.echo(f"atp: {artifacts.missing}", err=True)
+    return artifacts
+
+
+@app.command("inspect")
+def inspect_(study: Study, out: Folder = None) -> None:
+    """Write logs for Inspect: one a turns file and variant, with a sample for each episode."""
+    from atp.export.inspect_logs import FOLDER, export_inspect
+
+    artifacts = artifacts_of(study)
+    folder = out or artifacts.folder / FOLDER
+    typer.echo(f"{export_inspect(artifacts, folder)} logs in {folder}")
 
 
 @app.command()
