@@ -38,6 +38,16 @@ def inspect_(study: Study, out: Folder = None) -> None:
 
 
 @app.command()
+def scout(study: Study, out: Folder = None) -> None:
+    """Write a database of transcripts for Inspect Scout, which scans them for behaviour."""
+    from atp.export.scout import FOLDER, export_scout
+
+    artifacts = artifacts_of(study)
+    folder = out or artifacts.folder / FOLDER
+    typer.echo(f"{export_scout(artifacts, folder)} transcripts in {folder}")
+
+
+@app.command()
 def llama_factory(
     pairs: Annotated[Path, typer.Argument(help="pairs.parquet")],
     out: Annotated[Path, typer.Option(help="JSON file to write; its entry goes into dataset_info.json next to it")],

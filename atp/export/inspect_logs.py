@@ -10,7 +10,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import reduce
 from itertools import groupby
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +52,26 @@ def export_inspect(study: Artifacts, out: Path, newer: bool = False) -> int:
     Raises:
         AtpError: inspect_ai is not installed; an unreadable turns file.
     """
-    check_inspect()
+    _check_installed()
     places, written = set[Path](), 0
-    for path in study.turns:
+    for path, variant in _variants(study):
         place = out / study.place(path).with_suffix("")
-        for variant in sorted(scan([path], ["variant"]).unique().collect()["variant"]):
-            log = place.with_name(f"{place.name}_{_file_name(variant)}.eval")
-            places.add(log)
-            if newer and log.is_file() and log.stat().st_mtime >= path.stat().st_mtime:
-                continue
-            _write_log(_log(study, path, variant), log)
-            written += 1
+        log = place.with_name(f"{place.name}_{_file_name(variant)}.eval")
+        places.add(log)
+        if newer and log.is_file() and log.stat().st_mtime >= path.stat().st_mtime:
+            continue
+        _write_log(_log(study, path, variant), log)
+        written += 1
     if newer:
         for log in set(out.rglob("*.eval")) - places:
             log.unlink()
     return written
+
+
+def logs(study: Artifacts) -> Iterator[Any]:
+    """Yield the logs of a study. Raises AtpError for an unreadable turns file."""
+    for path, variant in _variants(study):
+        yield _log(study, path, variant)
 
 
 def view(study: Artifacts, port: int) -> None:
@@ -76,8 +83,14 @@ def view(study: Artifacts, port: int) -> None:
     os.execv(sys.executable, command)
 
 
-def check_inspect() -> None:
-    """Raise AtpError if inspect_ai is not installed."""
+def _variants(study: Artifacts) -> Iterator[tuple[Path, str]]:
+    """Yield the variants of each turns file."""
+    for path in study.turns:
+        for variant in sorted(scan([path], ["variant"]).unique().collect()["variant"]):
+            yield path, variant
+
+
+def _check_installed() -> None:
     try:
         import inspect_ai.log  # noqa: F401
     except ImportError as error:
@@ -125,6 +138,7 @@ def _log(study: Artifacts, path: Path, variant: str) -> Any:
     settings = params.get("variants", {}).get(variant) or params.get("settings") or {}
     identity = f"{study.name}/{study.place(path)}/{variant}"
     log = EvalLog(
+        location=str(study.place(path)),
         status="success",
         eval=EvalSpec(
             eval_id=_digest("eval", identity),
@@ -176,6 +190,7 @@ def _sample(rows: Sequence[Row], config: Any, time: datetime) -> Any:
         messages += prompt[-1:] if continues else prompt
         messages += [_message(message, row["model"]) for message in round_messages(row)]
         events += _events(row, prompt, config, time)
+    outputs = [event.output for event in events if event.event == "model"]
     return EvalSample(
         id=first["scenario_id"],
         epoch=first["sample"] + 1,
@@ -183,7 +198,8 @@ def _sample(rows: Sequence[Row], config: Any, time: datetime) -> Any:
         input=[_message(message) for message in first["messages"]],
         target="",
         messages=messages,
-        output=next(event.output for event in reversed(events) if event.event == "model"),
+        output=outputs[-1],
+        model_usage={first["model"]: reduce(add, (output.usage for output in outputs if output.usage))},
         scores=_scores(rows),
         metadata={key: first[key] for key in ("episode", "template", "template_seen")} | {"agents": len(seen)},
         events=events,

@@ -1,0 +1,94 @@
+"""Inspect's logs and viewer, read and started by Inspect itself."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
+
+import polars as pl
+import pytest
+from export.hostile import LONG, REPLIES
+from inspect_ai.analysis import evals_df, samples_df
+from inspect_ai.log import list_eval_logs, read_eval_log
+
+from atp.export.artifacts import find_artifacts
+from atp.export.inspect_logs import export_inspect
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_logs_have_the_episodes_with_their_decisions_and_scores(small, tmp_path):
+    study = find_artifacts(str(small))
+    assert study.missing == ""
+    written = export_inspect(study, tmp_path)
+    evals = evals_df(tmp_path)
+    assert written == len(evals) == len(list_eval_logs(str(tmp_path))) == 10
+    turns = pl.concat([pl.read_parquet(path).drop("details") for path in study.turns])
+    samples = samples_df(tmp_path)
+    assert len(samples) == len(turns.unique(["alignment", "channel", "generation", "split", "episode"]))
+    place = "organism/role_play/dpo/seed0/baseline/context/turns_all_unsupervised.eval"
+    log = read_eval_log(str(tmp_path / place), resolve_attachments=True)
+    cell = {"model": "organism", "testbed": "role_play", "alignment": "dpo", "condition": "baseline", "seed": 0}
+    assert cell.items() <= log.eval.metadata.items()
+    assert {"organism", "role_play", "dpo", "baseline", "seed 0", "all_unsupervised"} <= set(log.eval.tags)
+    rows = turns.filter(channel="context", alignment="dpo", variant="all_unsupervised").sort("round")
+    for sample in log.samples:
+        episode = rows.filter(episode=sample.metadata["episode"]).to_dicts()
+        models = [event for event in sample.events if event.event == "model"]
+        assert [event.output.completion for event in models] == [row["reply"] for row in episode]
+        assert [[message.text for message in event.input] for event in models] == [
+            [message["content"] for message in row["messages"]] for row in episode
+        ]
+        decisions = [event.data for event in sample.events if event.event == "info"]
+        assert [each["decision"] for each in decisions] == [row["decision"] for row in episode]
+        assert sample.scores["reward"].value == pytest.approx(sum(row["reward"] for row in episode) / len(episode))
+    [violation] = [score for score in log.results.scores if score.name == "violation"]
+    assert violation.metrics["mean"].value == pytest.approx(rows["violation"].mean())
+
+
+def test_only_newer_turns_are_exported_again(hostile, tmp_path):
+    study = find_artifacts(str(hostile))
+    assert [export_inspect(study, tmp_path, newer=True) for _ in range(2)] == [1, 0]
+    [log] = tmp_path.rglob("*.eval")
+    os.utime(log, (0, 0))
+    stale = log.rename(log.with_name("turns_removed.eval"))
+    assert export_inspect(study, tmp_path, newer=True) == 1
+    assert not stale.exists()
+
+
+def test_hostile_transcripts_stay_text(hostile, tmp_path):
+    export_inspect(find_artifacts(str(hostile)), tmp_path)
+    [path] = tmp_path.rglob("*.eval")
+    log = read_eval_log(str(path), resolve_attachments=True)
+    assert log.eval.viewer.trust_content is False
+    replies = [[event.output.completion for event in sample.events if event.event == "model"] for sample in log.samples]
+    assert sorted(replies) == sorted([reply, reply] for reply in REPLIES)
+    assert all(sample.scores["violation"].value != sample.scores["violation"].value for sample in log.samples)
+    assert path.stat().st_size < len(LONG)
+
+
+def test_view_serves_the_logs_on_loopback(hostile):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "atp.cli", "view", str(hostile), "--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as viewer:
+        try:
+            opener = build_opener(ProxyHandler({}))
+            for _ in range(120):
+                time.sleep(0.5)
+                try:
+                    logs = opener.open(f"http://127.0.0.1:{port}/api/logs").read().decode()
+                    break
+                except OSError:
+                    assert viewer.poll() is None, viewer.stderr.read()
+            assert "hostile/inspect/m/role_play/none/seed0/baseline/context/turns_a" in logs
+        finally:
+            viewer.terminate()
+        assert "not finished, missing: measures.parquet" in viewer.stderr.read()
