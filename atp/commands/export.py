@@ -47,6 +47,41 @@ def scout(study: Study, out: Folder = None) -> None:
     typer.echo(f"{export_scout(artifacts, folder)} transcripts in {folder}")
 
 
+Measure = Annotated[str, typer.Argument(help="measure, such as violation_rate")]
+OfStudy = Annotated[str, typer.Option("--study", help="as STUDY of the other formats")]
+Table = Annotated[Path | None, typer.Option("--out", help="file to write; left out: the table is printed")]
+
+
+@app.command()
+def csv(measure: Measure, study: OfStudy, out: Table = None) -> None:
+    """Write the rows of a measure as CSV, with all columns."""
+    _write_table("csv", measure, study, out)
+
+
+@app.command()
+def latex(measure: Measure, study: OfStudy, out: Table = None) -> None:
+    """Write the rows of a measure as a table of LaTeX's package booktabs."""
+    _write_table("latex", measure, study, out)
+
+
+@app.command()
+def markdown(measure: Measure, study: OfStudy, out: Table = None) -> None:
+    """Write the rows of a measure as a table in Markdown."""
+    _write_table("markdown", measure, study, out)
+
+
+def _write_table(form: str, measure: str, study: str, out: Path | None) -> None:
+    from atp.export.tables import measure_table
+    from atp.files.tables import check_file, write_text
+
+    text = measure_table(artifacts_of(study), measure, form)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    check_file(out)
+    write_text(text, out)
+
+
 @app.command()
 def llama_factory(
     pairs: Annotated[Path, typer.Argument(help="pairs.parquet")],

@@ -3,12 +3,12 @@
 import asyncio
 from pathlib import Path
 
+from export.hostile import REPLIES
 from inspect_scout import TranscriptContent, transcripts_from
 from inspect_scout import columns as c
 
 from atp.export.artifacts import find_artifacts
 from atp.export.scout import export_scout
-from export.hostile import REPLIES
 
 ALL = TranscriptContent(messages="all", events="all")
 
