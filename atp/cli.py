@@ -404,7 +404,7 @@ def _plugins_first(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Run the command line. An AtpError, or an error in a plug-in, is one line on stderr and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for library in ("httpx", "transformers", "trl", "datasets"):
+    for library in ("httpx", "httpx2", "transformers", "trl", "datasets"):
         logging.getLogger(library).setLevel(logging.WARNING)
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries warn about each other

@@ -47,6 +47,27 @@ def scout(study: Study, out: Folder = None) -> None:
     typer.echo(f"{export_scout(artifacts, folder)} transcripts in {folder}")
 
 
+@app.command()
+def hf(
+    study: Study,
+    out: Folder = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="ORG/NAME", help="upload to private repositories of the Hugging Face hub")
+    ] = None,
+) -> None:
+    """Write a dataset for the Hugging Face hub, and the trained agents as models, with cards."""
+    from atp.export import hub
+
+    if push is not None:
+        hub.check_push(push)
+    artifacts = artifacts_of(study)
+    folder = out or artifacts.folder / hub.FOLDER
+    counts = hub.export_hub(artifacts, folder)
+    typer.echo(f"{', '.join(f'{count} {name}' for name, count in counts.items())} in {folder}")
+    for address in hub.push(folder, push) if push is not None else ():
+        typer.echo(address)
+
+
 Measure = Annotated[str, typer.Argument(help="measure, such as violation_rate")]
 OfStudy = Annotated[str, typer.Option("--study", help="as STUDY of the other formats")]
 Table = Annotated[Path | None, typer.Option("--out", help="file to write; left out: the table is printed")]

@@ -1,5 +1,7 @@
 """Artifacts of a study that an export reads, and those that an unfinished study does not have yet."""
 
+import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from atp.study.read import read_project
 
 #: Number of missing artifacts that a message names.
 MAX_NAMED = 3
+MAX_NAME_CHARS = 120
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ def find_artifacts(named: str) -> Artifacts:
     if not turns:
         raise AtpError(f"{folder}: no turns; run the study first: snakemake --cores all --config study={folder.name}")
     return Artifacts(folder, turns, sorted(_glob(folder, paths.ALIGNED, paths.ADAPTER)), _missing(folder, outputs))
+
+
+def file_name(label: str) -> str:
+    """Return a label as part of a file's name; labels that cannot be one are told apart by a digest."""
+    name = re.sub(r"[^\w.=+-]+", "_", label)[:MAX_NAME_CHARS]
+    return name if name == label else f"{name}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
 def _outputs(project: Project) -> list[str]:

@@ -5,7 +5,6 @@ Prompts and replies are untrusted: the logs tell Inspect's viewer to show them a
 
 import hashlib
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from atp.errors import AtpError
-from atp.export.artifacts import Artifacts
+from atp.export.artifacts import Artifacts, file_name
 from atp.files.schemas import DETAILS, TURNS
 from atp.files.tables import read_provenance
 from atp.files.turns import round_messages
@@ -56,7 +55,7 @@ def export_inspect(study: Artifacts, out: Path, newer: bool = False) -> int:
     places, written = set[Path](), 0
     for path, variant in _variants(study):
         place = out / study.place(path).with_suffix("")
-        log = place.with_name(f"{place.name}_{_file_name(variant)}.eval")
+        log = place.with_name(f"{place.name}_{file_name(variant)}.eval")
         places.add(log)
         if newer and log.is_file() and log.stat().st_mtime >= path.stat().st_mtime:
             continue
@@ -97,12 +96,6 @@ def _check_installed() -> None:
         raise AtpError(
             f"inspect_ai is not installed ({error}); install the extra: pip install 'atp[inspect]'"
         ) from error
-
-
-def _file_name(variant: str) -> str:
-    """Return a variant's label as part of a file's name; labels that are none are told apart by a digest."""
-    name = re.sub(r"[^\w.=+-]+", "_", variant)[:80]
-    return name if name == variant else f"{name}-{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
 
 
 def _write_log(log: Any, path: Path) -> None:

@@ -16,7 +16,7 @@ from atp.study import paths
 
 #: What tells rows of one measure apart, in the order of the rows; the table has a column for each that varies.
 KEYS = (*GROUP, "round", "method")
-MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]<>#!|~&$:@])")
+MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]<>#!|~&$@]|:(?=//))")
 #: Characters that end a line or cannot be printed.
 UNPRINTABLE_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
 
@@ -85,17 +85,19 @@ def _latex(measure: str, rows: pl.DataFrame) -> str:
     return f"% {_plain(measure)}: {shared}\n{table}\n"
 
 
-def _markdown(measure: str, rows: pl.DataFrame) -> str:
+def markdown_table(measure: str, rows: pl.DataFrame) -> str:
+    """Return rows of a measure as a table in Markdown, below a line with the values that they share."""
     from tabulate import tabulate
 
     header, cells, shared = _cells(rows)
-    escaped = [[_escape(cell) for cell in row] for row in cells]
+    escaped = [[escape(cell) for cell in row] for row in cells]
     table = tabulate(escaped, header, tablefmt="pipe", disable_numparse=True)
-    return f"{_escape(measure)}: {_escape(shared)}\n\n{table}\n"
+    return f"{escape(measure)}: {escape(shared)}\n\n{table}\n"
 
 
-def _escape(text: str) -> str:
-    return MARKDOWN_CHARS.sub(r"\\\1", text)
+def escape(text: str) -> str:
+    """Return a text on one line, in which no character means anything in Markdown."""
+    return MARKDOWN_CHARS.sub(r"\\\1", _plain(text))
 
 
-FORMS: dict[str, Callable[[str, pl.DataFrame], str]] = {"latex": _latex, "markdown": _markdown}
+FORMS: dict[str, Callable[[str, pl.DataFrame], str]] = {"latex": _latex, "markdown": markdown_table}
