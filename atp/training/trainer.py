@@ -265,6 +265,7 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
+    _name_run(trainer, label)
     with until_stopped() as stopped:
         watch = _watch(label, stopped)
         trainer.add_callback(watch)
@@ -292,6 +293,16 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
         "processes": float(trainer.accelerator.num_processes),
         **({EQUAL: fmean(equal)} if equal else {}),
     }
+
+
+def _name_run(trainer: Any, label: str) -> None:
+    """Name the run of experiment trackers, and move TensorBoard's logs out of a folder that the training deletes."""
+    from transformers.integrations import TensorBoardCallback
+
+    trainer.args.run_name = label
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = f"{label}.tensorboard"
 
 
 def _newest(checkpoints: Path) -> str | None:

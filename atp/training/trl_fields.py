@@ -24,11 +24,13 @@ SOURCES = (
     ("trl", "trainer/base_config.py"),
     ("transformers", "training_args.py"),
 )
+#: Experiment trackers that `report_to` may name.
+TRACKERS = ("wandb", "mlflow", "trackio", "tensorboard")
 #: Patterns of fields that atp sets: checkpoints, seeds, logs, hardware, data columns, and the model file's sampling.
 SET_BY_ATP = (
     "output_dir *seed use_cpu local_rank fsdp* deepspeed ds3_* parallelism_config model_init_kwargs trust_remote_code "
     "save_* enable_jit_checkpoint resume_from_checkpoint restore_callback* ignore_data_skip push_to_hub* hub_* "
-    "report_to run_name project trackio_* log* num_completions_to_print disable_tqdm include_* do_* *eval* load_best* "
+    "run_name log* num_completions_to_print disable_tqdm include_* do_* *eval* load_best* "
     "metric_for* greater_* prediction_loss_only dataset_text_field dataset_kwargs remove_unused_columns label_names "
     "length_column_name completion_only_loss assistant_only_loss chat_template* eos_token pad_token temperature top_p "
     "top_k min_p repetition_penalty generation_kwargs"
@@ -71,11 +73,22 @@ def check_fields(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
             raise setting_error(name, value, "unknown key", "extra_forbidden", others=others)
         if any(fnmatchcase(name, pattern) for pattern in SET_BY_ATP):
             raise setting_error(name, value, "is set by atp, leave it out")
+        if name == "report_to":
+            _check_trackers(value)
         checked[name] = _number(name, value, set(re.findall(r"\w+", annotation)))
         if not _is_plain(checked[name]):
             message = "must be a finite number, text, true, false, null, or lists and mappings of these"
             raise setting_error(name, value, message, "plain")
     return checked
+
+
+def _check_trackers(value: Any) -> None:
+    """Raise ValidationError for a tracker that is unknown or not installed."""
+    for tracker in value if isinstance(value, list) else [value]:
+        if tracker not in TRACKERS:
+            raise setting_error("report_to", value, f"must be one or several of {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(tracker) is None:
+            raise setting_error("report_to", value, f"{tracker} is not installed; install it: pip install {tracker}")
 
 
 def setting_error(name: str, value: Any, message: str, kind: str = "value_error", **context: Any) -> ValidationError:

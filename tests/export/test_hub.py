@@ -125,7 +125,7 @@ def test_push_uploads_to_private_repositories_and_writes_no_token(small, tmp_pat
     result = push(small, tmp_path / "hf", f"http://127.0.0.1:{hub.server_port}", "ORG/NAME", HF_TOKEN=TOKEN)
     assert result.returncode == 0, result.stderr
     created = [json.loads(body) for path, _, body in hub.requests if path == "/api/repos/create"]
-    assert [each["private"] for each in created] == [True, True]
+    assert [each["visibility"] for each in created] == ["private", "private"]
     commits = {path: body.decode() for path, _, body in hub.requests if "/commit/" in path}
     dataset, models = commits["/api/datasets/ORG/NAME/commit/main"], commits["/api/models/ORG/NAME/commit/main"]
     assert '"data/measures/train.parquet"' in dataset and "adapter_config.json" not in dataset
