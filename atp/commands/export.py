@@ -68,6 +68,17 @@ def hf(
         typer.echo(address)
 
 
+@app.command()
+def tracker(
+    study: Study,
+    to: Annotated[str, typer.Option(help="tensorboard, trackio, wandb or mlflow")],
+) -> None:
+    """Log the rates of each cell to an experiment tracker, by round and by generation."""
+    from atp.export.tracker import export_rates
+
+    typer.echo(f"{export_rates(artifacts_of(study), to)} runs")
+
+
 Measure = Annotated[str, typer.Argument(help="measure, such as violation_rate")]
 OfStudy = Annotated[str, typer.Option("--study", help="as STUDY of the other formats")]
 Table = Annotated[Path | None, typer.Option("--out", help="file to write; left out: the table is printed")]
