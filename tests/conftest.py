@@ -17,7 +17,14 @@ from atp.tools import TOOLS
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: Folders and files whose tests run the workflow or train models.
-STAGES = ("workflow", "training", "study/test_own.py", "extend/test_docs_extending.py", "extend/test_plugin_study.py")
+STAGES = (
+    "workflow",
+    "training",
+    "export",
+    "study/test_own.py",
+    "extend/test_docs_extending.py",
+    "extend/test_plugin_study.py",
+)
 
 
 @pytest.fixture

@@ -69,8 +69,11 @@ def find_artifacts(named: str) -> Artifacts:
 
 
 def file_name(label: str) -> str:
-    """Return a label as part of a file's name; labels that cannot be one are told apart by a digest."""
-    name = re.sub(r"[^\w.=+-]+", "_", label)[:MAX_NAME_CHARS]
+    """Return a label as part of a file's name; labels that cannot be one are told apart by a digest.
+
+    Inspect's viewer refuses paths with two dots.
+    """
+    name = re.sub(r"[^\w.=+-]+|\.\.+", "_", label)[:MAX_NAME_CHARS]
     return name if name == label else f"{name}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 

@@ -54,7 +54,8 @@ def export_inspect(study: Artifacts, out: Path, newer: bool = False) -> int:
     _check_installed()
     places, written = set[Path](), 0
     for path, variant in _variants(study):
-        place = out / study.place(path).with_suffix("")
+        parts = study.place(path).with_suffix("").parts
+        place = out.joinpath(*(file_name(part) if ".." in part else part for part in parts))
         log = place.with_name(f"{place.name}_{file_name(variant)}.eval")
         places.add(log)
         if newer and log.is_file() and log.stat().st_mtime >= path.stat().st_mtime:

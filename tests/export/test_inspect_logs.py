@@ -1,11 +1,14 @@
 """Inspect's logs and viewer, read and started by Inspect itself."""
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
 import polars as pl
@@ -13,16 +16,19 @@ import pytest
 from export.hostile import LONG, REPLIES
 from inspect_ai.analysis import evals_df, samples_df
 from inspect_ai.log import list_eval_logs, read_eval_log
+from playwright.sync_api import sync_playwright
 
 from atp.export.artifacts import find_artifacts
 from atp.export.inspect_logs import export_inspect
 
 ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def test_logs_have_the_episodes_with_their_decisions_and_scores(small, tmp_path):
     study = find_artifacts(str(small))
     assert study.missing == ""
+    assert "<code>atp view results/small</code>" in (small / "report.html").read_text()
     written = export_inspect(study, tmp_path)
     evals = evals_df(tmp_path)
     assert written == len(evals) == len(list_eval_logs(str(tmp_path))) == 10
@@ -70,25 +76,50 @@ def test_hostile_transcripts_stay_text(hostile, tmp_path):
     assert path.stat().st_size < len(LONG)
 
 
-def test_view_serves_the_logs_on_loopback(hostile):
+@pytest.fixture
+def address(hostile):
+    """Yield the address at which `atp view` shows the hostile transcripts."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "atp.cli", "view", str(hostile), "--port", str(port)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as viewer:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes) as viewer:
         try:
-            opener = build_opener(ProxyHandler({}))
             for _ in range(120):
                 time.sleep(0.5)
                 try:
-                    logs = opener.open(f"http://127.0.0.1:{port}/api/logs").read().decode()
+                    build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/")
                     break
                 except OSError:
                     assert viewer.poll() is None, viewer.stderr.read()
-            assert "hostile/inspect/m/role_play/none/seed0/baseline/context/turns_a" in logs
+            yield f"http://127.0.0.1:{port}"
         finally:
             viewer.terminate()
         assert "not finished, missing: measures.parquet" in viewer.stderr.read()
+
+
+def test_the_viewer_shows_hostile_transcripts_as_text(address):
+    logs = build_opener(ProxyHandler({})).open(f"{address}/api/logs").read().decode()
+    assert "hostile/inspect/m/role_play/none/seed0/baseline/context/turns_a" in logs
+    if CHROMIUM is None:
+        pytest.skip("no Chromium found")
+    requests, complaints, dialogs = [], [], []
+    options = ["--no-sandbox", "--disable-gpu", "--no-proxy-server"]
+    [log] = json.loads(logs)["files"]
+    place = quote(log["name"].partition("hostile/inspect/")[2])
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        tab = browser.new_page()
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        for number, text in enumerate(["<script>document.title", "⟨U+0000⟩⟨U+001B⟩", "\\ud800", "javascript:alert(1)"]):
+            tab.goto(f"{address}/#/logs/{place}/samples/sample/{quote(f'scenario {number}')}/1")
+            tab.get_by_text(text).first.wait_for(timeout=90000)
+            assert tab.locator("img[src=x], a[href^=javascript]").count() == 0
+            assert tab.title() != "hostile"
+        browser.close()
+    assert dialogs == complaints == []
+    assert requests and all(url.startswith((f"{address}/", "data:", "blob:")) for url in requests)
