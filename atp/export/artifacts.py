@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atp.errors import AtpError
+from atp.files.tables import read_provenance
+from atp.files.yaml_text import parse_yaml
 from atp.study import paths
 from atp.study.jobs import study_jobs
 from atp.study.project import Project
@@ -56,7 +58,7 @@ def find_artifacts(named: str) -> Artifacts:
     folder, outputs = Path(named).resolve(), list[str]()
     if folder.is_dir():
         with suppress(AtpError):  # a folder can be exported without a valid study file of its name
-            outputs = _outputs(read_project({"study": folder.name}))
+            outputs = _outputs(_project_of(folder))
     elif len(Path(named).parts) > 1 and not named.endswith((".yaml", ".yml")):
         raise AtpError(f"{named}: no such folder; name a study's folder of results, such as results/demo, or its file")
     else:
@@ -75,6 +77,13 @@ def file_name(label: str) -> str:
     """
     name = re.sub(r"[^\w.=+-]+|\.\.+", "_", label)[:MAX_NAME_CHARS]
     return name if name == label else f"{name}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
+def _project_of(folder: Path) -> Project:
+    """Return the study of a folder of results: that of its report, else the one with its name."""
+    page = folder / paths.REPORT
+    text = read_provenance(page).get("params", {}).get("text") if page.is_file() else None
+    return read_project({**parse_yaml(text, str(page)), "name": folder.name} if text else {"study": folder.name})
 
 
 def _outputs(project: Project) -> list[str]:

@@ -46,17 +46,17 @@ def dataset_card(study: Artifacts, folder: Path, counts: Mapping[str, int]) -> s
     """
     from huggingface_hub import DatasetCardData
 
-    configs, sections = [], []
+    configs, sections = list[dict[str, Any]](), list[str]()
     for name, text in ABOUT.items():
         files = sorted((folder / "data" / name).rglob("*.parquet"))
         splits = sorted({path.parent.name if path.parent.name != name else path.stem for path in files})
         if not files:
             continue
-        data = [
+        paths_of = [
             {"split": split, "path": f"data/{name}/{split}{'.parquet' if name == 'measures' else '/*.parquet'}"}
             for split in splits
         ]
-        configs.append({"config_name": name, "data_files": data} | ({"default": True} if not configs else {}))
+        configs.append({"config_name": name, "data_files": paths_of} | ({"default": True} if not configs else {}))
         columns = (
             "Its columns are those of `turns`.\n" if name == "evaluations" and sections else _columns(name, files[0])
         )

@@ -21,9 +21,7 @@ def replacing_folder(out: Path) -> Iterator[Path]:
     """
     out = out.absolute()
     if out.exists() and not (out.is_dir() and ((out / MARKER).exists() or not any(out.iterdir()))):
-        raise AtpError(
-            f"{out}: exists and was not written by an export; delete it, or choose another folder with --out"
-        )
+        raise AtpError(f"{out}: exists, and no export wrote it; delete it, or choose another folder with --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
         folder = Path(name, out.name)

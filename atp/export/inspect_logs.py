@@ -94,9 +94,7 @@ def _check_installed() -> None:
     try:
         import inspect_ai.log  # noqa: F401
     except ImportError as error:
-        raise AtpError(
-            f"inspect_ai is not installed ({error}); install the extra: pip install 'atp[inspect]'"
-        ) from error
+        raise AtpError(f"inspect_ai: {error}; install it: pip install 'alignment-tipping[inspect]'") from error
 
 
 def _write_log(log: Any, path: Path) -> None:

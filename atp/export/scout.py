@@ -24,7 +24,9 @@ def export_scout(study: Artifacts, out: Path) -> int:
     try:
         from inspect_scout import transcripts_db
     except ImportError as error:
-        raise AtpError(f"inspect_scout is not installed ({error}); install it: pip install 'atp[scout]'") from error
+        raise AtpError(
+            f"inspect_scout is not installed ({error}); install it: pip install 'alignment-tipping[scout]'"
+        ) from error
     written = 0
 
     def counted() -> Iterator[Any]:

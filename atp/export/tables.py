@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any
 
 import polars as pl
@@ -46,11 +47,11 @@ def _cells(rows: pl.DataFrame) -> tuple[list[str], list[list[str]], str]:
     """Return the header, the cells and the values that all rows share."""
     keys = [key for key in KEYS if rows[key].n_unique() > 1]
     shared = {key: rows[key][0] for key in KEYS if key not in keys and rows[key][0] not in (None, "")}
-    columns: dict[str, Callable[[Mapping[str, Any]], Any]] = {key: lambda row, key=key: row[key] for key in keys}
+    columns: dict[str, Callable[[Mapping[str, Any]], Any]] = {key: itemgetter(key) for key in keys}
     if rows["value"].null_count() < len(rows):
         columns |= {"value": value_text, "95 % interval": _interval, "n": _counts}
     columns |= {
-        name: lambda row, name=name: row[name]
+        name: itemgetter(name)
         for name in ("invalid", "label", "reason")
         if rows[name].drop_nulls().len() and rows[name].cast(pl.String).fill_null("0").ne("0").any()
     }

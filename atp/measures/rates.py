@@ -181,11 +181,9 @@ def scan(paths: Iterable[Path], columns: Sequence[str], details: bool = False) -
         read_provenance(path)  # raises AtpError for a missing or truncated file
         schema = pq.read_schema(path)
         for name in columns:
-            found = str(schema.field(name).type) if name in schema.names else "missing"
-            if found != str(TURNS.field(name).type):
-                raise AtpError(
-                    f"{path}: not a turns file: column '{name}' is {found}, must be {TURNS.field(name).type}"
-                )
+            found, wanted = schema.field(name).type if name in schema.names else "missing", TURNS.field(name).type
+            if found != wanted:  # as types: their texts differ in the name of a list's elements
+                raise AtpError(f"{path}: not a turns file: column '{name}' is {found}, must be {wanted}")
         own = [DETAILS] if details and DETAILS in schema.names else []
         frames.append(pl.scan_parquet(path, glob=False).select(*columns, *own))
     return pl.concat(frames)
