@@ -109,7 +109,7 @@ def test_on_a_phone(page, browser):
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.on("request", lambda request: requests.append(request.url))
     tab.goto(page.as_uri())
-    tab.wait_for_selector("#drift_over_rounds svg.marks")
+    tab.wait_for_selector("#figure-drift_over_rounds svg.marks")
     tab.select_option("#file", label="learner, role_play, none, baseline, seed 0: in context")
     assert tab.inner_text("#place").startswith("round 1 of 6")
     assert tab.locator("#turn .message").count() == 4
@@ -131,7 +131,7 @@ def test_on_a_phone(page, browser):
 def test_each_figure_is_shown_once_on_paper_and_once_on_a_screen(page, browser):
     tab = browser.new_page(color_scheme="dark")
     tab.goto(page.as_uri())
-    tab.wait_for_selector("#drift_over_rounds svg.marks")
+    tab.wait_for_selector("#figure-drift_over_rounds svg.marks")
     for medium, shown in (("screen", ".live"), ("print", ".still")):
         tab.emulate_media(media=medium)
         for figure in tab.locator("figure").all():
@@ -142,7 +142,7 @@ def test_each_figure_is_shown_once_on_paper_and_once_on_a_screen(page, browser):
 def test_text_of_figures_can_be_read_in_the_dark(page, browser):
     tab = browser.new_page(color_scheme="dark")
     tab.goto(page.as_uri())
-    tab.wait_for_selector("#drift_over_rounds svg.marks")
+    tab.wait_for_selector("#figure-drift_over_rounds svg.marks")
     fills = tab.eval_on_selector_all("figure .live svg text", "found => found.map((one) => getComputedStyle(one).fill)")
     assert fills
     assert {sum(map(int, re.findall(r"\d+", fill)[:3])) > 3 * 128 for fill in fills} == {True}
