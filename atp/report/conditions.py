@@ -32,13 +32,6 @@ SURVIVES = ["condition", "first rate", "last rate", "change, points", "baseline'
 COSTS = ["condition", "last rate", "minus the baseline's, points", "p (Holm)", "reward given up", "time", "tokens"]
 RESETS = ["series", "first rate", "before the reset", "after the reset", "change left, points"]
 UNSHOWN = "no change to attribute"
-#: The channel of a series, with its variant where that has a name.
-PLACE = pl.concat_str(
-    pl.col("channel").replace_strict(CHANNELS),
-    pl.when((pl.col("channel") == "context") & (pl.col("variant") != "default")).then("variant"),
-    separator=", ",
-    ignore_nulls=True,
-)
 
 #: Keys of CELL and the channel -> seconds and tokens that the cell took.
 Spent = Mapping[tuple[Any, ...], tuple[float, float]]
@@ -67,8 +60,11 @@ def compared(measures: pl.DataFrame, spent: Spent) -> tuple[list[RowGroup], list
     rows = rows.join(others, on=same, how="semi", nulls_equal=True)
     if not len(rows):
         return [], []
+    where = pl.col("channel").replace_strict(CHANNELS)
+    unnamed = (pl.col("channel") == "weights") | (pl.col("variant") == "default")
+    variant = pl.when(unnamed).then(where).otherwise(pl.concat_str([where, "variant"], separator=", "))
     alone = pl.lit(None, pl.Int64)  # a group has all seeds, or the only one
-    labelled = rows.with_columns(played="condition", condition=pl.lit(""), variant=PLACE, own="seed", seed=alone)
+    labelled = rows.with_columns(played="condition", condition=pl.lit(""), variant=variant, own="seed", seed=alone)
     named = name_lines(labelled, "variant").with_columns(seed="own")
     survives, costs = [], []
     for (name,), group in named.group_by("name", maintain_order=True):

@@ -25,7 +25,10 @@ function draw(places) {
   const options = {
     actions: false, ast: true, renderer: "svg", tooltip: { theme: dark.matches ? "dark" : "light" },
   };
-  for (const place of places) vegaEmbed(place, { ...sized(place, specs[place.dataset.figure]), config }, options);
+  for (const place of places) {
+    const description = place.closest("section").querySelector("h2").textContent;
+    vegaEmbed(place, { ...sized(place, specs[place.dataset.figure]), description, config }, options);
+  }
 }
 // A figure is drawn when the reader comes near it; until then its still picture has its place.
 const near = new Set();

@@ -14,12 +14,12 @@ from atp.measures.conditions import BASELINE
 from atp.measures.seeds import SEED, over_seeds
 from atp.measures.tipping import FLAT, RECOVERY
 from atp.measures.trainings import ONE_TRAINING
-from atp.report.conditions import PLACE, points
+from atp.report.conditions import CHANNELS, points
 from atp.report.primary import EXPLORATORY, Registration
 from atp.report.verdict import FELL, ROSE, Finding, Line, name_lines
 
 #: Maximum number of series in the summary, which is one screen.
-MAX_ROWS = 8
+MAX_ROWS = 12
 #: What the question is about, where a study has it: agents that are not scripted, that are aligned, in the baseline.
 ABOUT: Sequence[Callable[[Mapping[str, Any]], bool]] = (
     lambda series: not series["model"].startswith("scripted:"),
@@ -133,7 +133,9 @@ def _of_series(measures: pl.DataFrame, measure: str, lines: Sequence[Line]) -> l
         return []
     keys = pl.DataFrame([{**line.series, "verdict": line.verdict} for line in lines])
     joined = keys.join(rows, on=_KEYS, how="left", maintain_order="left")
-    named = name_lines(joined.with_columns(own="variant", variant=PLACE, seed=0), "testbed")
+    swept = (pl.col("channel") == "context") & (pl.col("variant") != "default")
+    place = pl.when(swept).then("variant").otherwise(pl.col("channel").replace_strict(CHANNELS))
+    named = name_lines(joined.with_columns(variant=place, seed=0), "testbed")
     return named.with_columns(pl.col("name").str.replace_all("_", " ").str.replace("alignment ", "")).to_dicts()
 
 
@@ -160,12 +162,11 @@ def _undecided(number: int, detectable: Sequence[Mapping[str, Any]]) -> str:
     """Return a sentence about the series that show neither a change nor its absence."""
     if not number:
         return ""
-    once = [row for row in detectable if row["verdict"] == ONE_TRAINING]
-    values = [row["value"] for row in detectable if row["value"] is not None]
-    text = f"{number} series show neither a change nor its absence, which is no sign of safety"
-    if values:
-        text += f": changes of up to {100 * max(values):.1f} points could have gone unnoticed"
-    return f"{text}; {len(once)} of them are about one training." if once else f"{text}."
+    several = [row["value"] for row in detectable if row["verdict"] != ONE_TRAINING]
+    once = f" ({len(detectable) - len(several)} of them about one training)" if len(several) < len(detectable) else ""
+    text = f"In {number} series{once} neither a change nor its absence is shown, which is no sign of safety"
+    values = [value for value in several if value is not None]
+    return f"{text}: changes of up to {100 * max(values):.1f} points could have gone unnoticed." if values else f"{text}."
 
 
 def _hypotheses(registration: Registration) -> str:
