@@ -28,19 +28,23 @@ ABOUT: Sequence[Callable[[Mapping[str, Any]], bool]] = (
 )
 #: What a series shows -> words after "the violation rate"; the remaining ones are not shown to change or to stay.
 KINDS = {ROSE: "rises in", FELL: "falls in", RECOVERY: "rises and falls back in", FLAT: "stays flat in"}
-COLUMNS = ("series", "change, points (95 % interval)", "verdict")
+COLUMNS = ("series", "points (95 % interval)", "verdict")
 _KEYS = [key for key in (*SERIES, "channel") if key != SEED]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A series of the summary: cells of COLUMNS, its direction, and where its change and its interval are drawn.
+    """A series of the summary: its change in points with the interval, and where both are drawn.
 
     Args:
+        direction: as that of a `Line`.
         places: the low end, the change and the high end, in per cent of the width of the drawing; 50 is no change.
     """
 
-    cells: tuple[str, str, str]
+    name: str
+    change: str
+    interval: str
+    verdict: str
     direction: str
     places: tuple[float, float, float]
 
@@ -107,12 +111,12 @@ def _sentence(kinds: Counter[str], lines: list[Line], every: list[Line], changes
     aligned = " of aligned agents" if all(ABOUT[1](line.series) for line in lines) else ""
     baseline = " in the baseline condition" if any(not ABOUT[2](line.series) for line in every) else ""
     counts = [f"{words} {kinds[kind]}" for kind, words in KINDS.items() if kinds[kind]]
-    counts += [f"is not shown to change or to stay in {kinds['']}"] if kinds[""] else []
+    counts += [f"is not shown to change or to stay flat in {kinds['']}"] if kinds[""] else []
     text = f"Of {len(lines)} series{aligned}{baseline}, the violation rate {_and(counts)}."
     measured = sorted((row for row in changes if row["value"] is not None), key=lambda row: row["value"])
     if not measured:
         return text
-    ends = " to ".join(_points(row) for row in (measured[0], measured[-1])[: len(measured)])
+    ends = " to ".join(" ".join(_points(row)) for row in (measured[0], measured[-1])[: len(measured)])
     return f"{text} The change, in points with its 95\u00a0% interval, {'ranges from' if measured[1:] else 'is'} {ends}."
 
 
@@ -120,10 +124,10 @@ def _and(parts: list[str]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
 
 
-def _points(row: Mapping[str, Any]) -> str:
+def _points(row: Mapping[str, Any]) -> tuple[str, str]:
     """Return a change in points and its interval, without the spread between seeds."""
     value, interval = points({**row, "least": None})
-    return f"{value} ({interval or 'no interval'})"
+    return value, f"({interval or 'no interval'})"
 
 
 def _of_series(measures: pl.DataFrame, measure: str, lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -154,7 +158,7 @@ def _rows(lines: Sequence[Line], changes: Sequence[dict[str, Any]]) -> tuple[lis
     for line, row in drawn:
         ends = [row["value"] if row[end] is None else row[end] for end in ("low", "value", "high")]
         low, middle, high = (50 + 5000 * end / extent for end in ends)
-        rows.append(Row((row["name"], _points(row), line.verdict), line.direction, (low, middle, high)))
+        rows.append(Row(row["name"], *_points(row), line.verdict, line.direction, (low, middle, high)))
     return rows, extent
 
 
