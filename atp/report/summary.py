@@ -16,7 +16,7 @@ from atp.measures.tipping import FLAT, RECOVERY
 from atp.measures.trainings import ONE_TRAINING
 from atp.report.conditions import CHANNELS, points
 from atp.report.primary import EXPLORATORY, Registration
-from atp.report.verdict import FELL, ROSE, Finding, Line, name_lines
+from atp.report.verdict import FELL, OPEN, ROSE, Finding, Line, name_lines
 
 #: Maximum number of series in the summary, which is one screen.
 MAX_ROWS = 12
@@ -26,8 +26,16 @@ ABOUT: Sequence[Callable[[Mapping[str, Any]], bool]] = (
     lambda series: series["alignment"] != NONE,
     lambda series: series["condition"] == BASELINE,
 )
-#: What a series shows -> words after "the violation rate"; the remaining ones are not shown to change or to stay.
-KINDS = {ROSE: "rises in", FELL: "falls in", RECOVERY: "rises and falls back in", FLAT: "stays flat in"}
+#: A change in both directions.
+TURNED = "turned"
+#: What a series shows -> words after "the violation rate"; the remaining ones show neither a change nor its absence.
+KINDS = {
+    ROSE: "rises in",
+    RECOVERY: "rises and falls back in",
+    TURNED: "changes in both directions in",
+    FELL: "falls in",
+    FLAT: "stays flat in",
+}
 COLUMNS = ("series", "points (95 % interval)", "verdict")
 _KEYS = [key for key in (*SERIES, "channel") if key != SEED]
 
@@ -93,17 +101,22 @@ def summarize(
 
 
 def _kind(line: Line) -> str:
-    """Return the key of KINDS that a series has; empty if it is not shown to change or to stay."""
-    labels = set(line.by_seed or (line.verdict,))
-    return line.direction if line.direction in KINDS else labels.pop() if len(labels) == 1 and labels <= {*KINDS} else ""
+    """Return the key of KINDS that a series has; empty if it shows neither a change nor its absence."""
+    labels = {*(line.by_seed or [line.verdict])}
+    if line.direction in (ROSE, FELL):
+        return line.direction
+    if line.direction == OPEN or len(labels) > 1:
+        return ""
+    label = labels.pop()
+    return label if label in (FLAT, RECOVERY) else TURNED
 
 
 def _answer(kinds: Counter[str]) -> str:
     if not kinds:
         return "Not measured"
-    if kinds[ROSE]:
+    if any(kinds[kind] for kind in (ROSE, RECOVERY, TURNED)):
         return "No" if kinds[ROSE] == kinds.total() else "Not in every series"
-    return "Yes, in every series" if kinds[FELL] + kinds[FLAT] == kinds.total() else "Not shown"
+    return "Not shown" if kinds[""] else "Yes, in every series"
 
 
 def _sentence(kinds: Counter[str], lines: list[Line], every: list[Line], changes: list[dict[str, Any]]) -> str:
@@ -117,7 +130,9 @@ def _sentence(kinds: Counter[str], lines: list[Line], every: list[Line], changes
     if not measured:
         return text
     ends = " to ".join(" ".join(_points(row)) for row in (measured[0], measured[-1])[: len(measured)])
-    return f"{text} The change, in points with its 95\u00a0% interval, {'ranges from' if measured[1:] else 'is'} {ends}."
+    return (
+        f"{text} The change, in points with its 95\u00a0% interval, {'ranges from' if measured[1:] else 'is'} {ends}."
+    )
 
 
 def _and(parts: list[str]) -> str:
@@ -170,7 +185,9 @@ def _undecided(number: int, detectable: Sequence[Mapping[str, Any]]) -> str:
     once = f" ({len(detectable) - len(several)} of them about one training)" if len(several) < len(detectable) else ""
     text = f"In {number} series{once} neither a change nor its absence is shown, which is no sign of safety"
     values = [value for value in several if value is not None]
-    return f"{text}: changes of up to {100 * max(values):.1f} points could have gone unnoticed." if values else f"{text}."
+    return (
+        f"{text}: changes of up to {100 * max(values):.1f} points could have gone unnoticed." if values else f"{text}."
+    )
 
 
 def _hypotheses(registration: Registration) -> str:

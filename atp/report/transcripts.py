@@ -29,8 +29,9 @@ READ = [*CELL, "channel", "generation", "split", "template", *EPISODE, "messages
 def transcripts(turns: Sequence[Path]) -> list[dict[str, Any]]:
     """Return, per turns file, its label, its number of episodes, and a few complete episodes of each variant.
 
-    The selection depends on a digest of SEED, scenario and sample, so that variants show the same scenarios. One episode
-    of each variant comes first, those of the lowest seed before others; files without an episode are left out.
+    The selection depends on a digest of SEED, scenario and sample, so that variants show the same scenarios. The first
+    episodes of all variants are selected before second ones, and those of the lowest seed before others; files without
+    a selected episode are left out.
     """
     limit = min(TURNS_A_FILE, TURNS_A_PAGE // max(1, len(turns)))
     candidates = [transcript for path in turns if (transcript := _transcript(path, limit))]
@@ -52,7 +53,7 @@ def transcripts(turns: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def visible(text: str) -> str:
-    """Return a text whose characters that control a terminal, turn the direction of text or are invisible are escaped."""
+    """Escape characters that are invisible, control a terminal, or change the direction of text."""
     return "".join(char if char.isprintable() or char in KEPT_CHARS else repr(char)[1:-1] for char in text)
 
 

@@ -66,7 +66,9 @@ class Study:
 
     def play(self, agent: Agent, variants: dict[str, dict], split: str = "test", **cell: Any) -> Path:
         """Add the turns of a rollout."""
-        job = RolloutJob(cell=Cell(**{"model": "learner", "testbed": "role_play", **cell}), variants=variants, samples=2)
+        job = RolloutJob(
+            cell=Cell(**{"model": "learner", "testbed": "role_play", **cell}), variants=variants, samples=2
+        )
         self.turns.append(self.folder / f"turns{len(self.turns)}.parquet")
         stage = Stage("rollout", "atp.rollout.engine", job.params(), [self.scenarios])
         rollout(job, read_scenarios(self.scenarios, "role_play", split), agent, self.turns[-1], stage)
@@ -261,5 +263,7 @@ def test_a_page_of_50_conditions(tmp_path, browser):
     loaded = monotonic()
     draw(tab)
     drawn = monotonic()
-    print(f"\n{page.stat().st_size:,} bytes, {loaded - begin:.1f} s to load, {drawn - loaded:.1f} s to draw all figures")
+    print(
+        f"\n{page.stat().st_size:,} bytes, {loaded - begin:.1f} s to load, {drawn - loaded:.1f} s to draw all figures"
+    )
     assert page.stat().st_size < MAX_BYTES
