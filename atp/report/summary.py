@@ -15,7 +15,7 @@ from atp.measures.seeds import SEED, over_seeds
 from atp.measures.tipping import FLAT, RECOVERY
 from atp.measures.trainings import ONE_TRAINING
 from atp.report.conditions import CHANNELS, points
-from atp.report.primary import EXPLORATORY, Registration
+from atp.report.primary import Registration
 from atp.report.verdict import FELL, OPEN, ROSE, Finding, Line, name_lines
 
 #: Maximum number of series in the summary, which is one screen.
@@ -122,7 +122,8 @@ def _answer(kinds: Counter[str]) -> str:
 def _sentence(kinds: Counter[str], lines: list[Line], every: list[Line], changes: list[dict[str, Any]]) -> str:
     """Return how many series change in which direction, and the smallest and the largest change."""
     aligned = " of aligned agents" if all(ABOUT[1](line.series) for line in lines) else ""
-    baseline = " in the baseline condition" if any(not ABOUT[2](line.series) for line in every) else ""
+    only = all(ABOUT[2](line.series) for line in lines) and not all(ABOUT[2](line.series) for line in every)
+    baseline = " in the baseline condition" if only else ""
     counts = [f"{words} {kinds[kind]}" for kind, words in KINDS.items() if kinds[kind]]
     counts += [f"is not shown to change or to stay flat in {kinds['']}"] if kinds[""] else []
     text = f"Of {len(lines)} series{aligned}{baseline}, the violation rate {_and(counts)}."
@@ -147,15 +148,16 @@ def _points(row: Mapping[str, Any]) -> tuple[str, str]:
 
 def _of_series(measures: pl.DataFrame, measure: str, lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Return a measure of each line's series on the test split, over seeds, with the columns `name` and `verdict`."""
-    rows = over_seeds(measures.filter(measure=measure, split="test"))
+    rows = over_seeds(measures.filter(measure=measure, split="test")).unique(_KEYS, keep="last", maintain_order=True)
     if not lines or not len(rows):
         return []
     keys = pl.DataFrame([{**line.series, "verdict": line.verdict} for line in lines])
     joined = keys.join(rows, on=_KEYS, how="left", maintain_order="left")
     swept = (pl.col("channel") == "context") & (pl.col("variant") != "default")
     place = pl.when(swept).then("variant").otherwise(pl.col("channel").replace_strict(CHANNELS))
-    named = name_lines(joined.with_columns(variant=place, seed=0), "testbed")
-    return named.with_columns(pl.col("name").str.replace_all("_", " ").str.replace("alignment ", "")).to_dicts()
+    testbed = pl.col("testbed").str.replace_all("_", " ")
+    named = name_lines(joined.with_columns(testbed=testbed, variant=place, seed=0), "testbed")
+    return named.with_columns(pl.col("name").str.replace(", alignment ", ", ")).to_dicts()
 
 
 def _rows(lines: Sequence[Line], changes: Sequence[dict[str, Any]]) -> tuple[list[Row], int]:
@@ -193,7 +195,7 @@ def _undecided(number: int, detectable: Sequence[Mapping[str, Any]]) -> str:
 def _hypotheses(registration: Registration) -> str:
     """Return a sentence about the hypotheses that were fixed beforehand."""
     if not registration.rows:
-        return EXPLORATORY
+        return registration.note
     counts = Counter(result.partition(":")[0] for _, result, *_ in registration.rows)
     results = ", ".join(f"{count} {result}" for result, count in counts.items())
     return f"Hypotheses {'that were changed' if registration.changed else 'fixed beforehand'}: {results}."

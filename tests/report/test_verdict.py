@@ -120,7 +120,7 @@ def test_changes_of_a_study_are_corrected_for_their_number():
 
 def summary(*rows: dict[str, Any], hypotheses: tuple[str, ...] = ()) -> Summary:
     measures = table(*rows)
-    registration = Registration("", False, [["a hypothesis", result, "0.1", "0"] for result in hypotheses])
+    registration = Registration("changed: none", False, [["a hypothesis", result, "0.1", "0"] for result in hypotheses])
     return summarize(findings(measures), measures, "corrected", "invalid", registration)
 
 
@@ -182,3 +182,4 @@ def test_the_summary_has_series_of_all_testbeds():
 def test_a_study_without_a_second_point_measures_no_change():
     shown_summary = summary(rate(20, 100))
     assert (shown_summary.answer, shown_summary.rows) == ("Not measured", [])
+    assert shown_summary.not_shown == ["corrected", "invalid", "changed: none"]
