@@ -142,7 +142,7 @@ def test_the_page_explains_the_agent_and_the_change(page):
     text = page.read_text()
     assert "no evidence about any deployed model" in text
     assert "<b>baseline: one training</b> from" in text and "all of its results are exploratory" in text
-    assert "models: [&lt;b&gt;x&lt;/b&gt;]" in text and "<code>atp view test</code>" in text
+    assert "models: [&lt;b&gt;x&lt;/b&gt;]" in text and "<code>atp view results/test</code>" in text
     assert sorted(file.name for file in (page.parent / "figures").iterdir()) == [
         "deployment.svg",
         "drift_over_generations.svg",
