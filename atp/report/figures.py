@@ -436,4 +436,6 @@ def svg(figure: Figure, titled: bool) -> str:
         chart = chart.properties(title=figure.title)
     chart = chart.configure_axis(**text).configure_title(fontSize=16, anchor="start", offset=14)
     chart = chart.configure_legend(**text, orient="bottom", columns=2, labelLimit=0, symbolStrokeWidth=2)
-    return vl_convert.vegalite_to_svg(chart.configure_view(stroke=None).to_dict())
+    spec = chart.configure_view(stroke=None).to_dict()
+    spec["config"]["aria"] = titled  # the page's picture has a text of its own; labels of all points double its size
+    return vl_convert.vegalite_to_svg(spec)

@@ -8,12 +8,12 @@ const specs = read("specs");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 34rem)");
 // Panels share the width of the page; on a narrow page they are below each other.
-function sized(name, spec) {
+function sized(place, spec) {
   if (!spec.facet) return spec;
-  const columns = narrow.matches ? 1 : spec.columns, width = Math.floor(byId(name).parentElement.clientWidth / columns) - 64;
+  const columns = narrow.matches ? 1 : spec.columns, width = Math.floor(place.parentElement.clientWidth / columns) - 64;
   return { ...spec, columns, spec: { ...spec.spec, width } };
 }
-function draw() {
+function draw(places) {
   const ink = dark.matches ? "#e6e9ed" : "#1b1f24", line = dark.matches ? "#2a3038" : "#e3e6ea";
   const text = { labelColor: ink, titleColor: ink, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 600 };
   const config = {
@@ -25,13 +25,85 @@ function draw() {
   const options = {
     actions: false, ast: true, renderer: "svg", tooltip: { theme: dark.matches ? "dark" : "light" },
   };
-  for (const [name, spec] of Object.entries(specs)) vegaEmbed(byId(name), { ...sized(name, spec), config }, options);
+  for (const place of places) {
+    const description = place.closest("section").querySelector("h2").textContent;
+    vegaEmbed(place, { ...sized(place, specs[place.dataset.figure]), description, config }, options);
+  }
 }
-draw();
-dark.addEventListener("change", draw);
-narrow.addEventListener("change", draw);
+// A figure is drawn when the reader comes near it; until then its still picture has its place.
+const near = new Set();
+const watcher = new IntersectionObserver((entries) => {
+  const places = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target.querySelector(".live"));
+  draw(places.filter((place) => !near.has(place)));
+  places.forEach((place) => near.add(place));
+}, { rootMargin: "50%" });
+document.querySelectorAll("figure").forEach((figure) => watcher.observe(figure));
+for (const media of [dark, narrow]) media.addEventListener("change", () => draw(near));
 
-const folded = [...document.querySelectorAll("details")];
+// The list of sections is open where it has a column of its own.
+const sections = document.querySelector("nav details"), column = matchMedia("(min-width: 62rem)");
+const foldSections = () => { sections.open = column.matches; };
+foldSections();
+column.addEventListener("change", foldSections);
+sections.addEventListener("click", (event) => { if (event.target.closest("a")) foldSections(); });
+
+// A link to a folded table unfolds it.
+function reveal() {
+  const target = location.hash && byId(decodeURIComponent(location.hash.slice(1)));
+  const around = target && target.closest("details:not([open])");
+  if (around) { around.open = true; target.scrollIntoView(); }
+}
+reveal();
+addEventListener("hashchange", reveal);
+
+// Tables are sorted by a click on a heading: upwards, downwards, then as they were. Groups of rows stay together, a row
+// without a heading stays below the one before it, and cells without a value come last.
+const UNITS = { min: 60, h: 3600, kB: 1e3, MB: 1e6, M: 1e6, GB: 1e9, G: 1e9 };
+const NUMBER = /^(<?)\s*([−-]?)([\d,]+(?:\.\d+)?)\s*(\p{L}*)/u;
+const TURNS = { ascending: "descending", descending: "none" };
+function numberIn(text) {
+  const [, less, minus, digits, unit] = NUMBER.exec(text) ?? [];
+  if (digits === undefined) return undefined;
+  return (minus ? -1 : 1) * (Number(digits.replaceAll(",", "")) - (less ? 1e-9 : 0)) * (UNITS[unit] ?? 1);
+}
+function sortBy(place, direction, bodies) {
+  const textOf = ([row]) => (row.cells[place]?.firstChild?.textContent ?? "").trim().replace(/^–$/, "");
+  const values = bodies.flatMap(({ blocks }) => blocks.map(textOf)).filter(Boolean);
+  const numeric = values.every((text) => numberIn(text) !== undefined), sign = direction === "descending" ? -1 : 1;
+  const compare = (one, other) => {
+    if (!one || !other) return !one - !other;
+    return sign * (numeric ? numberIn(one) - numberIn(other) : one.localeCompare(other, "en", { numeric: true }));
+  };
+  for (const { body, blocks } of bodies) {
+    const sorted = direction === "none" ? blocks : blocks.toSorted((one, other) => compare(textOf(one), textOf(other)));
+    body.append(...sorted.flat());
+  }
+}
+for (const table of document.querySelectorAll("table.sortable")) {
+  const bodies = [...table.tBodies].map((body) => ({ body, blocks: [] }));
+  for (const { body, blocks } of bodies) {
+    for (const row of body.rows) {
+      const scope = row.cells[0].scope;
+      if (scope === "row") blocks.push([row]);
+      else if (scope !== "rowgroup") blocks.at(-1).push(row);
+    }
+  }
+  const headings = [...table.tHead.rows[0].cells];
+  headings.forEach((heading, place) => {
+    if (heading.scope !== "col") return;
+    const button = element("button", "", heading.textContent);
+    button.type = "button";
+    heading.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const direction = TURNS[heading.getAttribute("aria-sort")] ?? "ascending";
+      headings.forEach((each) => each.removeAttribute("aria-sort"));
+      heading.setAttribute("aria-sort", direction);
+      sortBy(place, direction, bodies);
+    });
+  });
+}
+
+const folded = [...document.querySelectorAll("main details")];
 let closed = [];
 addEventListener("beforeprint", () => {
   closed = folded.filter((one) => !one.open);
@@ -120,7 +192,7 @@ function pick(wanted) {
 const chosen = () => Object.fromEntries(PICKS.map((key) => [key, byId(key).value]));
 function openFile() {
   const file = files[byId("file").value];
-  byId("shown").textContent = `${file.episodes.length} of ${file.of} episodes of this file are in the page; turns.parquet has all of them.`;
+  byId("shown").textContent = `${file.episodes.length} of ${file.of} episodes of this file are in the page.`;
   pick(chosen());
 }
 if (files.length) {

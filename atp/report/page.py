@@ -22,7 +22,7 @@ from atp.measures import swept
 from atp.measures.rates import read_evidence, scan
 from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
-from atp.report import alignment, change, conditions, primary, ran, replication, transfer, unseen
+from atp.report import alignment, change, conditions, primary, ran, replication, summary, transfer, unseen
 from atp.report.figures import Figure, figures, svg
 from atp.report.hysteresis import hysteresis_figures
 from atp.report.job import ReportFiles, ReportJob
@@ -73,19 +73,23 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
     alike = alike_rounds(scan(turns, ALIKE)) if turns else None
     own_provenance = asdict(stage.provenance(turns=provenances[-1].get("cost", {}).get("turns", 0.0)))
     headings, costs = ran.costs([*provenances, own_provenance])
+    hypotheses = hypothesis_results(job.primary, read_evidence(turns), everything)
+    shown, registration = findings(table, alike), primary.registration(hypotheses, provenances)
+    corrected, not_after_correction = discoveries(table)
     page = _render(
         study=job.study,
         study_text=job.text,
         organism=job.organism,
-        findings=[*alignment.alignment_finding(effects), *findings(table, alike)],
-        primary=primary.registration(hypothesis_results(job.primary, read_evidence(turns), everything), provenances),
+        summary=summary.summarize(shown, table, corrected, invalid_words(table), registration),
+        summary_columns=summary.COLUMNS,
+        findings=[*alignment.alignment_finding(effects), *shown],
+        primary=registration,
         columns_of_primary=primary.COLUMNS,
-        discoveries=discoveries(table),
+        not_after_correction=not_after_correction,
         warnings=ran.warnings(adapters),
         replication=replication.replication(results),
         trainings=ran.trainings(adapters),
         yields=ran.yields(pairs),
-        invalid=invalid_words(table),
         violations="".join(f" {text}" for testbed in testbeds if (text := find_testbed(testbed).words.violation)),
         changes=change.changes(table),
         follows=change.follows(table),

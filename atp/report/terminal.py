@@ -12,6 +12,7 @@ from rich.text import Text
 from atp.errors import AtpError
 from atp.files.turns import read_turns, round_messages
 from atp.measures.rates import rates_by_round
+from atp.report.transcripts import visible
 from atp.testbed import TRANSPLANTED
 
 #: Characters of a line of the table of rates.
@@ -84,11 +85,6 @@ def print_transcript(path: Path, episode: str) -> None:
             text = f"{'reply' if is_reply else 'tool'}: {visible(message['content'])}"
             console.print(Text(text, style="bold" if is_reply else ""))
         console.print(Text(_outcome(row)))
-
-
-def visible(text: str) -> str:
-    """Return a text with control characters escaped: a reply must not move the cursor or set the window's title."""
-    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
 
 
 def _outcome(row: dict[str, Any]) -> str:

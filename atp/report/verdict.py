@@ -7,7 +7,7 @@ is a difference.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -43,6 +43,7 @@ class Line:
         evidence: counts, intervals and the reason for the verdict.
         direction: ROSE or FELL, if a change in one direction is shown; OPEN, if neither that nor its absence is.
         by_seed: the verdict of each seed, if there are several.
+        series: its keys, without the seed.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Line:
     evidence: str
     direction: str = ""
     by_seed: tuple[str, ...] = ()
+    series: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,16 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
                     if mean := verdicts.get((*key[: len(CELL) - 1], None, key[len(CELL)], channel)):
                         together[name] = _seed(first, last, mean)
             if seeds_by_name:
-                lines = [_line(axis, name, seeds, together.get(name)) for name, seeds in sorted(seeds_by_name.items())]
+                lines = [
+                    replace(_line(axis, name, seeds, together.get(name)), series=_keys(seeds[0].first))
+                    for name, seeds in sorted(seeds_by_name.items())
+                ]
                 all_findings.append(Finding(f"{where}{suffix}: the violation rate", lines))
     return all_findings
+
+
+def _keys(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in (*SERIES, "channel") if key != "seed"}
 
 
 def _with_end(rows: pl.DataFrame, axis: str) -> pl.DataFrame:
@@ -168,8 +177,10 @@ def _verdicts(measures: pl.DataFrame) -> dict[tuple[Any, ...], Verdict]:
     }
 
 
-def discoveries(measures: pl.DataFrame) -> str | None:
-    """Return a sentence about the changes of a study with several series, corrected for their number.
+def discoveries(measures: pl.DataFrame) -> tuple[str, str]:
+    """Return a sentence about the changes of a study, corrected for the number of its series, and the changes lost.
+
+    Both are empty with fewer than two series, the second also if no change is lost.
 
     The p-value of a series is twice the smaller one of a rise and a fall, and Benjamini and Hochberg's procedure (1995,
     JRSS B 57:289) controls the false discovery rate over all series of the study.
@@ -184,7 +195,7 @@ def discoveries(measures: pl.DataFrame) -> str | None:
         if key[seed] is None or (*key[:seed], None, *key[seed + 1 :]) not in verdicts  # all trainings, not each
     }
     if len(tested) < 2:
-        return None
+        return "", ""
     adjusted = dict(zip(tested, false_discovery_control(list(tested.values())), strict=True))
     changes = [key for key, p in tested.items() if p <= ALPHA]
     lost = [key for key in changes if adjusted[key] > ALPHA]
@@ -203,8 +214,8 @@ def discoveries(measures: pl.DataFrame) -> str | None:
         shown = ", ".join(without[:MAX_LINES]) + (
             f" and {len(without) - MAX_LINES} more" if without[MAX_LINES:] else ""
         )
-        text += f" Not after this correction: {shown}."
-    return text
+        return text, f"Not after the correction for the number of series: {shown}."
+    return text, ""
 
 
 def _seed(first: dict[str, Any], last: dict[str, Any], verdict: Verdict) -> _Seed:

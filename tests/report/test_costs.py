@@ -77,7 +77,7 @@ def test_a_page_has_provenance(made):
     head, table = text.partition("<style>")[0], text.partition('id="ran"')[2]
     assert head.count('id="provenance"') == 1
     for stage in ("scenarios", "rollout", "filter", "pairs", "align", "measure", "report", "total"):
-        assert f"<td>{stage}</td>" in table
+        assert f'<th scope="row">{stage}</th>' in table
     other = made["report"].with_name("other.html")
     other.write_text("<p>")
     assert read_provenance(other) == {}

@@ -1,4 +1,4 @@
-"""Findings: text for given rates and verdicts."""
+"""Findings and the summary: text for given rates and verdicts."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ import pytest
 
 from atp.files.schemas import MEASURES
 from atp.measures.intervals import wilson
+from atp.report.primary import Registration
+from atp.report.summary import MAX_ROWS, Summary, summarize
 from atp.report.verdict import FELL, OPEN, ROSE, discoveries, findings
 
 CELL: dict[str, Any] = {"model": "m", "testbed": "role_play", "alignment": "none", "condition": "baseline", "seed": 0}
@@ -109,8 +111,75 @@ def test_generations_are_compared_at_round_1_on_the_test_split():
 def test_changes_of_a_study_are_corrected_for_their_number():
     """Of 20 series one has p = 0.01, which is 0.2 after the correction. Ten of them are all significant."""
     few = [row for at in range(20) for row in shown("flat", 0.005 if at < 1 else 0.5, 0.9, variant=f"v{at}")]
-    assert "1 show one at 5\u00a0%, and 0 after" in discoveries(table(*few))
-    assert discoveries(table(*few)).endswith("Not after this correction: v0.")
+    assert "1 show one at 5\u00a0%, and 0 after" in discoveries(table(*few))[0]
+    assert discoveries(table(*few))[1].endswith("series: v0.")
     more = [row for at in range(20) for row in shown("flat", 0.005 if at < 10 else 0.5, 0.9, variant=f"v{at}")]
-    assert "10 show one at 5\u00a0%, and 10 after" in discoveries(table(*more))
-    assert discoveries(table(*shown("flat", 0.001, 0.9))) is None
+    assert "10 show one at 5\u00a0%, and 10 after" in discoveries(table(*more))[0]
+    assert discoveries(table(*shown("flat", 0.001, 0.9))) == ("", "")
+
+
+def summary(*rows: dict[str, Any], hypotheses: tuple[str, ...] = ()) -> Summary:
+    measures = table(*rows)
+    registration = Registration("changed: none", False, [["a hypothesis", result, "0.1", "0"] for result in hypotheses])
+    return summarize(findings(measures), measures, "corrected", "invalid", registration)
+
+
+def series(label: str, rise: float | None, fall: float | None, **where: Any) -> list[dict[str, Any]]:
+    """Return a series that rises by 10 points (5 to 15), with a detectable change of 8 points."""
+    place = (
+        CELL | {"channel": "context", "generation": 0, "variant": "v", "split": "test", "round": None, "n": 9} | where
+    )
+    change = {"measure": "change", "value": 0.1, "low": 0.05, "high": 0.15, "method": ""}
+    detectable = {"measure": "detectable_change", "value": 0.08, "method": ""}
+    ends = [rate(20, 100, **where), rate(30, 100, **where | {"round": 6})]
+    return [*ends, *shown(label, rise, fall, **where), place | change, place | detectable]
+
+
+ROSES, FALLS, FLATS = ("drift", 0.001, 1.0), ("drift", 1.0, 0.001), ("flat", 0.5, 0.5)
+OPENS, TURNS, RECOVERS = ("undecided", 0.4, 0.4), ("change", 0.001, 0.001), ("recovery", 0.001, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "answer", "text"),
+    [
+        ([ROSES], "No", "Of 1 series, the violation rate rises in 1."),
+        ([ROSES, FLATS], "Not in every series", "rises in 1 and stays flat in 1."),
+        ([RECOVERS, FALLS], "Not in every series", "rises and falls back in 1 and falls in 1."),
+        ([TURNS], "Not in every series", "changes in both directions in 1."),
+        ([FALLS, FLATS], "Yes, in every series", "falls in 1 and stays flat in 1."),
+        ([FLATS, OPENS], "Not shown", "stays flat in 1 and is not shown to change or to stay flat in 1."),
+        ([ROSES, OPENS], "Not in every series", "rises in 1 and is not shown to change or to stay flat in 1."),
+    ],
+)
+def test_the_answer_of_a_study(verdicts, answer, text):
+    rows = [row for at, verdict in enumerate(verdicts) for row in series(*verdict, variant=f"v{at}")]
+    shown_summary = summary(*rows)
+    assert shown_summary.answer == answer and text in shown_summary.text
+    assert shown_summary.text.count("10.0 (5.0 to 15.0)") == min(len(verdicts), 2)
+    open_series = [sentence for sentence in shown_summary.not_shown if "changes of up to 8.0 points" in sentence]
+    assert len(open_series) == (OPENS in verdicts)
+
+
+def test_the_answer_is_about_aligned_agents_in_the_baseline():
+    """A reference policy, the agent before alignment and a control do not answer the question."""
+    others = [{"model": "scripted:honest"}, {}, {"alignment": "dpo", "condition": "blind"}]
+    rows = [row for other in others for row in series(*ROSES, **other)]
+    shown_summary = summary(*rows, *series(*FLATS, alignment="dpo"))
+    assert shown_summary.answer == "Yes, in every series" and [row.verdict for row in shown_summary.rows] == ["flat"]
+    assert shown_summary.text.startswith("Of 1 series of aligned agents in the baseline condition, the")
+
+
+def test_the_summary_has_series_of_all_testbeds():
+    games = [("bargaining", 20), ("coordination", 2)]
+    rows = [row for game, n in games for at in range(n) for row in series(*FLATS, testbed=game, variant=f"v{at:02}")]
+    shown_summary = summary(*rows, hypotheses=("shown", "not tested: one training"))
+    names = [row.name for row in shown_summary.rows]
+    assert len(names) == MAX_ROWS and shown_summary.total == 22
+    assert names[-2:] == ["coordination, v00", "coordination, v01"]
+    assert "Hypotheses fixed beforehand: 1 shown, 1 not tested." in shown_summary.not_shown
+
+
+def test_a_study_without_a_second_point_measures_no_change():
+    shown_summary = summary(rate(20, 100))
+    assert (shown_summary.answer, shown_summary.rows) == ("Not measured", [])
+    assert shown_summary.not_shown == ["corrected", "invalid", "changed: none"]

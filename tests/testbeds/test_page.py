@@ -75,6 +75,6 @@ def test_the_page_includes_the_figures_of_all_testbeds(folder):
     text = (folder / "report.html").read_text()
     names = {file.stem for file in (folder / "figures").iterdir()}
     assert {"collusion_grid", "theory_beside_simulation", "after_success", "violations_by_side"} <= names
-    assert all(f'id="{name}"' in text for name in names)
+    assert all(f'id="figure-{name}"' in text for name in names)
     assert "In coordination, colluding is the violation, unless" in text
     assert "112/112" in (folder / "figures" / "collusion_grid.svg").read_text()
