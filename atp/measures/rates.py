@@ -181,8 +181,8 @@ def scan(paths: Iterable[Path], columns: Sequence[str], details: bool = False) -
         read_provenance(path)  # raises AtpError for a missing or truncated file
         schema = pq.read_schema(path)
         for name in columns:
-            found = str(schema.field(name).type) if name in schema.names else "missing"
-            if found != str(TURNS.field(name).type):
+            found = schema.field(name).type if name in schema.names else "missing"
+            if found != TURNS.field(name).type:  # their texts differ: Parquet calls a list's "item" "element"
                 raise AtpError(
                     f"{path}: not a turns file: column '{name}' is {found}, must be {TURNS.field(name).type}"
                 )
