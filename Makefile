@@ -8,7 +8,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 # Folders of wheels that this machine's pip takes; uv does not read pip's settings.
 FIND_LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 
-.PHONY: help install quick run smollm2 test test-stages test-slow test-cluster test-real test-vllm corpus lint format bench gpu-check clean
+.PHONY: help install quick run smollm2 test test-stages test-slow test-cluster test-real test-vllm corpus lint format docs bench gpu-check clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ format: $(BIN)/.installed ## rewrite in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
+
+docs: $(BIN)/.installed ## build the documentation site in build/docs/site, without network
+	@$(BIN)/python docs/build.py
 
 bench: $(BIN)/.installed ## speed of the engine, as a table
 	$(BIN)/python -m atp.bench

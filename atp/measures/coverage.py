@@ -1,7 +1,7 @@
 """Simulate how often intervals include the truth, and how often verdicts are wrong, where either is hard.
 
 A case is a fault that a statistical review found in an earlier version: `before` is what was measured then, and
-simulating it again shows what is left. docs/measures.md has the tables.
+simulating it again shows what is left. docs/verdicts.md has the tables.
 """
 
 from collections.abc import Callable, Iterator, Sequence

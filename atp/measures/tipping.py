@@ -1,6 +1,6 @@
 """Classify how the rates of one series change, in particular an abrupt change versus drift, from counts per cluster.
 
-docs/measures.md explains each number and how often the verdict is right in simulations. "Round" also means generation.
+docs/verdicts.md explains each number and how often the verdict is right in simulations. "Round" also means generation.
 Counts have two rounds or more. Functions that take a seed are stochastic: 95 % intervals come from `shapes.redrawn`,
 p-values from `shapes.flipped`.
 """

@@ -45,7 +45,7 @@ templates, folders of models), and the names of studies and models, begin at the
 OWN_AGENTS = (
     "An entry of `alignments` with exactly one of these keys is an agent of your own at generation 0, such as "
     "`- mine: {adapter: FOLDER}`. In results, `weights.seeds`, `primary` and `history_from` the names of `adapter` and "
-    "`model` begin with `given:` ([docs/models.md](../docs/models.md#your-own-aligned-agent))."
+    "`model` begin with `given:` ([docs/aligned-agents.md](../docs/aligned-agents.md))."
 )
 CONDITION = (
     "A condition has testbed settings that it overrides; `training` and `filter`, with settings of the weights channel "

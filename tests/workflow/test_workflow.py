@@ -126,7 +126,7 @@ def test_populations_and_reference_policies(project):
     assert '<section id="survives">' in (results / "report.html").read_text()
 
 
-#: Rows of README's table: a change in this study, and the rules whose jobs all run again.
+#: Rows of the table in docs/workflow.md: a change in this study, and the rules whose jobs all run again.
 ROWS = {
     "a scenario template": (TEMPLATES, "name: baker", "name: cook", {*WHOLE}),
     "settings of alignment by DPO": (STUDY, "dpo: {learning_rate: 5.0", "dpo: {learning_rate: 1.0", {"align"}),
@@ -151,18 +151,18 @@ ROWS = {
     "code of a measure": ("atp/measures/rates.py", '"""Turns', '"""The turns', {"measure"}),
     "a figure": ("atp/report/figures.py", '"""Figures', '"""The figures', {"report"}),
 }
-README = {
+RERUNS = {
     changed.strip(): (stage.strip(" `"), rules)
     for changed, stage, rules in re.findall(
-        r"^\| ([^|]*) \| (`[a-z_]+`) \| ([^|]*) \|$", (ROOT / "README.md").read_text(), re.M
+        r"^\| ([^|]*) \| (`[a-z_]+`) \| ([^|]*) \|$", (ROOT / "docs/workflow.md").read_text(), re.M
     )
 }
 
 
-@pytest.mark.parametrize("changed", README)
-def test_the_table_in_readme(project, changed):
+@pytest.mark.parametrize("changed", RERUNS)
+def test_the_table_of_reruns(project, changed):
     file, old, new, rules = ROWS[changed]
-    stage, text = README[changed]
+    stage, text = RERUNS[changed]
     named = {rule for rule in WHOLE if re.search(rf"\b{rule}\b", text)}
     assert text == "everything" if "all" in rules else named == rules
     path = project / file
@@ -180,7 +180,7 @@ def test_the_table_in_readme(project, changed):
 
 
 def test_every_row_is_tested():
-    assert set(README) == set(ROWS)
+    assert set(RERUNS) == set(ROWS)
 
 
 def test_rollouts_in_shards_have_the_same_turns(project):
