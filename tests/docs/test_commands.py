@@ -32,7 +32,7 @@ RULES = re.findall(
     r"^ *(?:local)?rule (\w+):", "".join(path.read_text() for path in ROOT.glob("workflow/**/*.smk")), re.M
 )
 #: Programs of other projects, which only blocks that are not run may call.
-OTHERS = "$EDITOR apptainer cd export hf pip podman python3 sed sinfo snakedeploy srun tmux".split()
+OTHERS = "$EDITOR apptainer cd export hf pip podman python3 sed sinfo snakedeploy srun tensorboard tmux".split()
 #: Words that stand for others in the text.
 PLACEHOLDER = re.compile(r"…|\b[A-Z]{2,}\b|^N$")
 
