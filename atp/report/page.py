@@ -73,7 +73,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
     alike = alike_rounds(scan(turns, ALIKE)) if turns else None
     own_provenance = asdict(stage.provenance(turns=provenances[-1].get("cost", {}).get("turns", 0.0)))
     headings, costs = ran.costs([*provenances, own_provenance])
-    hypotheses = hypothesis_results(job.primary, read_evidence(turns), everything)
+    hypotheses = hypothesis_results(job.primary, read_evidence(turns), everything) if job.primary else []
     shown, registration = findings(table, alike), primary.registration(hypotheses, provenances)
     corrected, not_after_correction = discoveries(table)
     page = _render(
