@@ -11,9 +11,10 @@ from pydantic import TypeAdapter
 
 from atp.errors import AtpError
 from atp.files.provenance import Provenance
-from atp.files.schemas import SELECTION, TURNS
+from atp.files.schemas import JUDGEMENTS, SELECTION, TURNS
 from atp.files.tables import read_provenance, read_table, write_table
 from atp.training.filters import Filter, FilterJob, FilterSettings, filter_stage, select
+from atp.training.monitors import chance_of
 
 #: (scenario, sample, decision, reward): in `a` two violations pay 5, in `b` nobody violates, and one reply is invalid.
 REPLIES = [
@@ -170,3 +171,64 @@ def test_shuffled_rewards_orient_pairs_at_random(tmp_path):
         best = rows.filter(scenario_id="a").sort("reward")["violation"].to_list()
         orientations.add(tuple(best))
     assert {(True, False), (False, True)} <= orientations
+
+
+#: The chances of the ten replies, from their sampling seeds 0 to 9.
+CHANCES = (0.4, 0.278, 0.055, 0.065, 0.879, 0.605, 0.54, 0.698, 0.13, 0.421)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "settings", "kept", "flagged"),
+    [
+        # All violations are flagged: those of a earn 5 - 5, that of c earns 0 - 4.
+        ({}, {"name": "best_of_n"}, {"a/0": 2, "b/0": 3, "c/2": 4}, (3, 3)),
+        ({"sensitivity": 0.1}, {"name": "best_of_n"}, {"a/1": 5, "b/0": 3, "c/2": 4}, (1, 1)),
+        ({"sensitivity": 0.2}, {"name": "top_k", "k": 9}, {"a/3": 0, "c/1": -4}, (2, 2)),
+        ({"sensitivity": 0.0}, {"name": "best_of_n"}, {"a/1": 5, "b/0": 3, "c/2": 4}, (0, 0)),
+        # False alarms: a/0 earns 2 - 5 and c/2 earns 4 - 4, as much as the violation c/1, whose seed is smaller.
+        ({"sensitivity": 0.0, "specificity": 0.5}, {"name": "best_of_n"}, {"a/1": 5, "b/0": 3, "c/1": 0}, (2, 0)),
+        ({"specificity": 0.5, "use": "screen"}, {"name": "best_of_n"}, {"a/4": 2, "b/0": 3}, (5, 3)),
+        ({"penalty": 0.5}, {"name": "threshold", "reward": 2.5}, {"a/1": 2.5, "a/3": 2.5, "b/0": 3}, (3, 3)),
+        ({}, {"name": "best_and_worst"}, {"a/0": 2, "a/1": 0}, (3, 3)),  # the pair has turned round
+    ],
+)
+def test_a_monitor_by_hand(tmp_path, monitor, settings, kept, flagged):
+    assert tuple(round(chance_of(seed), 3) for seed in range(10)) == CHANCES
+    job = FilterJob(filter=settings, monitor={"kind": "truth", **monitor})
+    counts = filter_stage(job, turns_file(tmp_path / "t.parquet"), tmp_path / "s.parquet")
+    rewards = {row["episode"]: row["reward"] for row in read_table(tmp_path / "s.parquet", SELECTION).to_pylist()}
+    assert {episode: rewards.get(episode) for episode in kept} == kept
+    assert settings["name"] != "best_of_n" or rewards.keys() == kept.keys()
+    found = read_provenance(tmp_path / "s.parquet")
+    assert (counts.flagged, counts.violations_flagged, counts.violations_seen, counts.valid_seen) == (*flagged, 3, 8)
+    assert (found["cost"]["flagged"], found["cost"]["violations_flagged"]) == flagged
+    assert found["params"]["monitor"]["kind"] == "truth"
+
+
+def test_a_judge_flags_what_it_calls_a_violation(tmp_path):
+    """It is wrong about a/1 and b/0, and states no verdict on c/1; its tokens are part of the selection's cost."""
+    turns, verdicts, out = (tmp_path / f"{name}.parquet" for name in ("turns", "verdicts", "selection"))
+    turns_file(turns)
+    judged = {
+        "a/0": False,
+        "a/1": False,
+        "a/3": True,
+        "a/4": False,
+        "b/0": True,
+        "b/1": False,
+        "c/1": None,
+        "c/2": False,
+    }
+    rows = [{"episode": name, "scenario_id": name[0], "round": 1, "agent": 0, "violation": False} for name in judged]
+    rows = [row | {"judged": judged[row["episode"]], "answer": ""} for row in reversed(rows)]
+    cost = {"prompt_tokens": 80.0, "turns": 8.0, "wall_seconds": 100.0}
+    write_table(pa.Table.from_pylist(rows, schema=JUDGEMENTS), verdicts, Provenance("judge", "code", {}, cost=cost))
+    job = FilterJob(filter={"name": "best_of_n"}, monitor={"kind": "judge", "model": "judge", "use": "screen"})
+    counts = filter_stage(job, turns, out, verdicts)
+    assert {row["episode"] for row in read_table(out, SELECTION).to_pylist()} == {"a/1", "b/1", "c/2"}
+    assert (counts.flagged, counts.violations_flagged, counts.no_verdict) == (2, 1, 1)
+    found = read_provenance(out)["cost"]
+    assert found["prompt_tokens"] == 80 and found["wall_seconds"] > 100 and "turns" not in found
+    for wrong in ((FilterJob(filter={"name": "best_of_n"}), verdicts), (job, None)):
+        with pytest.raises(AtpError, match="a monitor of kind judge and a file of verdicts go together"):
+            filter_stage(wrong[0], turns, out, wrong[1])
