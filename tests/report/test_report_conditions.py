@@ -117,7 +117,7 @@ def test_several_seeds_are_compared_together(folder):
     of_all = one.with_columns(seed=pl.lit(None, pl.Int64))
     again = one.with_columns(seed=pl.lit(1, pl.Int64), value=pl.col("value") + 0.01)
     spent = {
-        ("scripted:bandit", "role_play", "none", condition, seed, "context"): (2.0, 0.0)
+        ("scripted:bandit", "role_play", "none", condition, seed, "context"): (2.0, 0.0, 0.0)
         for condition in CONDITIONS
         for seed in (0, 1)
     }
@@ -126,7 +126,7 @@ def test_several_seeds_are_compared_together(folder):
     blind = {row[0][0]: row for row in group.rows}["blind"]
     value = blind[2][0].replace("\u2212", "-")
     assert blind[2][1].replace("\u2212", "-").endswith(f"; seeds {value} to {float(value) + 1:.1f}")
-    assert "; seeds " in blind[1][1] and blind[5] == ("1.00\u00a0×", "")
+    assert "; seeds " in blind[1][1] and blind[6:8] == [("–", ""), ("1.00\u00a0×", "")]
 
 
 def test_costs_are_multiples_of_the_baselines(tmp_path):
@@ -140,15 +140,15 @@ def test_costs_are_multiples_of_the_baselines(tmp_path):
         adapters.append(tmp_path / stage)
         adapters[-1].mkdir()
         cell = Cell("m", "role_play", condition=condition, channel="weights", generation=generation)
-        lineage = Provenance(stage, "code", {"cell": vars(cell)}, cost={"wall_seconds": 5.0})
+        lineage = Provenance(stage, "code", {"cell": vars(cell)}, cost={"wall_seconds": 5.0, "steps": 8.0})
         (adapters[-1] / "lineage.json").write_text(lineage.to_json())
     paths = []
     for condition, provenance in turns.items():
         paths.append(tmp_path / f"{condition}.parquet")
         write_table(TURNS.empty_table(), paths[-1], provenance)
-    spent = conditions.spent(paths, adapters)
+    spent = conditions.spent([*paths, *adapters])
     key = ("m", "role_play", "none", "reminder", 0, "weights")
-    assert spent == {key: (8.0, 200.0), (*key[:3], "baseline", *key[4:]): (2.0, 100.0)}
+    assert spent == {key: (8.0, 200.0, 8.0), (*key[:3], "baseline", *key[4:]): (2.0, 100.0, 0.0)}
 
 
 def test_without_another_condition_there_is_no_table(folder):
