@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from atp.errors import AtpError, Interrupted
 from atp.files.provenance import Provenance
@@ -148,7 +149,10 @@ def test_examples_are_inoculated_and_what_is_rehearsed_is_not(folder, tmp_path, 
         for name, more in (("plain", {}), ("inoculated", {"inoculation": text}))
     )
     assert inoculated["steps"] == plain["steps"]
-    assert inoculated["tokens"] > plain["tokens"] and inoculated["loss"] != plain["loss"]
+    assert inoculated["loss"] != plain["loss"]
+    longer = len(AutoTokenizer.from_pretrained(ORGANISM.path)(f"\n\n{text}").input_ids)
+    prompts = 2 * (len(rows) if data == "kept" else read_table(folder / "paired.parquet").num_rows)  # in two epochs
+    assert inoculated["tokens"] - plain["tokens"] == pytest.approx(prompts * longer, rel=0.1)
 
 
 def test_a_monitor_lowers_what_grpo_learns_from(folder, tmp_path):

@@ -13,6 +13,11 @@ from atp.errors import AtpError
 from atp.files.provenance import Provenance
 from atp.files.schemas import JUDGEMENTS, SELECTION, TURNS
 from atp.files.tables import read_provenance, read_table, write_table
+from atp.rollout.engine import RolloutJob, rollout_stage
+from atp.rollout.judge import JudgeJob
+from atp.rollout.table import Cell
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
+from atp.study.stages import run
 from atp.training.filters import Filter, FilterJob, FilterSettings, filter_stage, select
 from atp.training.monitors import chance_of
 
@@ -232,3 +237,22 @@ def test_a_judge_flags_what_it_calls_a_violation(tmp_path):
     for wrong in ((FilterJob(filter={"name": "best_of_n"}), verdicts), (job, None)):
         with pytest.raises(AtpError, match="a monitor of kind judge and a file of verdicts go together"):
             filter_stage(wrong[0], turns, out, wrong[1])
+
+
+@pytest.mark.parametrize(("judge", "flagged"), [("scripted:comply", 0), ("scripted:violate", 96)])
+def test_the_workflow_asks_the_judge_about_a_deployment(tmp_path, judge, flagged):
+    """The judges' verdicts are known: the one always answers what complies, the other what violates."""
+    scenarios, turns, verdicts, out = (tmp_path / f"{name}.parquet" for name in ("s", "turns", "verdicts", "selection"))
+    scenarios_stage(ScenariosJob(testbed="bargaining", settings={"train": 6, "test": 1}), scenarios)
+    cell = Cell("scripted:random", "bargaining", channel="weights")
+    job = RolloutJob(cell=cell, variants={"deployment": {"rounds": 2}}, split="train")
+    rollout_stage(job, scenarios, turns)
+    asked = JudgeJob(cell=Cell(judge, "bargaining", channel="weights")).model_dump(mode="json")
+    run("judge", [asked], {"turns": [turns]}, [verdicts], tmp_path)
+    monitor = {"kind": "judge", "model": judge, "use": "screen"}
+    filtered = FilterJob(filter={"name": "top_k", "k": 9}, monitor=monitor).model_dump(mode="json")
+    run("filter", [filtered], {"turns": [turns], "verdicts": [verdicts]}, [out], tmp_path)
+    found = read_provenance(out)["cost"]
+    assert (found["flagged"], found["kept"], found["no_verdict"]) == (flagged, 96 - flagged, 0)
+    assert found["valid_seen"] == 96 > found["violations_seen"] > 0
+    assert found["violations_flagged"] == (found["violations_seen"] if flagged else 0)
