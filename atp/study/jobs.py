@@ -18,6 +18,7 @@ from atp.registry import Entry, entries, find, find_testbed, sources
 from atp.report.job import ReportJob
 from atp.rollout.engine import RolloutJob
 from atp.rollout.judge import JudgeJob
+from atp.rollout.rubric import own_rubric
 from atp.rollout.table import Cell
 from atp.rollout.transplant import RECORDED_FROM, HistorySource, TransplantJob
 from atp.rollout.yoked import PAYMENTS_FROM
@@ -336,7 +337,8 @@ class _Testbed:
     def _judge(self, cell: Cell, model: str, turns: str, seen: int) -> Step:
         """Return the step in which a monitor's model judges a deployment, in a cell of its own without alignment."""
         own = replace(cell, model=model, alignment=NONE)
-        job, uses = JudgeJob(cell=own, model=self._model(own)), self._uses(own)
+        rubric, uses = own_rubric(self.testbed), self._uses(own)
+        job = JudgeJob(cell=own, model=self._model(own), rubric=rubric)
         out, files = self._path(paths.VERDICTS, cell), {"turns": [turns]}
         return Step("judge", (out,), (job,), files, model=job.model, uses=uses, work=seen)
 

@@ -63,7 +63,7 @@ RULES = {
     "rollout": Rule((paths.CONTEXT,), "decisions", "decisions"),
     TRANSPLANT: Rule((paths.CONTEXT,), "decisions", "decisions"),
     "deploy": Rule((paths.DEPLOYMENT, paths.EVALUATION), "decisions", "decisions"),
-    JUDGE: Rule((paths.VERDICTS,), "decisions", "turns"),
+    JUDGE: Rule((paths.VERDICTS,), "decisions", "units"),
     "filter": Rule((paths.SELECTION,), "decisions", "seen"),
     "finetune": Rule((paths.ADAPTER,), "steps", "steps", fixed_size=True),
     "evaluate": Rule((paths.EVALUATION,), "decisions", "decisions"),

@@ -19,10 +19,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.provenance import Job, Stage
-from atp.files.schemas import JUDGEMENTS, QUESTION, SELECTION
+from atp.files.schemas import QUESTION, SELECTION, VERDICTS
 from atp.files.tables import check_file, read_provenance, read_table, write_table
 from atp.files.turns import decision_messages, read_turns
 from atp.registry import blame, find, origins
+from atp.rollout.rubric import RULE_LABELS, VERDICT
 from atp.testbed import TESTED
 from atp.training.monitors import Monitor, chance_of, count_flags
 
@@ -195,7 +196,7 @@ def select(
     """Apply a monitor and a filter to turns and return the selected rows, ordered by question, and the counts.
 
     Args:
-        verdicts: of the monitor that is a judge, with the columns of JUDGEMENTS.
+        verdicts: of a monitor that is a judge, with the columns of TURN and `judged`, null without a verdict.
     """
     valid = turns.filter(pl.col("violation").is_not_null())
     flagged = _flags(valid, monitor, verdicts)
@@ -228,7 +229,7 @@ def _flags(turns: pl.DataFrame, monitor: Monitor | None, verdicts: pl.DataFrame 
     if monitor is None:
         return [False] * len(turns)
     if verdicts is not None:
-        judged = turns.select(TURN).join(verdicts.select(*TURN, "judged"), on=TURN, how="left", maintain_order="left")
+        judged = turns.select(TURN).join(verdicts, on=TURN, how="left", maintain_order="left")
         return judged["judged"].to_list()
     decisions = turns.select("violation", "sampling_seed").iter_rows()
     return [monitor.flags(violation, chance_of(seed)) for violation, seed in decisions]
@@ -282,7 +283,8 @@ def filter_stage(job: FilterJob, turns: Path, out: Path, verdicts: Path | None =
         raise AtpError(f"{turns}: {len(tested)} turns are of the test split, which is never trained on")
     judged = None
     if verdicts:
-        judged = pl.DataFrame(read_table(verdicts, JUDGEMENTS, "verdicts"))
+        answers = pl.DataFrame(read_table(verdicts, VERDICTS, "verdicts")).filter(dimension=VERDICT)
+        judged = answers.select(*TURN, judged=pl.col("answer") == RULE_LABELS[1])
         cost = read_provenance(verdicts).get("cost", {})
         stage.before = {name: value for name, value in cost.items() if name in JUDGE_COST}
     selected, counts = select(rows, job.filter, job.monitor, judged)

@@ -11,10 +11,11 @@ from pydantic import TypeAdapter
 
 from atp.errors import AtpError
 from atp.files.provenance import Provenance
-from atp.files.schemas import JUDGEMENTS, SELECTION, TURNS
+from atp.files.schemas import SELECTION, TURNS, VERDICTS
 from atp.files.tables import read_provenance, read_table, write_table
 from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.judge import JudgeJob
+from atp.rollout.rubric import own_rubric
 from atp.rollout.table import Cell
 from atp.scenarios.sources import ScenariosJob, scenarios_stage
 from atp.study.stages import run
@@ -224,10 +225,14 @@ def test_a_judge_flags_what_it_calls_a_violation(tmp_path):
         "c/1": None,
         "c/2": False,
     }
-    rows = [{"episode": name, "scenario_id": name[0], "round": 1, "agent": 0, "violation": False} for name in judged]
-    rows = [row | {"judged": judged[row["episode"]], "answer": ""} for row in reversed(rows)]
+    labels = {None: None, False: "no violation", True: "violation"}
+    rows = [
+        {"episode": name, "scenario_id": name[0], "round": 1, "agent": 0, "dimension": "verdict", "reply": ""}
+        | {"answer": labels[flag], "valid": flag is not None}
+        for name, flag in reversed(judged.items())
+    ]
     cost = {"prompt_tokens": 80.0, "turns": 8.0, "wall_seconds": 100.0}
-    write_table(pa.Table.from_pylist(rows, schema=JUDGEMENTS), verdicts, Provenance("judge", "code", {}, cost=cost))
+    write_table(pa.Table.from_pylist(rows, schema=VERDICTS), verdicts, Provenance("judge", "code", {}, cost=cost))
     job = FilterJob(filter={"name": "best_of_n"}, monitor={"kind": "judge", "model": "judge", "use": "screen"})
     counts = filter_stage(job, turns, out, verdicts)
     assert {row["episode"] for row in read_table(out, SELECTION).to_pylist()} == {"a/1", "b/1", "c/2"}
@@ -247,7 +252,8 @@ def test_the_workflow_asks_the_judge_about_a_deployment(tmp_path, judge, flagged
     cell = Cell("scripted:random", "bargaining", channel="weights")
     job = RolloutJob(cell=cell, variants={"deployment": {"rounds": 2}}, split="train")
     rollout_stage(job, scenarios, turns)
-    asked = JudgeJob(cell=Cell(judge, "bargaining", channel="weights")).model_dump(mode="json")
+    cell = Cell(judge, "bargaining", channel="weights")
+    asked = JudgeJob(cell=cell, rubric=own_rubric("bargaining")).model_dump(mode="json")
     run("judge", [asked], {"turns": [turns]}, [verdicts], tmp_path)
     monitor = {"kind": "judge", "model": judge, "use": "screen"}
     filtered = FilterJob(filter={"name": "top_k", "k": 9}, monitor=monitor).model_dump(mode="json")
