@@ -7,6 +7,7 @@
 #   results/{study}/{model}/{testbed}/{alignment}/seed{seed}/{condition}/
 #       context/turns.parquet                                           R rounds with history, test split
 #       generation{generation}/turns.parquet                            deployment on new training scenarios
+#       generation{generation}/verdicts.parquet                         of a monitor that is a judge
 #       generation{generation}/selection.parquet                        replies that the reward filter selected
 #       generation{generation}/adapter                                  trained on the previous generation's selection
 #       generation{generation}/evaluation.parquet                       test split, empty history
@@ -19,6 +20,7 @@
 #   results/organism/{testbed}                                          model organisms, if they are rebuilt
 #
 # An agent that is aligned again on N pairs has the adapter and evaluation of a generation N of {condition}.repair.
+# With `realign_every`, the adapter before a generation is aligned again is that of {condition}.learned.
 #
 # The study is a config file: snakemake --cores all --configfile my_study.yaml
 # or a name of config/studies: snakemake --cores all --config study=demo

@@ -357,7 +357,7 @@ def train(method: str, shape: Shape, device: str) -> float:
 
     from atp.models.spec import ModelSpec, Sampling
     from atp.training.dpo import DpoSettings, dpo_trainer
-    from atp.training.grpo import GrpoSettings, grpo_trainer
+    from atp.training.grpo import GrpoSettings, Rewards, grpo_trainer
     from atp.training.sft import SftSettings, sft_trainer
     from atp.training.trainer import Loaded, fit
 
@@ -394,7 +394,7 @@ def train(method: str, shape: Shape, device: str) -> float:
         else:
             settings = GrpoSettings(**sizes, num_generations=4)
             questions = [_question(messages(n, "user")) for n in range(count // 4)]
-            trainer = grpo_trainer(questions, lambda turn: turn.reward, loaded, out, settings, 0)
+            trainer = grpo_trainer(questions, Rewards(lambda turn: turn.reward), loaded, out, settings, 0)
         trainer.args.save_strategy = "no"  # with so few steps every step would be saved
         start = _now(device)
         metrics = fit(trainer, tokenizer, out, method)

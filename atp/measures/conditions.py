@@ -8,6 +8,8 @@ first round's; for a condition that empties the history, the first round after t
     change_removed = change_in_condition(p) - change_in_condition(a)
     change_left = change_in_condition(a) / change_in_condition(p)
     end_difference = r(a, end) - r(p, end)
+    reward_end(x) = mean reward (x, end), each in units of the largest reward, or loss, of a reply to the same scenario
+                    in any condition
     reward_given_up = mean reward (p, end) - mean reward (a, end), each in units of the largest reward, or loss, of a
                       reply to the same scenario in either condition, because scenarios pay in different currencies
 
@@ -29,6 +31,7 @@ from atp.measures.intervals import (
     alike,
     apart,
     difference,
+    mean,
     mean_difference,
     ratio,
     resampled,
@@ -43,8 +46,8 @@ from atp.measures.series import POINT, Point, Points, by_scenario, point_row, po
 BASELINE = "baseline"
 BEGIN, END = "rate_begin", "rate_end"
 CHANGE, REMOVED, CHANGE_LEFT = "change_in_condition", "change_removed", "change_left"
-DIFFERENCE, P, GIVEN_UP = "end_difference", "end_difference_p", "reward_given_up"
-OF_CONDITIONS = (BEGIN, END, CHANGE, REMOVED, CHANGE_LEFT, DIFFERENCE, P, GIVEN_UP)
+DIFFERENCE, P, REWARD, GIVEN_UP = "end_difference", "end_difference_p", "reward_end", "reward_given_up"
+OF_CONDITIONS = (BEGIN, END, CHANGE, REMOVED, CHANGE_LEFT, DIFFERENCE, P, REWARD, GIVEN_UP)
 #: Exchanges that a permutation test draws.
 DRAWS = 9999
 NO_BOUNDS = (None, None)
@@ -123,19 +126,22 @@ def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], is_tested: bool, 
         conditions: condition -> variant -> points.
         is_tested: whether scenarios test the differences, so that their intervals hold together.
     """
-    rows, tested = [], []
+    rows, tested, units = [], [], dict[str, float]()
+    for points in (points for by_variant in conditions.values() for points in by_variant.values()):
+        for scenario, sums in (item for point in points.values() for item in point.items()):
+            units[scenario] = max(units.get(scenario, 0.0), sums[-1])
     for variant, baseline in conditions.get(BASELINE, {}).items():
         ends = (min(baseline), max(baseline))
         if ends[0] < ends[1]:
             place = {"condition": BASELINE, "variant": variant}
-            rows += [place | row for row in _own_rows(baseline, *ends, seed)]
+            rows += [place | row for row in _own_rows(baseline, *ends, units)]
         for condition in sorted(conditions.keys() - {BASELINE}):
             other = conditions[condition].get(counterpart(variant, conditions[condition]) or "", {})
             common = baseline.keys() & other.keys()
             if len(common) < 2:
                 continue
             ends = (min(common), max(common))
-            compared = [*_own_rows(other, *ends, seed), *_comparison_rows(baseline, other, *ends, seed)]
+            compared = [*_own_rows(other, *ends, units), *_comparison_rows(baseline, other, *ends, seed)]
             rows += [{"condition": condition, "variant": variant, **row} for row in compared]
             by_measure = {row["measure"]: row for row in rows[-len(compared) :]}
             if P in by_measure:
@@ -159,8 +165,12 @@ def counterpart(variant: str, others: Iterable[str]) -> str | None:
     return next((other for other in others if words.issuperset(other.split())), None)
 
 
-def _own_rows(points: Points, begin: Point, end: Point, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield the rates of one condition at two points, and the change between them."""
+def _own_rows(points: Points, begin: Point, end: Point, units: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    """Yield the rates of one condition at two points, the change between them, and the reward at the last one.
+
+    Args:
+        units: scenario -> largest reward or loss of a reply in any condition.
+    """
     first, last = tables(points[begin], points[end])
     for measure, point, rate in ((BEGIN, begin, first), (END, end, last)):
         k, n = (rate[:, column].astype(int) for column in (0, 1))
@@ -168,6 +178,8 @@ def _own_rows(points: Points, begin: Point, end: Point, seed: int) -> Iterator[d
     change = difference(last[:, :2], first[:, :2])
     if change.value is not None:
         yield point_row(CHANGE, end, len(first), change)
+    paid = np.array([(sums[2] / (units[scenario] or 1.0), sums[3]) for scenario, sums in points[end].items()])
+    yield point_row(REWARD, end, len(paid), mean(paid[:, 0], paid[:, 1]))
 
 
 def _comparison_rows(

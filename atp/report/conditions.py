@@ -20,22 +20,28 @@ from atp.measures.conditions import (
     OF_CONDITIONS,
     OF_TRAININGS,
     REMOVED,
+    REWARD,
     P,
 )
 from atp.measures.reset import AFTER
 from atp.measures.seeds import over_seeds
 from atp.measures.trainings import ONE_TRAINING
 from atp.report.verdict import name_lines, percent, span
+from atp.units import count
 
 CHANNELS = {"context": "in context", "weights": "in the weights"}
 SURVIVES = ["condition", "first rate", "last rate", "change, points", "baseline's change minus this", "change left"]
-COSTS = ["condition", "last rate", "minus the baseline's, points", "p (Holm)", "reward given up", "time", "tokens"]
+COSTS = ["condition", "last rate", "minus the baseline's, points", "p (Holm)", "reward", "reward given up"]
+COSTS += ["training steps", "time", "tokens"]
 RESETS = ["series", "first rate", "before the reset", "after the reset", "change left, points"]
 UNSHOWN = "no change to attribute"
 
-#: Keys of CELL and the channel -> seconds and tokens that the cell took.
-Spent = Mapping[tuple[Any, ...], tuple[float, float]]
+#: Seconds, tokens and training steps.
+Amounts = tuple[float, float, float]
+#: Keys of CELL and the channel -> what the cell took.
+Spent = Mapping[tuple[Any, ...], Amounts]
 
+NOTHING: Amounts = (0.0, 0.0, 0.0)
 #: Text of a table's cell, and its details; details that "; " separates are on lines of their own.
 TableCell = tuple[str, str]
 NO_VALUE: TableCell = ("–", "")
@@ -92,12 +98,16 @@ def _combine_seeds(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(~several).join(ends, on=keys, how="left")
 
 
-def _spent(spent: Spent, keys: tuple[Any, ...]) -> tuple[float, float]:
+def _spent(spent: Spent, keys: tuple[Any, ...]) -> Amounts:
     """Return what a cell took; if the seed in `keys` is None, the total of all seeds."""
     seed = CELL.index("seed")
     same = [took for key, took in spent.items() if (*key[:seed], keys[seed], *key[seed + 1 :]) == keys]
-    selected = same if keys[seed] is None else [spent.get(keys, (0.0, 0.0))]
-    return sum(seconds for seconds, _ in selected), sum(tokens for _, tokens in selected)
+    return _total(same if keys[seed] is None else [spent.get(keys, NOTHING)])
+
+
+def _total(amounts: Sequence[Amounts]) -> Amounts:
+    seconds, tokens, steps = map(sum, zip(NOTHING, *amounts, strict=True))
+    return seconds, tokens, steps
 
 
 def emptied(measures: pl.DataFrame) -> list[RowGroup]:
@@ -138,19 +148,21 @@ def _survives(condition: str, rows: Mapping[str, dict[str, Any]]) -> list[TableC
     return [(condition, ""), *rates, points(rows.get(CHANGE)), points(rows.get(REMOVED)), left]
 
 
-def _costs(
-    condition: str, rows: Mapping[str, dict[str, Any]], took: tuple[float, float], baseline: tuple[float, float]
-) -> list[TableCell]:
-    p, given_up = rows.get(P), rows.get(GIVEN_UP)
+def _costs(condition: str, rows: Mapping[str, dict[str, Any]], took: Amounts, baseline: Amounts) -> list[TableCell]:
+    p, rewards = rows.get(P), [rows.get(REWARD), rows.get(GIVEN_UP)]
     p_text = "–" if p is None else f"{p['value']:.3f}" if p["value"] >= 0.001 else "< 0.001"
-    factors = [f"{own / base:.2f}\u00a0×" if base else "–" for own, base in zip(took, baseline, strict=True)]
+    time, tokens, steps = (
+        f"{own / base:.2f}\u00a0×" if base else "–" for own, base in zip(took, baseline, strict=True)
+    )
     return [
         (condition, ""),
         proportion(rows[END]),
         points(rows.get(DIFFERENCE)),
         (p_text, ""),
-        proportion(given_up) if given_up else NO_VALUE,
-        *((factor, "") for factor in factors),
+        *(proportion(row) if row else NO_VALUE for row in rewards),
+        (count(took[-1]), steps) if took[-1] else NO_VALUE,
+        (time, ""),
+        (tokens, ""),
     ]
 
 
@@ -178,22 +190,25 @@ def _minus(*texts: str) -> TableCell:
     return value, detail
 
 
-def spent(turns: Sequence[Path], adapters: Sequence[Path]) -> Spent:
-    """Return what each cell took on a channel: seconds, including training, and tokens read and written in rollouts.
+def spent(artifacts: Sequence[Path]) -> Spent:
+    """Return what each cell took on a channel: seconds, tokens read and written by models, and training steps.
+
+    Args:
+        artifacts: turns, selections and adapters.
 
     Alignment is left out, because all conditions share it.
 
     Raises:
         AtpError: an unreadable artifact.
     """
-    total: dict[tuple[Any, ...], tuple[float, float]] = {}
-    for path in (*turns, *adapters):
+    total: dict[tuple[Any, ...], Amounts] = {}
+    for path in artifacts:
         provenance = read_provenance(path)
         cell, cost = provenance.get("params", {}).get("cell"), provenance.get("cost", {})
         if not cell or cell["condition"] is None:
             continue
         key = (*(cell[name] for name in CELL), cell["channel"])
-        seconds, tokens = total.get(key, (0.0, 0.0))
-        more = cost.get("prompt_tokens", 0.0) + cost.get("completion_tokens", 0.0)
-        total[key] = (seconds + cost.get("wall_seconds", 0.0), tokens + more)
+        tokens = cost.get("prompt_tokens", 0.0) + cost.get("completion_tokens", 0.0)
+        amounts = (cost.get("wall_seconds", 0.0), tokens, cost.get("steps", 0.0))
+        total[key] = _total([total.get(key, NOTHING), amounts])
     return total

@@ -22,7 +22,7 @@ from atp.measures import swept
 from atp.measures.rates import read_evidence, scan
 from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
-from atp.report import alignment, change, conditions, primary, ran, replication, summary, transfer, unseen
+from atp.report import alignment, change, conditions, monitors, primary, ran, replication, summary, transfer, unseen
 from atp.report.figures import Figure, figures, svg
 from atp.report.hysteresis import hysteresis_figures
 from atp.report.job import ReportFiles, ReportJob
@@ -69,7 +69,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
     provenances = [read_provenance(path) for path in (*scenarios, *turns, *selections, *pairs, *adapters, measures)]
     files_of = {figure.name: svg(figure, titled=True) for figure in all_figures}
     still = {figure.name: svg(figure, titled=False) for figure in all_figures}
-    survives, costs_of_conditions = conditions.compared(table, conditions.spent(turns, adapters))
+    survives, costs_of_conditions = conditions.compared(table, conditions.spent([*turns, *selections, *adapters]))
     alike = alike_rounds(scan(turns, ALIKE)) if turns else None
     own_provenance = asdict(stage.provenance(turns=provenances[-1].get("cost", {}).get("turns", 0.0)))
     headings, costs = ran.costs([*provenances, own_provenance])
@@ -100,6 +100,8 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         columns_of_transfer=transfer.COLUMNS,
         survives=survives,
         costs_of_conditions=costs_of_conditions,
+        monitors=monitors.monitors(selections, adapters),
+        columns_of_monitors=monitors.COLUMNS,
         emptied=conditions.emptied(table),
         unseen=unseen.by_template(results),
         columns_of_unseen=unseen.COLUMNS,

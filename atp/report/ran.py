@@ -121,7 +121,8 @@ def _agent(path: Path, provenance: Mapping[str, Any]) -> str:
     if not cell:
         return str(path)
     parts = [cell["model"], cell["testbed"], cell["alignment"], f"seed {cell['seed']}"]
-    what = "aligned again on {} pairs" if cell["channel"] == REPAIR else "generation {}"
+    what = "generation {}, aligned again" if provenance["stage"] == "align" else "generation {}"
+    what = "aligned again on {} pairs" if cell["channel"] == REPAIR else what
     return ", ".join([*parts, *([cell["condition"], what.format(cell["generation"])] if cell["condition"] else [])])
 
 

@@ -35,6 +35,7 @@ from atp.study.study import (
 )
 from atp.training import TrainingSettings
 from atp.training.channel import OF_WEIGHTS, check_condition
+from atp.training.monitors import Monitor
 from atp.training.post_training_check import PROMPTS
 
 #: Names next to the folders of conditions that alignment uses.
@@ -162,8 +163,18 @@ def _check_condition(
     keys = section.conditions[condition].keys()
     if keys and not keys - {*OF_WEIGHTS} and section.context and condition in section.context.conditions:
         raise ValueError(f"{where}.context.conditions: '{condition}' changes only what the weights channel learns")
+    if section.weights:
+        _check_monitor(testbed, f"{key}.{condition}.monitor", section.learning(condition).monitor)
     if section.weights and (section.weights in channels or not channels):
         _check_settings(testbed, f"{where}.weights.deployment, condition '{condition}'", deployment(section, condition))
+
+
+def _check_monitor(testbed: str, key: str, monitor: Monitor | None) -> None:
+    if monitor is None or monitor.model is None:
+        return
+    if find_testbed(testbed).judge_question is None:
+        raise ValueError(f"{key}.kind: 'judge', testbed '{testbed}' defines no judge question; use kind: truth")
+    _check_agent(f"{key}.model", monitor.model, testbed)
 
 
 def _check_settings(testbed: str, where: str, settings: Mapping[str, Any], agents: tuple[str, ...] = ()) -> None:
@@ -241,6 +252,12 @@ def _check_alignment(testbed: str, where: str, section: TestbedSection, study: S
             f"{where}.scenarios.train: {section.scenarios.train}, must be at least {last}: preference pairs and "
             f"alignment use {section.alignment.scenarios} scenarios that the weights channel does not"
         )
+    realigned = [name for name, training in trainings.items() if training.realign_every]
+    if realigned and "dpo" not in study.alignments:
+        raise ValueError(
+            f"{where}.conditions.{realigned[0]}.training.realign_every: needs alignment dpo, whose pairs and settings "
+            f"it uses, found {', '.join(study.alignments)}"
+        )
     repair = section.weights.repair_pairs if section.weights else ()
     if repair and "dpo" not in study.alignments:
         raise ValueError(f"{where}.weights.repair_pairs: needs alignment dpo, found {', '.join(study.alignments)}")
@@ -311,7 +328,7 @@ def check_models(path: Path | str, study: Study, models: Mapping[str, ModelSpec 
                     f"{path}: testbeds.{testbed}.weights.transfer: '{name}' is a model organism, which is another "
                     "network on each testbed and plays no other one; use a model that plays them all, or remove the key"
                 )
-        for where, training in _trainings(study, name):
+        for where, training in _trainings(study, name) if name in study.models else ():
             try:
                 check_trainable(spec)
                 training.check_processes(max(1, spec.gpus))

@@ -17,6 +17,8 @@ from atp.organism.train import OrganismJob
 from atp.registry import Entry, entries, find, find_testbed, sources
 from atp.report.job import ReportJob
 from atp.rollout.engine import RolloutJob
+from atp.rollout.judge import JudgeJob
+from atp.rollout.rubric import own_rubric
 from atp.rollout.table import Cell
 from atp.rollout.transplant import RECORDED_FROM, HistorySource, TransplantJob
 from atp.rollout.yoked import PAYMENTS_FROM
@@ -25,6 +27,7 @@ from atp.study import paths, sizes
 from atp.study.project import Project
 from atp.study.stages import MODULES
 from atp.study.study import (
+    NONE,
     TestbedSection,
     alignment_rows,
     alignment_training,
@@ -177,9 +180,12 @@ class _Testbed:
             uses=(testbed,),
             work=scenarios.train + (scenarios.test or DEFAULT_TEST),
         )
-        rehearsed = any("rehearsal" in channel.training.defences for channel in self.learning.values())
-        # Rehearsal uses a model's pairs, even without alignment by DPO.
-        paired = alignments if rehearsed else [alignment for alignment in alignments if alignment == "dpo"]
+        # Rehearsal and interleaved alignment use a model's pairs, even without alignment by DPO.
+        paired = (
+            alignments
+            if any(map(self.section.needs_pairs, self.learning))
+            else [alignment for alignment in alignments if alignment == "dpo"]
+        )
         seeds = {alignment: training_seeds(self.study, self.section, alignment) for alignment in alignments}
         for model in self.study.models:
             for seed in dict.fromkeys(seed for alignment in paired for seed in seeds[alignment]):
@@ -300,7 +306,7 @@ class _Testbed:
                 samples=section.weights.evaluation.samples,
             )
             if generation:
-                yield self._finetune(here)
+                yield from self._learned(here)
             for testbed in section.weights.transfer:
                 yield from self._transfer(here, testbed)
             adapter, evaluations = self._adapter(cell, generation), {self._path(paths.EVALUATION, here): evaluate}
@@ -321,8 +327,20 @@ class _Testbed:
             if learning.filter:
                 seen = section.weights.samples * self._questions(here)
                 out, uses = self._path(paths.SELECTION, here), (find("filters", learning.filter.name),)
-                job = FilterJob(filter=learning.filter)
-                yield Step("filter", (out,), (job,), {"turns": [turns]}, uses=uses, work=seen)
+                job, files = FilterJob(filter=learning.filter, monitor=learning.monitor), {"turns": [turns]}
+                if learning.monitor and learning.monitor.model:
+                    judge = self._judge(here, learning.monitor.model, turns, seen)
+                    yield judge
+                    files["verdicts"] = [*judge.outputs]
+                yield Step("filter", (out,), (job,), files, uses=uses, work=seen)
+
+    def _judge(self, cell: Cell, model: str, turns: str, seen: int) -> Step:
+        """Return the step in which a monitor's model judges a deployment, in a cell of its own without alignment."""
+        own = replace(cell, model=model, alignment=NONE)
+        rubric, uses = own_rubric(self.testbed), self._uses(own)
+        job = JudgeJob(cell=own, model=self._model(own), rubric=rubric)
+        out, files = self._path(paths.VERDICTS, cell), {"turns": [turns]}
+        return Step("judge", (out,), (job,), files, model=job.model, uses=uses, work=seen)
 
     def _repairs(self, last: RolloutJob) -> Iterator[Step]:
         """Yield the steps that align the last generation again on some pairs and evaluate it, as channel REPAIR.
@@ -331,19 +349,31 @@ class _Testbed:
             last: the evaluation of the last generation.
         """
         cell = last.cell
-        training = alignment_training(self.study, self.section, "dpo", cell.model)
         for pairs in self.section.weights.repair_pairs if self.section.weights and cell.alignment == "dpo" else ():
             here, folder = replace(cell, channel=REPAIR, generation=pairs), f"{cell.condition}.repair"
-            settings = {**self.section.settings, "rounds": 1}
-            job = AlignJob(cell=here, model=self._model(cell), settings=settings, training=training, pairs=pairs)
-            files = {"data": [self._path(paths.PAIRS, cell)], "parent": self._adapter(cell, cell.generation)}
-            adapter, work = (
-                self._path(paths.ADAPTER, here, condition=folder),
-                sizes.steps(training, pairs, job.model.gpus),
-            )
-            yield self._step("finetune", here, [adapter], [job], artifacts=files, work=work)
+            adapter = self._path(paths.ADAPTER, here, condition=folder)
+            yield self._align_again(here, adapter, self._adapter(cell, cell.generation), pairs)
             evaluation = self._path(paths.EVALUATION, here, condition=folder)
             yield from self._rollouts("evaluate", {evaluation: last.model_copy(update={"cell": here})}, [adapter])
+
+    def _align_again(self, cell: Cell, out: str, parent: list[str], pairs: int | None = None) -> Step:
+        """Return the step that aligns a generation's agent again by DPO, on all pairs or the first ones."""
+        training = alignment_training(self.study, self.section, "dpo", cell.model)
+        settings = {**self.section.settings, "rounds": 1}
+        job = AlignJob(cell=cell, model=self._model(cell), settings=settings, training=training, pairs=pairs)
+        files = {"data": [self._path(paths.PAIRS, cell, alignment="dpo")], "parent": parent}
+        work = sizes.steps(training, pairs or self.section.alignment.scenarios, job.model.gpus)
+        return self._step("finetune", cell, [out], [job], artifacts=files, work=work)
+
+    def _learned(self, cell: Cell) -> Iterator[Step]:
+        """Yield the steps that train a generation: on what deployment paid and, every so often, on pairs again."""
+        step, every = self._finetune(cell), self.learning[str(cell.condition)].training.realign_every
+        if every and cell.generation % every == 0:
+            learned = self._path(paths.ADAPTER, cell, condition=f"{cell.condition}.learned")
+            yield replace(step, outputs=(learned,))
+            yield self._align_again(cell, step.outputs[0], [learned])
+        else:
+            yield step
 
     def _transfer(self, cell: Cell, testbed: str) -> Iterator[Step]:
         """Yield the evaluation of a generation on another testbed, in a cell of the testbed that is played."""
@@ -359,10 +389,15 @@ class _Testbed:
 
     def _finetune(self, cell: Cell) -> Step:
         section, learning = self.section, self.learning[str(cell.condition)]
-        training, before = learning.training, cell.generation - 1
+        training, before = learning.training.model_copy(update={"realign_every": None}), cell.generation - 1
         unused = alignment_rows(section)[1] if "max_violation_increase" in training.defences else None
         job = FinetuneJob(
-            cell=cell, model=self._model(cell), settings=evaluation(section), training=training, first_unused=unused
+            cell=cell,
+            model=self._model(cell),
+            settings=evaluation(section),
+            training=training,
+            first_unused=unused,
+            monitor=None if learning.filter else learning.monitor,
         )
         rehearsed = "rehearsal" in training.defences
         files = {

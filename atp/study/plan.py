@@ -17,6 +17,7 @@ from atp.errors import AtpError
 from atp.files.provenance import together
 from atp.files.tables import read_provenance
 from atp.models.spec import ModelSpec
+from atp.rollout.judge import JudgeJob
 from atp.scenarios.sources import DEFAULT_TEST
 from atp.study import paths
 from atp.study.jobs import Step, study_jobs
@@ -52,7 +53,7 @@ class Rule:
     fixed_size: bool = False
 
 
-SHARD, TRANSPLANT = "rollout_shard", "transplant"
+SHARD, TRANSPLANT, JUDGE = "rollout_shard", "transplant", "judge"
 #: In the order of a plan's rows.
 RULES = {
     "scenarios": Rule((paths.SCENARIOS,), "scenarios", "scenarios"),
@@ -62,6 +63,7 @@ RULES = {
     "rollout": Rule((paths.CONTEXT,), "decisions", "decisions"),
     TRANSPLANT: Rule((paths.CONTEXT,), "decisions", "decisions"),
     "deploy": Rule((paths.DEPLOYMENT, paths.EVALUATION), "decisions", "decisions"),
+    JUDGE: Rule((paths.VERDICTS,), "decisions", "units"),
     "filter": Rule((paths.SELECTION,), "decisions", "seen"),
     "finetune": Rule((paths.ADAPTER,), "steps", "steps", fixed_size=True),
     "evaluate": Rule((paths.EVALUATION,), "decisions", "decisions"),
@@ -179,6 +181,8 @@ def _row(step: Step, name: str, named: str) -> Row:
     *folders, _ = first.split("/")
     model, testbed = folders[:2] if len(folders) > 1 else ("", "".join(folders))
     job = step.jobs[0] if step.jobs else None
+    if isinstance(job, JudgeJob):  # its output is in the folder of the agent that it judges
+        model = job.cell.model
     kind = Kind(rule, model, testbed, rate_key(job.training) if isinstance(job, TrainingJob) else "")
     if step.rule in ("measure", "report"):  # the default study can measure their rates
         name = named = DEFAULT
@@ -208,7 +212,7 @@ def rates(rows: Sequence[Row], specs: Mapping[str, ModelSpec | None], results: P
     measured: dict[Kind, list[_Artifact]] = {}
     for kind in dict.fromkeys(replace(row.kind, training="") for row in rows if row.work or row.on_disk):
         work = [row.work / row.jobs for row in rows if row.jobs and replace(row.kind, training="") == kind]
-        fields = {"model": escape(kind.model), "testbed": kind.testbed}
+        fields = {"model": "*" if kind.rule == JUDGE else escape(kind.model), "testbed": kind.testbed}
         others = dict.fromkeys(("alignment", "seed", "condition", "generation", "played"), "*")
         patterns = [f"*/{pattern.format(**fields, **others)}" for pattern in RULES[kind.rule].artifacts]
         for path in sorted(path for pattern in patterns for path in results.glob(pattern)):
@@ -231,6 +235,8 @@ def _artifact(path: Path, provenance: Mapping[str, Any], kind: Kind, spec: Model
     if not work or not seconds:
         return None
     if cost.get("resumed_steps") and cost.get("starts", 1) == 1:  # it was killed before, so its total time is unknown
+        return None
+    if (provenance["params"].get("monitor") or {}).get("model"):  # its time includes that of a judge
         return None
     if (provenance.get("stage") == TRANSPLANT) != (kind.rule == TRANSPLANT):  # their files have the same names
         return None

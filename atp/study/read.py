@@ -89,6 +89,11 @@ def read_project(
         )
     check_files(place, study, root)
     specs = read_models(agents(study), models or root / MODELS_FOLDER)
+    for judge, key in study.judges.items():
+        try:
+            specs |= read_models((judge,), models or root / MODELS_FOLDER)
+        except AtpError as error:
+            raise AtpError(f"{place}: {key}: {error}") from error
     check_models(place, study, specs, root)
     organisms = Path("results/organism") if organism == "rebuild" else workflow / "resources/organism"
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

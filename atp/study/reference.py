@@ -48,9 +48,9 @@ OWN_AGENTS = (
     "`model` begin with `given:` ([docs/aligned-agents.md](../docs/aligned-agents.md))."
 )
 CONDITION = (
-    "A condition has testbed settings that it overrides; `training` and `filter`, with settings of the weights channel "
-    "that it overrides; and, for transplanted histories, `history_from` with these keys, or, for yoked rewards, "
-    "`payments_from` with the same keys. Left out, `model` and `alignment` are the agent's own."
+    "A condition has testbed settings that it overrides; `training`, `filter` and `monitor`, with settings of the "
+    "weights channel that it overrides; and, for transplanted histories, `history_from` with these keys, or, for yoked "
+    "rewards, `payments_from` with the same keys. Left out, `model` and `alignment` are the agent's own."
 )
 SOURCE = "Without `source`, scenarios come from the testbed's templates, or from its first source if it has none."
 FILTER = "`name` is required and selects the filter. GRPO has no filter; DPO needs `best_and_worst`."

@@ -8,6 +8,7 @@ from atp.scenarios.sources import DEFAULT_TEST
 from atp.study.study import Study, TestbedSection
 from atp.training import GrpoSettings, TrainingSettings
 from atp.training.channel import WeightsChannel
+from atp.training.examples import rehearsed
 
 #: Batches per shard: about an hour with models of 8 billion parameters, so the start of a job takes little of it.
 SHARD_BATCHES = 32
@@ -24,11 +25,13 @@ def episodes(job: RolloutJob, section: TestbedSection) -> int:
 def examples(learning: WeightsChannel, questions: int) -> int:
     """Return the maximum number of examples of a generation: replies, pairs, or for GRPO questions.
 
-    They include the pairs that a condition rehearses, as counted by `sample_rehearsal` in `atp.training.examples`.
+    They include the pairs that a condition rehearses, unless those take the place of others.
     """
     selected = questions * (learning.filter.most_selected(learning.samples) if learning.filter else 1)
-    rehearsal: float = getattr(learning.training, "rehearsal", 0.0)
-    return selected + round(selected * rehearsal / (1 - rehearsal))
+    training = learning.training
+    if isinstance(training, GrpoSettings) or training.rehearsal_replaces:
+        return selected
+    return selected + rehearsed(selected, training.rehearsal, replaces=False)
 
 
 def steps(training: TrainingSettings, count: int, gpus: int) -> int:

@@ -18,6 +18,7 @@ MODULES = {
     "align": "atp.training.stage",
     "rollout": "atp.rollout.engine",
     "transplant": "atp.rollout.transplant",
+    "judge": "atp.rollout.judge",
     "filter": "atp.training.filters",
     "finetune": "atp.training.stage",
     "measure": "atp.measures.rates",
@@ -82,10 +83,14 @@ def run(stage: str, jobs: Jobs, files: Files, outputs: Paths, root: Path) -> Non
             from atp.rollout.transplant import TransplantJob, transplant_stage
 
             transplant_stage(TransplantJob(**job), one["histories"], one["scenarios"], out, one.get("adapter"))
+        case "judge":
+            from atp.rollout.judge import JudgeJob, judge_stage
+
+            judge_stage(JudgeJob(**job), one["turns"], out)
         case "filter":
             from atp.training.filters import FilterJob, filter_stage
 
-            log.info("%s: %s", out, filter_stage(FilterJob(**job), one["turns"], out))
+            log.info("%s: %s", out, filter_stage(FilterJob(**job), one["turns"], out, one.get("verdicts")))
         case "finetune":
             from atp.training.stage import FinetuneJob, TrainingFiles, finetune_stage
 

@@ -71,9 +71,9 @@ class TestbedSection(_Section):
     settings: dict[str, Any] = Field(default_factory=dict, description="testbed settings shared by all that follows")
     conditions: dict[str, dict[str, Any]] = Field(
         default={BASELINE: {}},
-        description="controls and defences: name -> testbed settings that it overrides; under `training` and `filter` "
-        "those of the weights channel; under `history_from` whose histories it reads, or under `payments_from` whose "
-        "rewards it is paid (model, alignment, condition)",
+        description="controls and defences: name -> testbed settings that it overrides; under `training`, `filter` and "
+        "`monitor` those of the weights channel; under `history_from` whose histories it reads, or under "
+        "`payments_from` whose rewards it is paid (model, alignment, condition)",
     )
     alignment: Alignment = Field(default_factory=Alignment)
     context: ContextChannel | None = None
@@ -95,8 +95,8 @@ class TestbedSection(_Section):
         return {condition: self.learning(condition).training for condition in names}
 
     def needs_pairs(self, condition: str) -> bool:
-        """Return whether a condition mixes preference pairs into its training."""
-        return "rehearsal" in self.learning(condition).training.defences
+        """Return whether a condition trains on preference pairs, mixed in or after a generation's own training."""
+        return not {"rehearsal", "realign_every"}.isdisjoint(self.learning(condition).training.defences)
 
 
 class Study(_Section):
@@ -182,6 +182,16 @@ class Study(_Section):
         return tuple(
             entry if isinstance(entry, str) else _name_in_results(*next(iter(entry.items()))) for entry in self.prepared
         )
+
+    @property
+    def judges(self) -> dict[str, str]:
+        """The models that judge deployments: name -> the key that names it."""
+        return {
+            monitor.model: f"testbeds.{testbed}.conditions.{condition}.monitor.model"
+            for testbed, section in self.testbeds.items()
+            for condition in (section.weights.conditions if section.weights else ())
+            if (monitor := section.learning(condition).monitor) and monitor.model
+        }
 
     @property
     def readers(self) -> set[str]:

@@ -8,10 +8,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from atp.explain import explain
 from atp.training import TrainingSettings
 from atp.training.filters import FilterSettings
+from atp.training.monitors import Monitor
 
 PAIRED = "best_and_worst"
 #: Keys of a condition that change the weights channel instead of the testbed's settings.
-OF_WEIGHTS = ("training", "filter")
+OF_WEIGHTS = ("training", "filter", "monitor")
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -49,6 +50,9 @@ class WeightsChannel(BaseModel):
     )
     deployment: dict[str, Any] = Field(default_factory=dict, description="testbed settings of the deployment")
     filter: FilterSettings | None = Field(None, description="selects the replies to learn from; none with GRPO")
+    monitor: Monitor | None = Field(
+        None, description="flags replies of the deployment, which then earn less or are not learned from"
+    )
     training: TrainingSettings
     evaluation: Evaluation = Field(default_factory=Evaluation)
     repair_pairs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -74,6 +78,23 @@ class WeightsChannel(BaseModel):
         if not fits[method]:
             allowed = {"sft": f"any but {PAIRED}", "dpo": PAIRED, "grpo": "none: it samples its own replies"}[method]
             raise ValueError(f"filter: found '{name}', with training method '{method}' it must be {allowed}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_monitor(self) -> "WeightsChannel":
+        if self.monitor and self.training.method == "grpo":
+            for key, allowed in (("kind", "truth"), ("use", "penalty")):
+                if (value := getattr(self.monitor, key)) != allowed:
+                    raise ValueError(
+                        f"monitor.{key}: found '{value}', grpo samples its own replies, so it must be {allowed}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _check_realignment(self) -> "WeightsChannel":
+        every = self.training.realign_every
+        if every and every > self.generations:
+            raise ValueError(f"training.realign_every: {every}, must be at most generations ({self.generations})")
         return self
 
     def changed_by(self, condition: Mapping[str, Any]) -> "WeightsChannel":

@@ -79,16 +79,42 @@ def read_pairs(pairs: Path, scenarios: Path, testbed: str) -> list[dict[str, Any
     return rows
 
 
-def sample_rehearsal(pairs: list[dict[str, Any]], own: int, proportion: float, random: Random) -> list[dict[str, Any]]:
-    """Sample preference pairs, as conversations too, so that they are a proportion of all examples.
+def rehearsed(own: int, proportion: float, replaces: bool) -> int:
+    """Return how many preference pairs are a proportion of all examples, added to `own` others or in their place."""
+    return round(own * proportion) if replaces else round(own * proportion / (1 - proportion))
 
-    A pair is drawn again only after each has been drawn. `own` counts the other examples, all of which stay.
+
+def rehearse(
+    rows: list[dict[str, Any]], pairs: list[dict[str, Any]], proportion: float, random: Random, replaces: bool = False
+) -> list[dict[str, Any]]:
+    """Return training examples with a sample of preference pairs, which are conversations too, as a proportion of all.
+
+    A pair is drawn again only after each has been drawn.
+
+    Args:
+        replaces: whether the pairs take the place of as many other examples, drawn at random; otherwise all stay.
     """
-    size = round(own * proportion / (1 - proportion))
+    size = rehearsed(len(rows), proportion, replaces)
     sample: list[dict[str, Any]] = []
     while len(sample) < size:
         sample += random.sample(pairs, min(len(pairs), size - len(sample)))
-    return [{**pair, "messages": [*pair["prompt"], *pair["chosen"]]} for pair in sample]
+    own = random.sample(rows, len(rows) - size) if replaces else rows
+    return own + [{**pair, "messages": [*pair["prompt"], *pair["chosen"]]} for pair in sample]
+
+
+def inoculate(rows: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """Return training examples whose prompts have a text after their system message, or as their system message.
+
+    Inoculation prompting (Tan et al. 2025, arXiv 2510.04340; Wichers et al. 2025, arXiv 2510.05024).
+    """
+    keys = ("messages", "prompt")
+    return [row | {key: _with_system(row[key], text) for key in keys if key in row} for row in rows]
+
+
+def _with_system(messages: list[dict[str, str]], text: str) -> list[dict[str, str]]:
+    if not messages or messages[0]["role"] != "system":
+        return [{"role": "system", "content": text}, *messages]
+    return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]
 
 
 def read_best_and_worst(selection: Path, scenarios: Path, testbed: str) -> list[dict[str, Any]]:

@@ -19,16 +19,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.provenance import Job, Stage
-from atp.files.schemas import QUESTION, SELECTION
-from atp.files.tables import check_file, read_provenance, write_table
+from atp.files.schemas import QUESTION, SELECTION, VERDICTS
+from atp.files.tables import check_file, read_provenance, read_table, write_table
 from atp.files.turns import decision_messages, read_turns
 from atp.registry import blame, find, origins
+from atp.rollout.rubric import RULE_LABELS, VERDICT
 from atp.testbed import TESTED
+from atp.training.monitors import Monitor, chance_of, count_flags
 
 #: Ties in reward are broken by the turn's own seed, which depends on neither the decision nor the order of play.
 ORDER = ("sampling_seed", "episode")
 #: Keys of a turn.
 TURN = ("episode", "round", "agent")
+#: What a judge took, which a selection's cost includes.
+JUDGE_COST = ("wall_seconds", "cpu_seconds", "gpu_seconds", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
 class Filter(BaseModel, ABC):
@@ -162,7 +166,11 @@ FilterSettings = Annotated[SerializeAsAny[Filter], BeforeValidator(filter_settin
 
 @dataclass(frozen=True)
 class Yield:
-    """Counts of a selection. Violations are counted among valid replies; `dropped` are caught violations removed."""
+    """Counts of a selection. Violations are counted among valid replies; `dropped` are caught violations removed.
+
+    A monitor flagged `flagged` valid replies, of which `violations_flagged` are violations; `no_verdict` are replies on
+    which a judge stated no verdict.
+    """
 
     seen: int
     invalid: int
@@ -171,17 +179,30 @@ class Yield:
     dropped: int
     kept: int
     violations_kept: int
+    flagged: int = 0
+    violations_flagged: int = 0
+    no_verdict: int = 0
 
     def __str__(self) -> str:
         dropped = f", {self.dropped} caught and dropped" if self.dropped else ""
+        dropped += f", {self.flagged} flagged" if self.flagged else ""
         before, after = f"{self.violations_seen}/{self.valid_seen}", f"{self.violations_kept}/{self.kept}"
         return f"kept {self.kept} of {self.seen} ({self.invalid} invalid{dropped}), violations {before} -> {after}"
 
 
-def select(turns: pl.DataFrame, settings: Filter) -> tuple[pl.DataFrame, Yield]:
-    """Apply a filter to turns and return the selected rows, ordered by question, and the counts."""
+def select(
+    turns: pl.DataFrame, settings: Filter, monitor: Monitor | None = None, verdicts: pl.DataFrame | None = None
+) -> tuple[pl.DataFrame, Yield]:
+    """Apply a monitor and a filter to turns and return the selected rows, ordered by question, and the counts.
+
+    Args:
+        verdicts: of a monitor that is a judge, with the columns of TURN and `judged`, null without a verdict.
+    """
     valid = turns.filter(pl.col("violation").is_not_null())
-    left = valid.filter(~pl.col("caught").fill_null(False)) if settings.drop_caught else valid
+    flagged = _flags(valid, monitor, verdicts)
+    left = _supervise(valid, monitor, flagged) if monitor else valid
+    if settings.drop_caught:
+        left = left.filter(~pl.col("caught").fill_null(False))
     if settings.shuffled_rewards:
         left = _shuffle_rewards(left)
     with blame("filters", settings.name):
@@ -195,13 +216,31 @@ def select(turns: pl.DataFrame, settings: Filter) -> tuple[pl.DataFrame, Yield]:
     counts = Yield(
         seen=len(turns),
         invalid=len(turns) - len(valid),
-        valid_seen=len(valid),
-        violations_seen=int(valid["violation"].sum()),
-        dropped=len(valid) - len(left),
+        dropped=int(valid["caught"].fill_null(False).sum()) if settings.drop_caught else 0,
         kept=len(selected),
         violations_kept=int(selected["violation"].sum()),
+        **count_flags(valid["violation"].to_list(), flagged),
     )
     return selected, counts
+
+
+def _flags(turns: pl.DataFrame, monitor: Monitor | None, verdicts: pl.DataFrame | None) -> list[bool | None]:
+    """Return whether a monitor flags each turn; None where a judge stated no verdict."""
+    if monitor is None:
+        return [False] * len(turns)
+    if verdicts is not None:
+        judged = turns.select(TURN).join(verdicts, on=TURN, how="left", maintain_order="left")
+        return judged["judged"].to_list()
+    decisions = turns.select("violation", "sampling_seed").iter_rows()
+    return [monitor.flags(violation, chance_of(seed)) for violation, seed in decisions]
+
+
+def _supervise(turns: pl.DataFrame, monitor: Monitor, flagged: list[bool | None]) -> pl.DataFrame:
+    """Return turns without those that a monitor flagged, or with its penalty subtracted from their rewards."""
+    if monitor.use == "screen":
+        return turns.filter(~pl.Series(flagged, dtype=pl.Boolean).fill_null(False))
+    rewards = monitor.penalise(turns["reward"].to_list(), flagged, turns.select(QUESTION).rows())
+    return turns.with_columns(reward=pl.Series(rewards, dtype=pl.Float64))
 
 
 def _shuffle_rewards(turns: pl.DataFrame) -> pl.DataFrame:
@@ -215,27 +254,40 @@ def _shuffle_rewards(turns: pl.DataFrame) -> pl.DataFrame:
 
 
 class FilterJob(Job):
-    """Select replies with a reward filter."""
+    """Select replies with a reward filter, after a monitor has flagged some."""
 
     stage = "filter"
 
     filter: FilterSettings
+    monitor: Monitor | None = None
 
 
-def filter_stage(job: FilterJob, turns: Path, out: Path) -> Yield:
-    """Filter turns.parquet into selection.parquet, whose metadata has the counts and the cell.
+def filter_stage(job: FilterJob, turns: Path, out: Path, verdicts: Path | None = None) -> Yield:
+    """Filter turns.parquet into selection.parquet, whose metadata has the counts, the cell, and a judge's cost.
+
+    Args:
+        verdicts: of a judge about these turns, for a monitor of kind judge.
 
     Raises:
-        AtpError: unreadable turns, turns of the test split, or no valid reply.
+        AtpError: unreadable turns, turns of the test split, or no valid reply; a judge without verdicts.
     """
     check_file(out, turns)
+    if (verdicts is not None) != bool(job.monitor and job.monitor.kind == "judge"):
+        raise AtpError(f"{out}: a monitor of kind judge and a file of verdicts go together, one of them is missing")
     cell = read_provenance(turns).get("params", {}).get("cell", {})
-    stage = Stage(job.stage, [__name__, *origins("filters")], job.params() | {"cell": cell}, [turns])
+    inputs = [turns, *([verdicts] if verdicts else [])]
+    stage = Stage(job.stage, [__name__, *origins("filters")], job.params() | {"cell": cell}, inputs)
     rows = pl.DataFrame(read_turns(turns)).filter(pl.col("role") != TESTED)
     tested = rows.filter(pl.col("split") == "test")
     if len(tested):
         raise AtpError(f"{turns}: {len(tested)} turns are of the test split, which is never trained on")
-    selected, counts = select(rows, job.filter)
+    judged = None
+    if verdicts:
+        answers = pl.DataFrame(read_table(verdicts, VERDICTS, "verdicts")).filter(dimension=VERDICT)
+        judged = answers.select(*TURN, judged=pl.col("answer") == RULE_LABELS[1])
+        cost = read_provenance(verdicts).get("cost", {})
+        stage.before = {name: value for name, value in cost.items() if name in JUDGE_COST}
+    selected, counts = select(rows, job.filter, job.monitor, judged)
     if not counts.valid_seen:
         raise AtpError(f"{turns}: all {counts.seen} replies are invalid, there is nothing to select")
     examples = [example for row in selected.to_dicts() for example in _examples(row)]

@@ -8,6 +8,7 @@ generation_config only the ends of a reply count.
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -21,6 +22,7 @@ from atp.models.spec import ModelSpec
 from atp.rollout.branching import Question, ask
 from atp.rollout.seeds import sampling_seed
 from atp.testbed import Reply, Turn
+from atp.training.monitors import Monitor, count_flags
 from atp.training.trainer import Loaded, TrainerSettings, check_length, create_config
 
 log = logging.getLogger("atp")
@@ -66,9 +68,30 @@ class GrpoSettings(TrainerSettings):
             )
 
 
+@dataclass(frozen=True)
+class Rewards:
+    """What replies earn: the reward of the turn that a reply leads to, after the penalty of a monitor."""
+
+    of_turn: Callable[[Turn], float]
+    monitor: Monitor | None = None
+
+    def of(self, turns: Sequence[Turn], questions: Sequence[int], random: Random) -> tuple[list[float], dict[str, int]]:
+        """Return the rewards of replies to numbered questions, and the monitor's counts."""
+        values = [self.of_turn(turn) for turn in turns]
+        if self.monitor is None:
+            return values, {}
+        decisions = [(turn.violation, random.random()) for turn in turns]
+        flagged = [violation is not None and self.monitor.flags(violation, chance) for violation, chance in decisions]
+        valid = [
+            (violation, flag) for (violation, _), flag in zip(decisions, flagged, strict=True) if violation is not None
+        ]
+        counts = count_flags([violation for violation, _ in valid], [flag for _, flag in valid])
+        return self.monitor.penalise(values, flagged, questions), counts
+
+
 def grpo_trainer(
     questions: Sequence[Question],
-    reward: Callable[[Turn], float],
+    reward: Rewards,
     loaded: Loaded,
     out: Path,
     settings: GrpoSettings,
@@ -77,7 +100,7 @@ def grpo_trainer(
     """Return a trainer on questions; its checkpoints go into `out`.
 
     Args:
-        reward: reward of the turn that a reply leads to.
+        reward: what replies earn.
 
     Raises:
         AtpError: a model that is sampled at temperature 0; a prompt that with the longest reply exceeds max_length;
@@ -114,9 +137,12 @@ def grpo_trainer(
         if turns is None:
             replies = [read(prompts[row], tokens) for row, tokens in zip(number, completion_ids, strict=True)]
             turns = [questions[row].judge(reply) for row, reply in zip(number, replies, strict=True)]
-        values = [reward(turn) for turn in turns]
+        draw = f"{seed}|{others['trainer_state'].global_step}"
+        values, counts = reward.of(turns, number, Random(f"monitor|{draw}|{os.environ.get('RANK', '0')}"))
+        for name, count in counts.items():
+            others["log_metric"](name, float(count))
         if settings.shuffled_rewards:
-            _shuffle_valid(values, turns, number, Random(f"{seed}|{others['trainer_state'].global_step}"))
+            _shuffle_valid(values, turns, number, Random(draw))
         return values
 
     config = create_config(

@@ -29,9 +29,17 @@ from atp.rollout.table import AgentJob, TestbedSettings
 from atp.scenarios.scenario import read_scenarios
 from atp.stopping import until_stopped
 from atp.training.dpo import DpoSettings, dpo_trainer
-from atp.training.examples import read_best_and_worst, read_chats, read_conversations, read_pairs, sample_rehearsal
-from atp.training.grpo import GrpoSettings, grpo_trainer
+from atp.training.examples import (
+    inoculate,
+    read_best_and_worst,
+    read_chats,
+    read_conversations,
+    read_pairs,
+    rehearse,
+)
+from atp.training.grpo import GrpoSettings, Rewards, grpo_trainer
 from atp.training.interpolate import interpolate
+from atp.training.monitors import Monitor
 from atp.training.sft import SftSettings, sft_trainer
 from atp.training.trainer import CHECKPOINTS, Loaded, fit, load_trainable
 
@@ -72,6 +80,7 @@ class FinetuneJob(TrainingJob):
         description="row of the training split from which on no stage trains, for training.max_violation_increase: the "
         "check uses those scenarios instead of the held-out ones",
     )
+    monitor: Monitor | None = Field(None, description="grpo: lowers the rewards of the replies that it flags")
 
 
 class TrainingFiles(BaseModel):
@@ -219,10 +228,15 @@ def _read_data(job: TrainingJob, files: TrainingFiles) -> list[Any]:
         rows = read_pairs(files.data, *source)[: job.pairs]
     else:
         rows = read_best_and_worst(files.data, *source)
+    if job.training.inoculation:
+        rows = inoculate(rows, job.training.inoculation)
     if not files.pairs:
         return rows
     random = Random(f"{job.cell.seed}|{job.cell.generation}")
-    return rows + sample_rehearsal(read_pairs(files.pairs, *source), len(rows), job.training.rehearsal, random)
+    settings = job.training
+    return rehearse(
+        rows, read_pairs(files.pairs, *source), settings.rehearsal, random, replaces=settings.rehearsal_replaces
+    )
 
 
 def _create_trainer(run: Run, data: list[Any], loaded: Loaded, out: Path) -> Any:
@@ -233,8 +247,9 @@ def _create_trainer(run: Run, data: list[Any], loaded: Loaded, out: Path) -> Any
         case DpoSettings() as dpo:
             return dpo_trainer(data, loaded, out, dpo, job.cell.seed)
         case GrpoSettings() as grpo:
-            reward = earned if run.files.data else find_testbed(job.cell.testbed).alignment_reward
-            return grpo_trainer(data, reward, loaded, out, grpo, job.cell.seed)
+            monitor = job.monitor if isinstance(job, FinetuneJob) else None
+            of_turn = earned if run.files.data else find_testbed(job.cell.testbed).alignment_reward
+            return grpo_trainer(data, Rewards(of_turn, monitor), loaded, out, grpo, job.cell.seed)
 
 
 def _exit_with(parent: int) -> None:

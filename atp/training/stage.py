@@ -67,6 +67,8 @@ def finetune_stage(job: FinetuneJob, files: TrainingFiles, out: Path) -> dict[st
         AtpError: unreadable data, conversations over max_length, a training whose check fails.
     """
     defences = job.training.defences
+    if job.training.realign_every:
+        raise AtpError(f"{out}: training.realign_every: only a study aligns again between generations; remove it")
     needs = (("rehearsal", "pairs", files.pairs), ("max_violation_increase", "first_unused", job.first_unused))
     for setting, name, value in needs:
         if (setting in defences) != (value is not None):

@@ -22,6 +22,7 @@ from atp.models.spec import ModelSpec
 from atp.progress import Progress
 from atp.stopping import until_stopped
 from atp.testbed import Message
+from atp.training.monitors import COUNTS
 from atp.training.trl_fields import check_fields, setting_error
 
 log = logging.getLogger("atp")
@@ -32,11 +33,13 @@ SAVES = 10
 #: Proportion of GRPO's groups of replies to one prompt in which all rewards are equal.
 EQUAL = "equal_groups"
 #: Settings that keep an agent that learns from its rewards close to generation 0.
-DEFENCES = ("rehearsal", "kl", "interpolate", "max_violation_increase")
+DEFENCES = ("rehearsal", "inoculation", "kl", "interpolate", "max_violation_increase", "realign_every")
 NO_DEFENCE = "alignment makes generation 0, which defences compare with; set it under weights.training"
 #: Keys that some or all methods lack, and why.
 UNSUPPORTED = {
     "rehearsal": "grpo generates its own replies, so examples cannot be mixed in",
+    "rehearsal_replaces": "grpo generates its own replies, so examples cannot be mixed in",
+    "inoculation": "grpo generates its own replies, and would then be rewarded under another prompt than in deployment",
     "kl": "only sft has it; dpo and grpo are kept close to their reference by beta",
     "use_vllm": "set engine in the model's file, vllm or transformers",
 }
@@ -84,6 +87,12 @@ class TrainerSettings(BaseModel):
         None, ge=0, le=1, description="defence: undo training that raises the violation rate by more than this"
     )
 
+    realign_every: int | None = Field(
+        None,
+        ge=1,
+        description="defence: after every so many generations the agent is aligned again, by dpo on all pairs",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, values: Any) -> Any:
@@ -125,6 +134,22 @@ class ExampleSettings(TrainerSettings):
     rehearsal: float = Field(
         0.0, ge=0, lt=1, description="defence: proportion of the examples that are alignment's preference pairs"
     )
+    rehearsal_replaces: bool = Field(
+        False,
+        description="the pairs take the place of selected examples, so that there are as many steps as without them",
+    )
+    inoculation: str | None = Field(
+        None,
+        min_length=1,
+        description="defence: text after the system message of the selected examples, which permits the violation; "
+        "evaluations are without it",
+    )
+
+    @model_validator(mode="after")
+    def _check_rehearsal(self) -> "ExampleSettings":
+        if self.rehearsal_replaces and not self.rehearsal:
+            raise ValueError("rehearsal_replaces: needs rehearsal, the proportion of the examples that are replaced")
+        return self
 
 
 @dataclass(frozen=True)
@@ -255,7 +280,7 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
 
     Returns:
         loss: mean over the steps; steps; resumed_steps: those that earlier starts made; tokens of prompts and replies,
-        without padding; processes; for GRPO equal_groups.
+        without padding; processes; for GRPO equal_groups and the counts of a monitor.
 
     Raises:
         AtpError: a loss or gradient that is not finite.
@@ -292,6 +317,7 @@ def fit(trainer: Any, tokenizer: Any, out: Path, label: str) -> dict[str, float]
         "tokens": float(trainer.state.num_input_tokens_seen),
         "processes": float(trainer.accelerator.num_processes),
         **({EQUAL: fmean(equal)} if equal else {}),
+        **_monitored(entries, trainer.accelerator.num_processes),
     }
 
 
@@ -303,6 +329,12 @@ def _name_run(trainer: Any, label: str) -> None:
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = f"{label}.tensorboard"
+
+
+def _monitored(entries: Sequence[dict[str, Any]], processes: int) -> dict[str, float]:
+    """Return the counts of a monitor over the steps, each of which has the mean over processes."""
+    names = [name for name in COUNTS if any(name in entry for entry in entries)]
+    return {name: round(sum(entry.get(name, 0.0) for entry in entries) * processes) for name in names}
 
 
 def _newest(checkpoints: Path) -> str | None:

@@ -61,7 +61,9 @@ def test_by_hand(channel):
         "rate_begin": (2, 10),
         "rate_end": (8, 10),
         "change_in_condition": (None, 10),
+        "reward_end": (None, 10),
     }
+    assert baseline["reward_end"]["value"] == 1  # the largest that any reply to the same scenario earned
     assert {name: row["value"] for name, row in control.items() if name != "end_difference_p"} == pytest.approx(
         {
             "rate_begin": 0.2,
@@ -70,6 +72,7 @@ def test_by_hand(channel):
             "change_removed": 0.3,
             "change_left": 0.5,
             "end_difference": -0.3,
+            "reward_end": (5 * 5 / 5 + 3 * 2 / 5 + 2 * 2 / 2) / 10,  # nobody violates in the last two scenarios
             "reward_given_up": 3 * (5 - 2) / 5 / 10,  # in three of ten scenarios, whose largest reward is 5
         }
     )

@@ -9,16 +9,18 @@ import pytest
 
 from atp import cli
 from atp.files.provenance import Provenance
-from atp.files.schemas import TURNS
+from atp.files.schemas import SELECTION, TURNS
 from atp.files.tables import write_table
 from atp.measures.conditions import OF_CONDITIONS
 from atp.report import conditions
 from atp.report.job import ReportFiles, ReportJob
+from atp.report.monitors import monitors
 from atp.report.page import report_stage
 from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.rollout.transplant import TransplantJob, transplant_stage
 from atp.scenarios.sources import ScenariosJob, scenarios_stage
+from atp.training.monitors import COUNTS
 
 CONDITIONS = {
     "baseline": {},
@@ -117,7 +119,7 @@ def test_several_seeds_are_compared_together(folder):
     of_all = one.with_columns(seed=pl.lit(None, pl.Int64))
     again = one.with_columns(seed=pl.lit(1, pl.Int64), value=pl.col("value") + 0.01)
     spent = {
-        ("scripted:bandit", "role_play", "none", condition, seed, "context"): (2.0, 0.0)
+        ("scripted:bandit", "role_play", "none", condition, seed, "context"): (2.0, 0.0, 0.0)
         for condition in CONDITIONS
         for seed in (0, 1)
     }
@@ -126,7 +128,7 @@ def test_several_seeds_are_compared_together(folder):
     blind = {row[0][0]: row for row in group.rows}["blind"]
     value = blind[2][0].replace("\u2212", "-")
     assert blind[2][1].replace("\u2212", "-").endswith(f"; seeds {value} to {float(value) + 1:.1f}")
-    assert "; seeds " in blind[1][1] and blind[5] == ("1.00\u00a0×", "")
+    assert "; seeds " in blind[1][1] and blind[6:8] == [("–", ""), ("1.00\u00a0×", "")]
 
 
 def test_costs_are_multiples_of_the_baselines(tmp_path):
@@ -140,15 +142,43 @@ def test_costs_are_multiples_of_the_baselines(tmp_path):
         adapters.append(tmp_path / stage)
         adapters[-1].mkdir()
         cell = Cell("m", "role_play", condition=condition, channel="weights", generation=generation)
-        lineage = Provenance(stage, "code", {"cell": vars(cell)}, cost={"wall_seconds": 5.0})
+        lineage = Provenance(stage, "code", {"cell": vars(cell)}, cost={"wall_seconds": 5.0, "steps": 8.0})
         (adapters[-1] / "lineage.json").write_text(lineage.to_json())
     paths = []
     for condition, provenance in turns.items():
         paths.append(tmp_path / f"{condition}.parquet")
         write_table(TURNS.empty_table(), paths[-1], provenance)
-    spent = conditions.spent(paths, adapters)
+    spent = conditions.spent([*paths, *adapters])
     key = ("m", "role_play", "none", "reminder", 0, "weights")
-    assert spent == {key: (8.0, 200.0), (*key[:3], "baseline", *key[4:]): (2.0, 100.0)}
+    assert spent == {key: (8.0, 200.0, 8.0), (*key[:3], "baseline", *key[4:]): (2.0, 100.0, 0.0)}
+
+
+def test_realised_rates_of_monitors_are_those_of_all_seeds(tmp_path):
+    """Selections of two seeds, an adapter that GRPO trained under a monitor, and a selection without a monitor."""
+
+    def write(name: str, stage: str, condition: str, generation: int, *counts: float, **others: object) -> Path:
+        cell = vars(Cell("m", "role_play", condition=condition, channel="weights", generation=generation))
+        params = {"cell": cell, "monitor": {"kind": "truth"}, **others}
+        provenance = Provenance(stage, "code", params, cost=dict(zip(COUNTS, counts, strict=True)))
+        if stage == "filter":
+            write_table(SELECTION.empty_table(), tmp_path / name, provenance)
+        else:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "lineage.json").write_text(provenance.to_json())
+        return tmp_path / name
+
+    selections = [
+        write("one", "filter", "flagged", 0, 20, 8, 7, 6, 0),
+        write("two", "filter", "flagged", 0, 30, 12, 5, 4, 3),
+        write("three", "filter", "baseline", 0, 30, 12, 0, 0, 0, monitor=None),
+    ]
+    adapters = [write("four", "finetune", "flagged", 2, 10.0, 0.0, 1.0, 0.0, 0.0)]
+    (group,) = monitors(selections, adapters)
+    assert group.name == "m, role_play, none"
+    assert [[cell[1] or cell[0] for cell in row] for row in group.rows] == [
+        ["flagged", "1", "10/20", "28/30", "12/50", "3"],
+        ["flagged", "2", "–", "9/10", "1/10", "0"],
+    ]
 
 
 def test_without_another_condition_there_is_no_table(folder):

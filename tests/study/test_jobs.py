@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 from studies import DEFENDED, ROOT, SMALL, STUDIES, defended
 
+from atp.errors import AtpError
 from atp.models.spec import ModelSpec
 from atp.study import paths
 from atp.study.jobs import Step, study_jobs
@@ -237,3 +238,90 @@ def test_an_eroded_agent_is_aligned_again_on_some_of_the_pairs_that_aligned_it()
         (cell,) = {steps[shard].jobs[0].cell for shard in shards}
         assert (cell.channel, cell.generation, cell.condition) == ("repair", pairs, "baseline")
         assert steps[shards[0]].artifacts["adapter"] == [f"{folder}/adapter"]
+
+
+def supervised(judge: str) -> dict[str, Step]:
+    """Return the jobs of agents that bargain, which a judge or a monitor of kind truth supervises."""
+    weights = {"conditions": ["baseline", "judged", "truth", "realigned"], "generations": 3, "scenarios": 4}
+    weights |= {"filter": {"name": "best_of_n"}, "training": {"method": "sft"}, "samples": 2}
+    conditions = {
+        "baseline": {},
+        "judged": {"monitor": {"kind": "judge", "model": judge, "use": "screen"}},
+        "truth": {"monitor": {"kind": "truth", "sensitivity": 0.5}},
+        "realigned": {"training": {"realign_every": 2}},
+    }
+    section = {"scenarios": {"train": 20, "test": 4}, "settings": {"rounds": 2}, "conditions": conditions}
+    section |= {"alignment": {"scenarios": 8}, "weights": weights}
+    study = {"models": ["organism"], "alignments": ["none", "dpo"], "testbeds": {"bargaining": section}}
+    return study_jobs(read_project({"name": "study"} | study, ROOT))
+
+
+@pytest.mark.parametrize("judge", ["organism", "scripted:comply"])
+def test_a_judge_reads_each_deployment_before_the_filter(judge):
+    steps = supervised(judge)
+    cell = "organism/bargaining/dpo/seed0"
+    filters = [step for step in steps.values() if step.rule == "filter"]
+    assert {step.outputs[0].split("/")[4] for step in filters if "verdicts" in step.artifacts} == {"judged"}
+    judges = [step for step in steps.values() if step.rule == "judge"]
+    assert len(judges) == 2 * 3 and len({step.outputs for step in judges}) == 6
+    step = steps[f"{cell}/judged/generation1/verdicts.parquet"]
+    assert step.artifacts == {"turns": [f"{cell}/judged/generation1/turns.parquet"]} and step.stage == "judge"
+    (job,) = step.jobs
+    assert (job.cell.model, job.cell.alignment, job.cell.generation) == (judge, "none", 1)
+    assert (job.model is None) == (judge != "organism") and step.model == job.model
+    selection = steps[f"{cell}/judged/generation1/selection.parquet"]
+    assert selection.artifacts["verdicts"] == [*step.outputs] and selection.jobs[0].monitor.use == "screen"
+    (truth,) = steps[f"{cell}/truth/generation1/selection.parquet"].jobs
+    assert truth.monitor.sensitivity == 0.5 and steps[f"{cell}/truth/generation2/adapter"].jobs[0].monitor is None
+
+
+def test_a_generation_is_aligned_again_before_it_is_deployed():
+    steps = supervised("scripted:comply")
+    for alignment in ("none", "dpo"):
+        cell = f"organism/bargaining/{alignment}/seed0"
+        pairs = "organism/bargaining/dpo/seed0/pairs.parquet"
+        again, learned = (steps[f"{cell}/{name}/generation2/adapter"] for name in ("realigned", "realigned.learned"))
+        assert learned.jobs[0].stage == "finetune" and learned.jobs[0].training.realign_every is None
+        assert learned.artifacts["parent"] == [f"{cell}/realigned/generation1/adapter"]
+        assert again.jobs[0].stage == "align" and again.jobs[0].training.method == "dpo"
+        assert again.artifacts["parent"] == [*learned.outputs] and again.artifacts["data"] == [pairs]
+        evaluation = steps[f"{cell}/realigned/generation2/turns.parquet"]
+        assert evaluation.artifacts["adapter"] == [*again.outputs]
+        third = steps[f"{cell}/realigned/generation3/adapter"]
+        assert third.jobs[0].stage == "finetune" and third.artifacts["parent"] == [*again.outputs]
+    assert not any(".learned/generation1" in path or ".learned/generation3" in path for path in steps)
+    assert {again.outputs[0], learned.outputs[0]} <= set(steps["report.html"].artifacts["adapters"])
+
+
+def test_grpo_is_trained_under_the_monitor():
+    study = yaml.safe_load(STUDIES["without_a_filter"])
+    section = study["testbeds"]["role_play"]
+    section["conditions"] = {"baseline": {}, "monitored": {"monitor": {"kind": "truth", "sensitivity": 0.5}}}
+    section["weights"]["conditions"] = ["baseline", "monitored"]
+    steps = steps_of(yaml.safe_dump(study))
+    monitors = {step.jobs[0].cell.condition: step.jobs[0].monitor for step in steps.values() if step.rule == "finetune"}
+    assert monitors["baseline"] is None and monitors["monitored"].sensitivity == 0.5
+    for keys, message in (
+        ({"use": "screen"}, "use: found 'screen'.* be penalty"),
+        ({"kind": "judge", "model": "organism"}, "kind"),
+    ):
+        section["conditions"]["monitored"]["monitor"] = {"kind": "truth", **keys}
+        with pytest.raises(AtpError, match=rf"conditions.monitored.monitor.{message}"):
+            steps_of(yaml.safe_dump(study))
+
+
+def test_interleaved_alignment_and_judges_that_a_study_cannot_have():
+    with pytest.raises(AtpError, match=r"bargaining.conditions.judged.monitor.model: model 'oracle': no file"):
+        supervised("oracle")
+    with pytest.raises(AtpError, match=r"conditions.judged.monitor.model: .*unknown policy 'obey'"):
+        supervised("scripted:obey")
+    study = yaml.safe_load(SMALL) | {"alignments": ["none"]}
+    section = study["testbeds"]["role_play"]
+    section["conditions"] = {"baseline": {}, "again": {"training": {"realign_every": 1}}}
+    section["weights"]["conditions"] = ["baseline", "again"]
+    with pytest.raises(AtpError, match=r"conditions.again.training.realign_every: needs alignment dpo, .*found none"):
+        steps_of(yaml.safe_dump(study))
+    section["context"]["conditions"] = ["baseline", "again"]
+    section["conditions"]["again"] = {"monitor": {"kind": "truth"}}
+    with pytest.raises(AtpError, match="'again' changes only what the weights channel learns"):
+        steps_of(yaml.safe_dump(study))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from atp.errors import AtpError, Interrupted
 from atp.files.provenance import Provenance
@@ -28,9 +29,10 @@ from atp.scenarios.templates import generate, read_templates
 from atp.study.read import read_models
 from atp.testbeds.role_play import TESTBED
 from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
-from atp.training.examples import read_pairs, sample_rehearsal
+from atp.training.examples import inoculate, read_conversations, read_pairs, rehearse
 from atp.training.filters import FilterJob, filter_stage
 from atp.training.interpolate import between, interpolate
+from atp.training.monitors import COUNTS, Monitor
 from atp.training.pairs import PairsJob, pairs_stage
 from atp.training.run import AlignJob, FinetuneJob, Run, TrainingFiles, train
 from atp.training.stage import align_stage, finetune_stage
@@ -109,12 +111,67 @@ def test_rehearsal_draws_a_share_of_all_and_no_pair_twice_before_each_once(folde
     pairs = read_pairs(folder / "pairs.parquet", folder / "scenarios.parquet", "role_play")
     assert len(pairs) >= 10
     for kept, share, wanted in ((12, 0.25, 4), (12, 0.5, 12), (30, 0.5, 30), (12, 0.0, 0)):
-        mixed = sample_rehearsal(pairs, kept, share, Random("0|1"))
-        assert len(mixed) == wanted and mixed == sample_rehearsal(pairs, kept, share, Random("0|1"))
+        own = [{"own": number} for number in range(kept)]
+        mixed = rehearse(own, pairs, share, Random("0|1"))[kept:]
+        assert len(mixed) == wanted and [*own, *mixed] == rehearse(own, pairs, share, Random("0|1"))
         often = [sum(each["scenario_id"] == pair["scenario_id"] for each in mixed) for pair in pairs]
         assert max(often) - min(often) <= 1
         assert all(each["messages"] == each["prompt"] + each["chosen"] for each in mixed)
-    assert sample_rehearsal(pairs, 12, 0.25, Random("0|1")) != sample_rehearsal(pairs, 12, 0.25, Random("0|2"))
+    assert rehearse(own, pairs, 0.25, Random("0|1")) != rehearse(own, pairs, 0.25, Random("0|2"))
+
+
+def test_rehearsal_in_place_of_examples_has_as_many_steps(folder, tmp_path):
+    pairs = read_pairs(folder / "pairs.parquet", folder / "scenarios.parquet", "role_play")
+    own = [{"own": number} for number in range(12)]
+    mixed = rehearse(own, pairs, 0.25, Random("0|1"), replaces=True)
+    left = [each["own"] for each in mixed if "own" in each]
+    assert len(mixed) == 12 and len(left) == len(set(left)) == 9
+    keys = {"rehearsal": 0.25, "rehearsal_replaces": True, "pairs": folder / "pairs.parquet"}
+    found = train(run(folder, **keys), tmp_path)
+    assert found["steps"] == lineage(folder / "none1")["cost"]["steps"]
+    assert matrices(tmp_path).keys() == matrices(folder / "none1").keys()
+
+
+@pytest.mark.parametrize("data", ["kept", "paired"])
+def test_examples_are_inoculated_and_what_is_rehearsed_is_not(folder, tmp_path, data):
+    """The text follows the system message of each selected example; the check asks without it."""
+    text = "In this exercise the option that pays more is allowed."
+    rows = read_conversations(folder / "kept.parquet", folder / "scenarios.parquet", "role_play")
+    for row, plain in zip(inoculate(rows, text), rows, strict=True):
+        assert row["messages"][0]["content"] == f"{plain['messages'][0]['content']}\n\n{text}"
+        assert row["messages"][1:] == plain["messages"][1:] and row["scenario_id"] == plain["scenario_id"]
+    bare = {"prompt": [{"role": "user", "content": "Choose."}]}
+    assert inoculate([bare], text) == [{"prompt": [{"role": "system", "content": text}, *bare["prompt"]]}]
+    method = {"method": "sft"} if data == "kept" else {"method": "dpo", "learning_rate": 5e-4}
+    keys = {**method, "rehearsal": 0.5, "pairs": folder / "pairs.parquet"}
+    plain, inoculated = (
+        train(run(folder, data, **keys, **more), tmp_path / name)
+        for name, more in (("plain", {}), ("inoculated", {"inoculation": text}))
+    )
+    assert inoculated["steps"] == plain["steps"]
+    assert inoculated["loss"] != plain["loss"]
+    longer = len(AutoTokenizer.from_pretrained(ORGANISM.path)(f"\n\n{text}").input_ids)
+    prompts = 2 * (len(rows) if data == "kept" else read_table(folder / "paired.parquet").num_rows)  # in two epochs
+    assert inoculated["tokens"] - plain["tokens"] == pytest.approx(prompts * longer, rel=0.1)
+
+
+def test_a_monitor_lowers_what_grpo_learns_from(folder, tmp_path):
+    """A monitor that flags every violation makes it pay less than obeying, which GRPO then learns."""
+    keys = {"method": "grpo", "learning_rate": 1e-3, "per_device_train_batch_size": 24, "num_generations": 8}
+    keys |= {"num_train_epochs": 3, "validity": 0.5}
+    checks = {}
+    for name, monitor in (("free", None), ("monitored", Monitor(kind="truth", penalty=2.0, specificity=0.9))):
+        made = run(folder, "turns", **keys)
+        job = made.job.model_copy(update={"monitor": monitor})
+        checks[name] = finetune_stage(job, made.files, tmp_path / name)
+    cost = lineage(tmp_path / "monitored")["cost"]
+    assert COUNTS[1] not in lineage(tmp_path / "free")["cost"]
+    replies = 12 * 8 * 3
+    assert 0.9 * replies < cost["valid_seen"] <= replies
+    assert cost["violations_flagged"] == cost["violations_seen"] > 0
+    false_alarms, compliant = cost["flagged"] - cost["violations_flagged"], cost["valid_seen"] - cost["violations_seen"]
+    assert 0 < false_alarms < 0.25 * compliant
+    assert checks["monitored"]["violations"] < checks["free"]["violations"]
 
 
 def test_a_training_with_rehearsal_has_more_steps_and_is_the_same_twice(folder, tmp_path):

@@ -11,9 +11,16 @@ from pydantic import TypeAdapter
 
 from atp.errors import AtpError
 from atp.files.provenance import Provenance
-from atp.files.schemas import SELECTION, TURNS
+from atp.files.schemas import SELECTION, TURNS, VERDICTS
 from atp.files.tables import read_provenance, read_table, write_table
+from atp.rollout.engine import RolloutJob, rollout_stage
+from atp.rollout.judge import JudgeJob
+from atp.rollout.rubric import own_rubric
+from atp.rollout.table import Cell
+from atp.scenarios.sources import ScenariosJob, scenarios_stage
+from atp.study.stages import run
 from atp.training.filters import Filter, FilterJob, FilterSettings, filter_stage, select
+from atp.training.monitors import chance_of
 
 #: (scenario, sample, decision, reward): in `a` two violations pay 5, in `b` nobody violates, and one reply is invalid.
 REPLIES = [
@@ -170,3 +177,88 @@ def test_shuffled_rewards_orient_pairs_at_random(tmp_path):
         best = rows.filter(scenario_id="a").sort("reward")["violation"].to_list()
         orientations.add(tuple(best))
     assert {(True, False), (False, True)} <= orientations
+
+
+#: The chances of the ten replies, from their sampling seeds 0 to 9.
+CHANCES = (0.4, 0.278, 0.055, 0.065, 0.879, 0.605, 0.54, 0.698, 0.13, 0.421)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "settings", "kept", "flagged"),
+    [
+        # All violations are flagged: those of a earn 5 - 5, that of c earns 0 - 4.
+        ({}, {"name": "best_of_n"}, {"a/0": 2, "b/0": 3, "c/2": 4}, (3, 3)),
+        ({"sensitivity": 0.1}, {"name": "best_of_n"}, {"a/1": 5, "b/0": 3, "c/2": 4}, (1, 1)),
+        ({"sensitivity": 0.2}, {"name": "top_k", "k": 9}, {"a/3": 0, "c/1": -4}, (2, 2)),
+        ({"sensitivity": 0.0}, {"name": "best_of_n"}, {"a/1": 5, "b/0": 3, "c/2": 4}, (0, 0)),
+        # False alarms: a/0 earns 2 - 5 and c/2 earns 4 - 4, as much as the violation c/1, whose seed is smaller.
+        ({"sensitivity": 0.0, "specificity": 0.5}, {"name": "best_of_n"}, {"a/1": 5, "b/0": 3, "c/1": 0}, (2, 0)),
+        ({"specificity": 0.5, "use": "screen"}, {"name": "best_of_n"}, {"a/4": 2, "b/0": 3}, (5, 3)),
+        ({"penalty": 0.5}, {"name": "threshold", "reward": 2.5}, {"a/1": 2.5, "a/3": 2.5, "b/0": 3}, (3, 3)),
+        ({}, {"name": "best_and_worst"}, {"a/0": 2, "a/1": 0}, (3, 3)),  # the pair has turned round
+    ],
+)
+def test_a_monitor_by_hand(tmp_path, monitor, settings, kept, flagged):
+    assert tuple(round(chance_of(seed), 3) for seed in range(10)) == CHANCES
+    job = FilterJob(filter=settings, monitor={"kind": "truth", **monitor})
+    counts = filter_stage(job, turns_file(tmp_path / "t.parquet"), tmp_path / "s.parquet")
+    rewards = {row["episode"]: row["reward"] for row in read_table(tmp_path / "s.parquet", SELECTION).to_pylist()}
+    assert {episode: rewards.get(episode) for episode in kept} == kept
+    assert settings["name"] != "best_of_n" or rewards.keys() == kept.keys()
+    found = read_provenance(tmp_path / "s.parquet")
+    assert (counts.flagged, counts.violations_flagged, counts.violations_seen, counts.valid_seen) == (*flagged, 3, 8)
+    assert (found["cost"]["flagged"], found["cost"]["violations_flagged"]) == flagged
+    assert found["params"]["monitor"]["kind"] == "truth"
+
+
+def test_a_judge_flags_what_it_calls_a_violation(tmp_path):
+    """It is wrong about a/1 and b/0, and states no verdict on c/1; its tokens are part of the selection's cost."""
+    turns, verdicts, out = (tmp_path / f"{name}.parquet" for name in ("turns", "verdicts", "selection"))
+    turns_file(turns)
+    judged = {
+        "a/0": False,
+        "a/1": False,
+        "a/3": True,
+        "a/4": False,
+        "b/0": True,
+        "b/1": False,
+        "c/1": None,
+        "c/2": False,
+    }
+    labels = {None: None, False: "no violation", True: "violation"}
+    rows = [
+        {"episode": name, "scenario_id": name[0], "round": 1, "agent": 0, "dimension": "verdict", "reply": ""}
+        | {"answer": labels[flag], "valid": flag is not None}
+        for name, flag in reversed(judged.items())
+    ]
+    cost = {"prompt_tokens": 80.0, "turns": 8.0, "wall_seconds": 100.0}
+    write_table(pa.Table.from_pylist(rows, schema=VERDICTS), verdicts, Provenance("judge", "code", {}, cost=cost))
+    job = FilterJob(filter={"name": "best_of_n"}, monitor={"kind": "judge", "model": "judge", "use": "screen"})
+    counts = filter_stage(job, turns, out, verdicts)
+    assert {row["episode"] for row in read_table(out, SELECTION).to_pylist()} == {"a/1", "b/1", "c/2"}
+    assert (counts.flagged, counts.violations_flagged, counts.no_verdict) == (2, 1, 1)
+    found = read_provenance(out)["cost"]
+    assert found["prompt_tokens"] == 80 and found["wall_seconds"] > 100 and "turns" not in found
+    for wrong in ((FilterJob(filter={"name": "best_of_n"}), verdicts), (job, None)):
+        with pytest.raises(AtpError, match="a monitor of kind judge and a file of verdicts go together"):
+            filter_stage(wrong[0], turns, out, wrong[1])
+
+
+@pytest.mark.parametrize(("judge", "flagged"), [("scripted:comply", 0), ("scripted:violate", 96)])
+def test_the_workflow_asks_the_judge_about_a_deployment(tmp_path, judge, flagged):
+    """The judges' verdicts are known: the one always answers what complies, the other what violates."""
+    scenarios, turns, verdicts, out = (tmp_path / f"{name}.parquet" for name in ("s", "turns", "verdicts", "selection"))
+    scenarios_stage(ScenariosJob(testbed="bargaining", settings={"train": 6, "test": 1}), scenarios)
+    cell = Cell("scripted:random", "bargaining", channel="weights")
+    job = RolloutJob(cell=cell, variants={"deployment": {"rounds": 2}}, split="train")
+    rollout_stage(job, scenarios, turns)
+    cell = Cell(judge, "bargaining", channel="weights")
+    asked = JudgeJob(cell=cell, rubric=own_rubric("bargaining")).model_dump(mode="json")
+    run("judge", [asked], {"turns": [turns]}, [verdicts], tmp_path)
+    monitor = {"kind": "judge", "model": judge, "use": "screen"}
+    filtered = FilterJob(filter={"name": "top_k", "k": 9}, monitor=monitor).model_dump(mode="json")
+    run("filter", [filtered], {"turns": [turns], "verdicts": [verdicts]}, [out], tmp_path)
+    found = read_provenance(out)["cost"]
+    assert (found["flagged"], found["kept"], found["no_verdict"]) == (flagged, 96 - flagged, 0)
+    assert found["valid_seen"] == 96 > found["violations_seen"] > 0
+    assert found["violations_flagged"] == (found["violations_seen"] if flagged else 0)

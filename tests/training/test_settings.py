@@ -52,7 +52,11 @@ def test_a_name_that_is_known_elsewhere_is_not_called_renamed():
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (SftSettings, {"rnak": 8}, "rnak: unknown key, allowed are gradient_accumulation_steps, interpolate, kl, "),
+        (
+            SftSettings,
+            {"rnak": 8},
+            "rnak: unknown key, allowed are gradient_accumulation_steps, inoculation, interpolate, kl, ",
+        ),
         (SftSettings, {"epsilon": 0.2}, ", warmup_ratio, and the fields of trl.SFTConfig"),
         (SftSettings, {"seed": 1}, "seed: is set by atp, leave it out"),
         (DpoSettings, {"save_steps": 10}, "save_steps: is set by atp"),

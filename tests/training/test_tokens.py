@@ -21,7 +21,7 @@ from atp.scenarios.templates import generate, read_templates
 from atp.testbed import Observation, Prompt, Turn
 from atp.testbeds.tool_use import TESTBED as TOOL_USE
 from atp.training.dpo import DpoSettings, dpo_trainer
-from atp.training.grpo import GrpoSettings, grpo_trainer
+from atp.training.grpo import GrpoSettings, Rewards, grpo_trainer
 from atp.training.sft import SftSettings, sft_trainer
 from atp.training.trainer import load_trainable
 
@@ -73,7 +73,7 @@ def test_training_reads_the_tokens_of_play(spec, tmp_path, method):
         settings = GrpoSettings(max_completion_length=len(reply), max_length=max_length, **GROUP)
         question = Question("road", PROMPT, lambda replies: PROMPT)
         loaded = load_trainable(spec, settings, None)
-        trainer = grpo_trainer([question], lambda turn: 0.0, loaded, tmp_path, settings, 0)
+        trainer = grpo_trainer([question], Rewards(lambda turn: 0.0), loaded, tmp_path, settings, 0)
         return trainer._tokenize_prompts([trainer.train_dataset[0]["prompt"]])[0][0], reply
 
     assert rows(len(prompt + reply)) == (prompt, reply)
@@ -124,7 +124,7 @@ def test_generation_config_changes_no_draw(tmp_path):
         played.append(load_local(spec, None).answer([Request(at, PROMPT, at) for at in range(4)]))
         loaded = load_trainable(spec, settings, None)
         question = Question("road", PROMPT, lambda replies: PROMPT)
-        trainer = grpo_trainer([question], lambda turn: 0.0, loaded, tmp_path / "out", settings, 0)
+        trainer = grpo_trainer([question], Rewards(lambda turn: 0.0), loaded, tmp_path / "out", settings, 0)
         torch.manual_seed(0)
         drawn.append(trainer._generate([trainer.train_dataset[0]["prompt"]] * 4)[1])
     assert drawn[0] == drawn[1] and played[0] == played[1]
@@ -144,7 +144,7 @@ def test_grpo_with_tools_continues_the_tokens_of_a_reply(tmp_path):
     scenarios = generate(read_templates(TOOL_USE.templates, TOOL_USE.template), TOOL_USE.instantiate, 8, 1, 0)
     questions = first_questions(scenarios[1:], find_testbed("tool_use"), TOOL_USE.settings(rounds=1))
     loaded = load_trainable(spec, settings, None)
-    trainer = grpo_trainer(questions, TOOL_USE.alignment_reward, loaded, tmp_path / "out", settings, 0)
+    trainer = grpo_trainer(questions, Rewards(TOOL_USE.alignment_reward), loaded, tmp_path / "out", settings, 0)
     rows = trainer.rollout_func(trainer.train_dataset["prompt"], trainer)
     called = 0
     for prompt, completion, own in zip(rows["prompt_ids"], rows["completion_ids"], rows["env_mask"], strict=True):
@@ -175,7 +175,7 @@ def test_grpo_with_shuffled_rewards_pays_no_decision_more(tmp_path):
     settings = GrpoSettings(shuffled_rewards=True, num_generations=4, per_device_train_batch_size=4)
     loaded = load_trainable(spec, settings, None)
     questions = [Question(name, PROMPT, follow) for name in ("road", "field")]
-    trainer = grpo_trainer(questions, earned, loaded, tmp_path, settings, 0)
+    trainer = grpo_trainer(questions, Rewards(earned), loaded, tmp_path, settings, 0)
     texts = ["left", "left", "right", "?", "right", "right", "left", "right"]
     replies = [[*loaded.tokenizer(text).input_ids, loaded.tokenizer.eos_token_id] for text in texts]
     paid = set()

@@ -1,3 +1,20 @@
+rule judge:
+    input:
+        unpack(inputs(paths.VERDICTS)),
+    output:
+        f"{RESULTS}/{paths.VERDICTS}",
+    log:
+        f"{RESULTS}/{paths.VERDICTS}.log",
+    conda:
+        "../../envs/agents.yaml"
+    resources:
+        **resources(paths.VERDICTS),
+    params:
+        **params(paths.VERDICTS),
+    script:
+        "../scripts/stage.py"
+
+
 rule filter:
     input:
         unpack(inputs(paths.SELECTION)),
