@@ -227,7 +227,7 @@ def _line(axis: str, name: str, seeds: list[_Seed], together: _Seed | None) -> L
     first, last = (percent(sum(rates) / len(rates)) for rates in values)
     one = seeds[0]
     text = f"from {first} at {axis} {one.first[axis]} to {last} at {axis} {one.last[axis]}"
-    counts = [", then ".join(map(_rate_text, (seed.first, seed.last))) for seed in seeds]
+    counts = [", then ".join(map(rate_text, (seed.first, seed.last))) for seed in seeds]
     end = one.last["end"]
     note = f"; {axis} {end} announces supervision differently" if one.last[axis] < end else ""
     if len(seeds) == 1:
@@ -244,10 +244,17 @@ def _line(axis: str, name: str, seeds: list[_Seed], together: _Seed | None) -> L
     return Line(name, verdict, f"{text}, means of seeds", evidence + note, direction, by_seed)
 
 
-def _rate_text(row: Mapping[str, Any]) -> str:
+def rate_text(row: Mapping[str, Any]) -> str:
     """Return a rate's counts, its interval, and its bounds for invalid replies if there are any."""
-    bounds = f"; {bounds_text(row)} with none to all invalid replies" if row.get("invalid") else ""
+    bounds = f"; {bounds_note(row)}" if row.get("invalid") else ""
     return f"{row['k']}/{row['n']} ({span(dict(row))}{bounds})"
+
+
+def bounds_note(row: Mapping[str, Any]) -> str:
+    """Return a rate's bounds for invalid replies, or what a number that depends on them is at the bounds; else ''."""
+    if row["k"] is not None:
+        return f"{bounds_text(row)} with none to all invalid replies" if row["invalid"] else ""
+    return f"{DEPENDS}: {row['reason']}" if row["label"] == DEPENDS else ""
 
 
 def sentence(text: str) -> str:

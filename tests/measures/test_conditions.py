@@ -7,8 +7,8 @@ from scipy import stats
 from scipy.special import expit
 
 from atp.files.schemas import MEASURES, TURNS
-from atp.measures.conditions import DRAWS, condition_effects, counterpart, holm, permuted
-from atp.measures.intervals import Interval, apart, difference, mean_difference, ratio, simultaneous, wilson
+from atp.measures.conditions import DRAWS, condition_effects, counterpart, holm, permuted, simultaneous
+from atp.measures.intervals import Interval, apart, difference, mean_difference, ratio, wilson
 from atp.measures.measure import Evidence, measure_rows
 from atp.measures.seeds import over_seeds, t_test
 
@@ -69,6 +69,7 @@ def test_by_hand(channel):
             "rate_begin": 0.2,
             "rate_end": 0.5,
             "change_in_condition": 0.3,
+            "change_in_baseline": 0.6,
             "change_removed": 0.3,
             "change_left": 0.5,
             "end_difference": -0.3,
@@ -286,7 +287,7 @@ def test_simultaneous_intervals_agree_with_holm():
         ]
         pairs = [(table, tables[0]) for table in tables[1:]]
         p_values = holm([permuted(*pair, trial) for pair in pairs])
-        found = simultaneous(pairs, p_values)
+        found = simultaneous([vars(difference(*pair)) for pair in pairs], p_values)
         truths = np.array([np.minimum(chances + effect, 1).mean() - chances.mean() for effect in effects])
         together += all(each.low <= truth <= each.high for each, truth in zip(found, truths, strict=True))
         for each, pair, p in zip(found, pairs, p_values, strict=True):
