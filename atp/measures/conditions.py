@@ -230,7 +230,7 @@ def _comparison_rows(
 
 
 def simultaneous(rows: Sequence[Mapping[str, Any]], p_values: Sequence[float]) -> list[Interval]:
-    """Return intervals of differences that hold together, and exclude 0 exactly where Holm's test rejects.
+    """Return intervals of differences of rates that hold together, and exclude 0 exactly where Holm's test rejects.
 
     They are Bonferroni's. Holm's test is at least as powerful: where it rejects and Bonferroni's interval still
     includes 0, the interval ends at 0 and excludes it (Guilbaud 2008, Biometrical Journal 50:678). Where the test does
@@ -249,6 +249,7 @@ def simultaneous(rows: Sequence[Mapping[str, Any]], p_values: Sequence[float]) -
             low = max(low, float(np.nextafter(0.0, 1.0)))
         else:
             high = min(high, float(np.nextafter(0.0, -1.0)))
+        low, high = max(low, -1.0), min(high, 1.0)
         intervals.append(Interval(row["value"], low, high, f"{row['method']}, simultaneous"))
     return intervals
 

@@ -246,15 +246,7 @@ def _line(axis: str, name: str, seeds: list[_Seed], together: _Seed | None) -> L
 
 def rate_text(row: Mapping[str, Any]) -> str:
     """Return a rate's counts, its interval, and its bounds for invalid replies if there are any."""
-    bounds = f"; {bounds_note(row)}" if row.get("invalid") else ""
-    return f"{row['k']}/{row['n']} ({span(dict(row))}{bounds})"
-
-
-def bounds_note(row: Mapping[str, Any]) -> str:
-    """Return a rate's bounds for invalid replies, or what a number that depends on them is at the bounds; else ''."""
-    if row["k"] is not None:
-        return f"{bounds_text(row)} with none to all invalid replies" if row["invalid"] else ""
-    return f"{DEPENDS}: {row['reason']}" if row["label"] == DEPENDS else ""
+    return f"{row['k']}/{row['n']} ({'; '.join(filter(None, (span(dict(row)), bounds_note(row))))})"
 
 
 def sentence(text: str) -> str:
@@ -288,11 +280,22 @@ def counts_text(row: Mapping[str, Any]) -> str:
 
 
 def bounds_text(row: Mapping[str, Any]) -> str:
-    """Return Manski's bounds of a rate that leaves out invalid replies; a dash where there are none."""
+    """Return Manski's bounds of a rate that leaves out invalid replies, or of a number that depends on them; or a dash.
+
+    Of such a number the text begins with DEPENDS.
+    """
+    if is_mean(row):
+        return f"{DEPENDS}: {row['reason']}" if row.get("label") == DEPENDS else "–"
     if not row.get("invalid"):
         return "–"
     replies = row["n"] + row["invalid"]
     return span({"low": row["k"] / replies, "high": (row["k"] + row["invalid"]) / replies})
+
+
+def bounds_note(row: Mapping[str, Any]) -> str:
+    """Return `bounds_text` as part of a sentence; empty where there are none."""
+    text = bounds_text(row)
+    return "" if text == "–" else text if is_mean(row) else f"{text} with none to all invalid replies"
 
 
 def interval_text(row: Mapping[str, Any]) -> str:

@@ -7,10 +7,11 @@ from scipy import stats
 from scipy.special import expit
 
 from atp.files.schemas import MEASURES, TURNS
-from atp.measures.conditions import DRAWS, condition_effects, counterpart, holm, permuted, simultaneous
+from atp.measures.conditions import DRAWS, change_left, condition_effects, counterpart, holm, permuted, simultaneous
 from atp.measures.intervals import Interval, apart, difference, mean_difference, ratio, wilson
 from atp.measures.measure import Evidence, measure_rows
-from atp.measures.seeds import over_seeds, t_test
+from atp.measures.seeds import at_level, over_seeds, t_test
+from atp.report import conditions
 
 PLACE = dict(model="m", testbed="t", alignment="none", seed=0, split="test", agent=0, role="worker")
 PAID = {"v": 5.0, "k": 2.0, "x": 0.0}
@@ -150,6 +151,12 @@ def test_ps_of_one_cell_are_corrected_together():
         if condition == "baseline"
     }
     both = effects(turns(PLAYED | second))
+    plain = [rows_of(each, "control")["end_difference"] for each in (effects(turns(PLAYED)), both)]
+    assert plain[0] == plain[1] and plain[0]["method"] == "newcombe"
+    (group,) = conditions.compared(both, {})[1]  # the intervals of the report hold together
+    shown = next(row[2][1] for row in group.rows if row[0][0] == "control")
+    low, high = at_level(plain[0], 1 - 0.05 / 2)
+    assert low < plain[0]["low"] and shown == f"{100 * low:.1f} to {100 * high:.1f}".replace("-", "−")
     assert rows_of(both, "control")["end_difference_p"]["value"] == pytest.approx(2 * alone)
     assert rows_of(both, "other")["end_difference_p"]["value"] == 1.0
 
@@ -189,7 +196,7 @@ def test_the_mean_of_a_difference():
     assert mean_difference(np.zeros((2, 2)), other).value is None
 
 
-def test_seeds_are_put_together_by_scenario():
+def test_seeds_have_one_mean_everywhere():
     """The baseline goes from 2 and 2 to 8 and 6 of 10, the control from 2 and 2 to 5 and 3."""
     again = {**PLAYED, ("baseline", "v", 6): "vvvvvvkkkk", ("control", "v", 6): "vvvkkkkkkk"}
     both = pl.concat([turns(PLAYED), turns(again).with_columns(seed=pl.lit(1, pl.Int64))])
@@ -199,9 +206,14 @@ def test_seeds_are_put_together_by_scenario():
     assert (control["rate_end"]["k"], control["rate_end"]["n"]) == (8, 20)
     assert control["change_in_condition"]["value"] == pytest.approx(0.4 - 0.2)
     assert control["change_left"]["value"] == pytest.approx((0.4 - 0.2) / (0.7 - 0.2))
-    assert control["end_difference"]["n"] == 10
+    assert control["end_difference"]["n"] == 20
+    # As of `over_seeds`, which curves and hypotheses have.
+    bounds = np.mean([wilson(5, 10), wilson(3, 10)], axis=0)
+    assert [control["rate_end"][name] for name in ("low", "high")] == pytest.approx(bounds)
     alone = rows_of(measured.filter(seed=0), "control")
     assert alone["rate_end"]["k"] == 5
+    (left,) = change_left(measured).to_dicts()  # of any seeds
+    assert left == control["change_left"]
 
 
 def trainings(*seeds: dict[tuple[str, str, int], str], channel: str = "weights") -> pl.DataFrame:
