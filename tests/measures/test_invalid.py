@@ -13,6 +13,8 @@ from atp.measures.intervals import Interval, difference
 from atp.measures.rates import measure_evidence
 from atp.measures.tipping_series import DEPENDS
 from atp.report import alignment, conditions
+from atp.report.repair import repair_figures
+from atp.report.results import Results
 from atp.testbeds.role_play import TESTBED
 
 #: One letter per scenario: v violates, k complies, x is invalid.
@@ -65,13 +67,18 @@ def test_a_difference_is_shown_only_if_it_is_at_both_bounds(measure, letters, la
     others = [({**place, "condition": "c"} if "condition" in place else place) for place in OTHERS]
     played = [(first, HIGH), (second, letters), *((place, HALF) for place in others if place not in (first, second))]
     made = replace(evidence(TESTBED, turns(played)), played={"context": RESET, "weights": {}})
-    row = measure_evidence(made).filter(measure=measure).to_dicts()[-1]
+    measures = measure_evidence(made)
+    row = measures.filter(measure=measure).to_dicts()[-1]
     assert row["invalid"] == letters.count("x") and row["label"] == label
     assert row["low"] > 0 or row["high"] < 0  # shown on valid replies
     unaligned_first = measure in ("alignment_gap", "below_unaligned_start")
     low, high = bounds(*((HIGH, letters) if unaligned_first else (letters, HIGH)))
     text = f"{100 * low.low:.1f} to {100 * high.high:.1f} points at the bounds".replace("-", "\u2212")
     assert row["reason"] == (text if label else None)
+    if measure == "repair_gap":
+        table = repair_figures(Results(measures))[0].rows
+        bounds_of_rate = "12.5 to 75.0\u00a0%" if label else "5.0 to 12.5\u00a0%"
+        assert [line[-1] for line in table[2:4]] == [bounds_of_rate, f"{DEPENDS}: {text}" if label else "–"]
 
 
 @pytest.mark.parametrize(("letters", "label"), [(HIDDEN, DEPENDS), (LOW, None)])
