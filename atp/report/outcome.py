@@ -12,7 +12,7 @@ from atp.measures.conditions import BASELINE
 from atp.measures.hypothesis import OF_ALIGNMENT, OF_CONDITION, Hypothesis
 from atp.measures.measure import Evidence
 from atp.measures.rates import measure_evidence
-from atp.measures.seeds import SEED, half_width, over_seeds
+from atp.measures.seeds import LEAST, MOST, SEED, half_width, over_seeds
 from atp.measures.trainings import ONE_TRAINING
 from atp.report import spread
 
@@ -155,7 +155,7 @@ def outcome(hypothesis: Hypothesis, measures: pl.DataFrame) -> Outcome:
         return Outcome(reason=f"not tested: {len(series)} series match, must be 1" if len(series) else "not measured")
     last = rows.filter(pl.struct("generation", pl.col("round").fill_null(0)) == _last_point(rows))
     missing = sorted(set(hypothesis.seeds) - set(last[SEED].to_list()))
-    row = over_seeds(last).row(0, named=True)
+    row = over_seeds(last).with_columns(lowest=LEAST, highest=MOST).row(0, named=True)
     value = row["value"]
     if missing:
         return Outcome(reason=f"not tested: seeds {missing} have no value", value=value)
@@ -182,4 +182,8 @@ def _bounds(row: Mapping[str, Any], level: float) -> tuple[float, float]:
     between, within, seeds = row["between"] or 0.0, row["within"] or 1.0, row["seeds"]
     factor = float(half_width(between, within, seeds, level) / half_width(between, within, seeds))
     value: float = row["value"]
-    return value - factor * (value - row["low"]), value + factor * (row["high"] - value)
+    low, high = value - factor * (value - row["low"]), value + factor * (row["high"] - value)
+    return (
+        low if row["lowest"] is None else max(low, row["lowest"]),
+        high if row["highest"] is None else min(high, row["highest"]),
+    )
