@@ -21,6 +21,24 @@ RESULTS = ("value", "k", "n", "invalid", "low", "high", "method", "label", "reas
 SPREAD = ("least", "most", "deviation", "seeds", "planned", "of", "trainings", "between", "within")
 #: Those of them that an interval over trainings is computed from.
 SPREAD_OF_MEAN = ("between", "within", "seeds")
+#: Measures that are differences of rates, and differences of such differences.
+_DIFFERENCES = (
+    *("change", "change_in_condition", "change_from_start", "change_before_reset", "change_after_reset"),
+    *("end_difference", "alignment_gap", "below_unaligned_start", "unseen_minus_seen_templates", "reinforcement"),
+    *("recollude", "loop_area", "loop_area_of_control", "change_after_ramp", "change_after_ramp_of_control"),
+)
+_OF_DIFFERENCES = (
+    *("alignment_gap_change", "change_removed", "loop_area_over_control", "change_after_ramp_over_control"),
+)
+_PROPORTION = pl.col("k").is_not_null() | (pl.col("measure") == "p_violation")
+#: Largest and smallest possible value of a row; null if there is none.
+MOST = (
+    pl.when(_PROPORTION | pl.col("measure").is_in(_DIFFERENCES))
+    .then(1.0)
+    .when(pl.col("measure").is_in(_OF_DIFFERENCES))
+    .then(2.0)
+)
+LEAST = pl.when(_PROPORTION | pl.col("measure").str.ends_with("odds_ratio")).then(0.0).otherwise(-MOST)
 #: Keys of what is played with the same seeds.
 _CELL = ("model", "testbed", "alignment", "condition", "channel")
 
@@ -37,7 +55,7 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
     - **Trained, two or more seeds**: an interval for other trainings and other scenarios. Half of its width is the root
       of the sum of two squares (Zou and Donner 2008, Statistics in Medicine 27:1693): of Student's t with seeds - 1
       degrees of freedom times the standard error of the mean over seeds, and of half of one seed's interval. A
-      proportion's interval is computed on log-odds.
+      proportion's interval is computed on log-odds; other intervals are cut at the limits of their measure.
     - **Trained, one seed**: that seed's interval, which is about other scenarios for this one training. `trainings` is
       1.
 
@@ -122,7 +140,11 @@ def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
     inside = count.is_not_null() & value.is_between(0, 1, closed="none")
     new = (half > 0) & (inside | count.is_null())
     bounds = {
-        name: pl.when(new).then(pl.when(inside).then(_on_log_odds(value, end)).otherwise(value + end)).otherwise(name)
+        name: pl.when(new & inside)
+        .then(_on_log_odds(value, end))
+        .when(new)
+        .then((value + end).clip(LEAST, MOST))
+        .otherwise(name)
         for name, end in (("low", -half), ("high", half))
     }
     return rows.with_columns(

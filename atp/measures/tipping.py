@@ -11,7 +11,8 @@ from math import log
 import numpy as np
 
 from atp.measures.intervals import LEVEL, RESAMPLES, Interval, alike, difference, share
-from atp.measures.shapes import MAX_SLOPE, Counts, flat, flipped, likelihood, redrawn, rising, step, trend
+from atp.measures.shapes import Counts, flat, flipped, likelihood, redrawn, rising, step, trend
+from atp.measures.slope import NO_SPREAD, drift_slope
 
 VERDICTS = FLAT, DRIFT, ABRUPT, RECOVERY, CHANGE, UNDECIDED = (
     *("flat", "drift", "abrupt change", "recovery", "change", "undecided"),
@@ -34,7 +35,7 @@ MIN_SHAPE_POINTS = 4
 #: Minimum proportion of the change in one step for an abrupt change, and for a fitted trend to count as a step itself.
 ABRUPT_PROPORTION, STEP_PROPORTION = 2 / 3, 0.9
 LARGEST_STEP = "cluster bootstrap, largest of all steps"
-TOO_FEW_ROUNDS, NO_CHANGE, NO_SPREAD = "none: too few rounds", "none: no change shown", "none: no spread"
+TOO_FEW_ROUNDS, NO_CHANGE = "none: too few rounds", "none: no change shown"
 
 
 @dataclass(frozen=True)
@@ -77,36 +78,6 @@ class Verdict:
         """`up` or `down` if a change in this direction alone is shown, else empty."""
         rises, falls = (p is not None and p <= ALPHA / 2 for p in (self.p_rise, self.p_fall))
         return {(True, False): "up", (False, True): "down"}.get((rises, falls), "")
-
-
-def drift_slope(counts: Counts) -> Interval:
-    """Return the odds ratio per round: exp(b) of the logistic regression log(p / (1 - p)) = a + b * round.
-
-    The interval is exp(b ± t * s) with the cluster-robust jackknife standard error s: s^2 is (C - 1) / C times the sum
-    of squared changes of b when each of the C clusters is left out (MacKinnon, Nielsen and Webb 2023, Journal of
-    Econometrics 232:272). With C - 1 degrees of freedom for t, coverage falls to 85 % if few clusters hold the
-    violations, so t has as many as clusters carry s^2, (sum of changes^2)^2 / sum of changes^4, and at least 2.
-    """
-    from scipy.special import stdtrit
-
-    clusters, _ = counts.shape
-    if clusters < 2:
-        return Interval(None, None, None, "none: too few clusters")
-    if not 0 < counts.hits.sum() < counts.totals.sum():
-        return Interval(None, None, None, NO_SPREAD)
-    slope = float(trend(counts.rates, counts.weights, counts.positions)[1])
-    if abs(slope) * np.diff(counts.positions).min() >= MAX_SLOPE / 2:
-        return Interval(None, None, None, "none: no trend is steep enough")
-    others = counts.weights - counts.totals
-    without = np.divide(counts.hits.sum(axis=0) - counts.hits, others, out=np.zeros_like(others), where=others > 0)
-    deviations = trend(without, others, counts.positions)[1] - slope
-    variance = float((deviations**2).sum()) * (clusters - 1) / clusters
-    if variance < 1e-24:
-        return Interval(float(np.exp(slope)), None, None, NO_SPREAD)
-    carrying = float((deviations**2).sum()) ** 2 / float((deviations**4).sum())
-    margin = stdtrit(min(max(carrying, 2.0), max(clusters - 1, 1)), (1 + LEVEL) / 2) * variance**0.5
-    low, value, high = (float(np.exp(slope + side * margin)) for side in (-1, 0, 1))
-    return Interval(value, low, high, "cluster jackknife")
 
 
 def change(counts: Counts) -> Interval:
@@ -243,7 +214,7 @@ def verdict(counts: Counts, seed: int, bound: float = FLAT_BOUND, resamples: int
         levels = ", ".join(map(_percent, rates))
         label, reason = CHANGE, f"{levels}; {points} rounds are too few for a shape"
     elif max(p_rise, p_fall) <= ALPHA / 2:
-        label, reason = _classify_reversal(rates)
+        label, reason = classify_reversal(rates)
     elif max(p_rise, p_fall) > HINT:
         label, reason = _classify_one_direction(counts, seed, resamples)
     else:
@@ -257,9 +228,8 @@ def verdict(counts: Counts, seed: int, bound: float = FLAT_BOUND, resamples: int
 def _classify_flat(counts: Counts, bound: float, seed: int, resamples: int) -> tuple[str, str]:
     rate, resampled = float(flat(counts.rates, counts.weights)[0]), _resample_rates(counts, seed, resamples)
     detectable = detectable_change(counts)
-    unnoticed = "" if detectable is None else f"; a change below {100 * detectable:.1f} points could go unnoticed"
     if not len(resampled):
-        return UNDECIDED, f"in some rounds too few scenarios have replies{unnoticed}"
+        return UNDECIDED, f"in some rounds too few scenarios have replies{_unnoticed(detectable)}"
     overall, ends = flat(resampled, counts.weights), []
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     for point in range(counts.shape[1]):
@@ -270,31 +240,49 @@ def _classify_flat(counts: Counts, bound: float, seed: int, resamples: int) -> t
             rates, centre = np.array([interval.low, interval.high]), np.array([rate, rate])
         else:
             rates, centre = resampled[:, point], overall[:, point]
-        for deviations in (rates - centre, _log_odds(rates) - _log_odds(centre)):
+        for deviations in (rates - centre, log_odds(rates) - log_odds(centre)):
             ends.append(np.abs(np.quantile(deviations, tails, method="inverted_cdf")).max())
-    distance, ratio = max(ends[::2]), float(np.exp(min(max(ends[1::2]), 50.0)))
+    ratio = float(np.exp(min(max(ends[1::2]), 50.0)))
+    label, reason = flat_or_undecided(max(ends[::2]), ratio, rate, detectable, bound)
+    slope = drift_slope(counts)
+    if label == FLAT and slope.low is not None and slope.high is not None and not slope.low <= 1 <= slope.high:
+        return UNDECIDED, f"{reason}, but the odds ratio per round, {slope.value:.2f}, differs from 1"
+    return label, reason
+
+
+def flat_or_undecided(
+    distance: float, ratio: float, rate: float, detectable: float | None, bound: float = FLAT_BOUND
+) -> tuple[str, str]:
+    """Return FLAT or UNDECIDED, and the reason, of rates without a shown rise or fall.
+
+    Args:
+        distance: largest distance from the overall rate that the rates can have.
+        ratio: largest ratio of their odds to the overall odds, or its inverse.
+        detectable: smallest change that would have been shown.
+    """
     factor = f"a factor of {ratio:.1f}" if ratio < 100 else "any factor"
     reason = (
         f"no rise and no fall shown; rates lie within {100 * distance:.1f} points of {_percent(rate)}, and their odds "
-        f"within {factor}{unnoticed}"
+        f"within {factor}{_unnoticed(detectable)}"
     )
     if distance > bound or ratio > FLAT_RATIO:
-        allowed = f"{100 * bound:.0f} points and a factor of {FLAT_RATIO:.0f}"
-        return UNDECIDED, f"{reason}; flat allows {allowed}"
-    slope = drift_slope(counts)
-    if slope.low is not None and slope.high is not None and not slope.low <= 1 <= slope.high:
-        return UNDECIDED, f"{reason}, but the odds ratio per round, {slope.value:.2f}, differs from 1"
+        return UNDECIDED, f"{reason}; flat allows {100 * bound:.0f} points and a factor of {FLAT_RATIO:.0f}"
     return FLAT, reason
 
 
-def _log_odds(rates: np.ndarray) -> np.ndarray:
+def _unnoticed(detectable: float | None) -> str:
+    return "" if detectable is None else f"; a change below {100 * detectable:.1f} points could go unnoticed"
+
+
+def log_odds(rates: np.ndarray) -> np.ndarray:
     """Return log-odds, where rates of 0 and 1 have finite ones beyond every other rate's."""
     clipped = np.clip(rates, 1e-12, 1 - 1e-12)
     log_odds: np.ndarray = np.log(clipped / (1 - clipped))
     return log_odds
 
 
-def _classify_reversal(rates: np.ndarray) -> tuple[str, str]:
+def classify_reversal(rates: np.ndarray) -> tuple[str, str]:
+    """Return RECOVERY or CHANGE of rates whose rise and fall are shown, and the reason."""
     rises = np.triu(rates - rates[:, None])  # [from, to]
     bottom, top = np.unravel_index(int(rises.argmax()), rises.shape)
     half = (rates[bottom] + rates[top]) / 2

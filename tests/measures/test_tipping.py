@@ -16,6 +16,7 @@ from atp.measures.coverage import CASES, DESIGNS, case_row, share_coverage
 from atp.measures.power import LADDER, false_alarms, power_table, print_coverage, print_power, scenarios_needed
 from atp.measures.shapes import Counts, count, flipped, likelihood, redrawn, rising, step, trend
 from atp.measures.simulate import TRUTHS, Design, simulate, true_rates
+from atp.measures.slope import drift_slope
 from atp.measures.tipping import (
     ABRUPT,
     CHANGE,
@@ -27,7 +28,6 @@ from atp.measures.tipping import (
     change,
     change_point,
     detectable_change,
-    drift_slope,
     sharpness,
     time_to_half_change,
     time_to_half_rate,
