@@ -23,6 +23,7 @@ from atp.measures.hysteresis import hysteresis_measures, mark_ramps
 from atp.measures.individuals import individual_measures
 from atp.measures.job import REPAIR, MeasureJob
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Evidence, Measure, MeasureFunction, after, measure_rows
+from atp.measures.memory import memory_effects
 from atp.measures.populations import population_measures
 from atp.measures.reinforcement import reinforcement
 from atp.measures.repair import repair_measures
@@ -87,6 +88,7 @@ BUILT_IN: tuple[MeasureFunction, ...] = (
     reset_effects,
     hysteresis_measures,
     transfer_effects,
+    memory_effects,
 )
 
 
@@ -163,7 +165,7 @@ def read_evidence(turns: Sequence[Path], seed: int = 0) -> Evidence:
         for testbed in scan([path], ["testbed"]).unique().collect()["testbed"]:
             files.setdefault(testbed, []).append(path)
     own = {testbed: scan(files[testbed], READ, details=True) for testbed in sorted(files)}
-    played = {channel: settings(turns, channel) for channel in ("context", "weights")}
+    played = {channel: settings(turns, channel) for channel in ("context", "weights", "memory")}
     return Evidence(scan(turns, READ), played, own, seed)
 
 
