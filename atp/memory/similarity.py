@@ -18,9 +18,10 @@ def check_embedding(name: str) -> None:
 
 
 def bm25(texts: tuple[str, ...], question: str) -> Sequence[float]:
-    """Return the BM25 score of each text for a question."""
-    index, words = _bm25_index(texts)
-    scores: Sequence[float] = index.get_scores([word for word in _words(question) if word in words])
+    """Return the BM25 score of each text for a question; zeros if they share no word."""
+    index, known = _bm25_index(texts)
+    words = [word for word in _words(question) if word in known]
+    scores: Sequence[float] = index.get_scores(words).tolist() if words else [0.0] * len(texts)
     return scores
 
 
@@ -29,11 +30,13 @@ def _bm25_index(texts: tuple[str, ...]) -> tuple[Any, set[str]]:
     """Return an index of texts, and the words that it knows."""
     import bm25s
 
-    documents = [_words(text) for text in texts]
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs each index
+    documents = [_words(text) for text in texts]
+    known = {word for document in documents for word in document}
     index = bm25s.BM25(dtype="float64")
-    index.index(documents, show_progress=False)
-    return index, {word for document in documents for word in document}
+    if known:
+        index.index(documents, show_progress=False)
+    return index, known
 
 
 def _words(text: str) -> list[str]:
