@@ -39,6 +39,10 @@ def over_generations(rates: pl.DataFrame) -> pl.DataFrame:
     return rates.filter(FIRST).filter(pl.col("channel") != "context", split="test").sort("condition", "generation")
 
 
+#: Channel -> the function that selects the points of its series from rates.
+POINTS = {"context": in_context, "weights": in_weights, "memory": in_memory}
+
+
 def last_round(rates: pl.DataFrame) -> pl.DataFrame:
     """Return each series' rows at its last round."""
     return rates.filter(pl.col("round") == pl.col("round").max().over(SERIES))

@@ -13,7 +13,7 @@ import polars as pl
 
 from atp.files.schemas import MEASURES
 from atp.measures.seeds import RESULTS, SEED, over_seeds
-from atp.measures.series import in_context, in_memory, in_weights
+from atp.measures.series import POINTS, in_context
 from atp.registry import find_testbed
 from atp.report import spread
 from atp.report.results import Results
@@ -86,7 +86,7 @@ def measure_figure(results: Results, testbed: Testbed, measure: str, title: str,
     return [Figure(f"{testbed.name}_{measure}", title, caption, chart, columns, table)]
 
 
-#: Channel of a figure of violation rates -> its axis, what its curves differ in, its name, title and caption.
+#: Channel -> axis, what curves differ in, name, title and caption of the figure of violation rates.
 DRIFTS = {
     "context": (
         "round",
@@ -110,8 +110,8 @@ DRIFTS = {
         "condition",
         "drift_over_memories",
         "Violations over generations, in memory",
-        "After each generation the agent is tested on held-out scenarios with its memory, and with the memory emptied. "
-        "A change that the memory carries is absent without it. Generation 0 has no memory yet.",
+        "Each generation is tested on held-out scenarios with its memory, and with the memory emptied. A change that "
+        "the memory carries is absent without it. Generation 0 has no memory yet.",
     ),
 }
 
@@ -120,9 +120,7 @@ def _testbed_figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any
     rates = measures.filter(measure="violation_rate")
     after = measures.filter(pl.col("measure").is_in(list(AFTER)), pl.col("n") > 0, channel="context")
     candidates = [
-        _drift(measures, in_context(rates), "context", words),
-        _drift(measures, in_weights(rates), "weights", words),
-        _drift(measures, in_memory(rates), "memory", words),
+        *(_drift(measures, points(rates), channel, words) for channel, points in POINTS.items()),
         _reinforcement(after, words),
         _deployment(deployments, words),
     ]

@@ -18,10 +18,10 @@ ADAPTER = f"{GENERATION}adapter"
 EVALUATION = f"{GENERATION}evaluation.parquet"
 TRANSFER = f"{GENERATION}transfer_{{played}}.parquet"
 #: The memory channel: what generation g remembers, and its deployment and evaluation with it.
-REMEMBERING = f"{_CELL}/memory{{generation}}/"
-MEMORY = f"{REMEMBERING}memory.parquet"
-MEMORY_DEPLOYMENT = f"{REMEMBERING}turns.parquet"
-MEMORY_EVALUATION = f"{REMEMBERING}evaluation.parquet"
+MEMORY_GENERATION = f"{_CELL}/memory{{generation}}/"
+MEMORY = f"{MEMORY_GENERATION}memory.parquet"
+MEMORY_DEPLOYMENT = f"{MEMORY_GENERATION}turns.parquet"
+MEMORY_EVALUATION = f"{MEMORY_GENERATION}evaluation.parquet"
 #: Part k of n of a rollout of which `place` is context, generation{generation} or memory{generation}, and `kind` is
 #: turns, evaluation or transfer_{played}.
 SHARD = f"{_CELL}/{{place}}/{{kind}}.shard{{k}}of{{n}}.parquet"
