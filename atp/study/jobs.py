@@ -433,7 +433,7 @@ class _Testbed(MemorySteps):
         self, rule: str, jobs: Mapping[str, RolloutJob], adapter: list[str], memory: Sequence[str] = ()
     ) -> Iterator[Step]:
         """Yield the step that plays jobs, by their outputs, or, where one is large, its shards and their joining."""
-        artifacts = {"adapter": adapter, "memory": memory}
+        artifacts = {"adapter": adapter, **({"memory": memory} if memory else {})}
         cell = next(iter(jobs.values())).cell
         counts = [sizes.shards(self.study, self._model(cell), self._episodes(job)) for job in jobs.values()]
         work = sum(map(self._decisions, jobs.values()))
