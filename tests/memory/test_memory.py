@@ -158,6 +158,23 @@ def test_the_most_similar_scenarios_are_retrieved():
     assert len(Memory([_row(0, "?")], Recall(kind="retrieved"), by_player=False).shown(0, "!")) == 1
 
 
+def test_an_embedding_model_measures_similarity(tmp_path):
+    """Static embeddings of random vectors: a text that shares no word with the question is less similar to it."""
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "resources/organism/role_play").backend_tokenizer
+    static = modules.StaticEmbedding(tokenizer, embedding_dim=256)
+    SentenceTransformer(modules=[static]).save(str(tmp_path / "model"))
+    rows = [_row(number, text) for number, text in enumerate(["a parcel and a road", "bread with flour"])]
+    memory = Memory(rows, Recall(kind="retrieved", k=1, embedding=str(tmp_path / "model")), by_player=False)
+    assert [entry.number for entry in memory.shown(0, "a road, a parcel")] == [0]
+    absent = Memory(rows, Recall(kind="retrieved", embedding=str(tmp_path / "none")), by_player=False)
+    with pytest.raises(AtpError, match="embedding: cannot load .*none"):
+        absent.shown(0, "a question")
+
+
 @pytest.mark.parametrize(("kind", "shown"), [("reflection", 2), ("notebook", 1)])
 def test_texts_that_an_agent_writes_are_quoted(kind, shown, tmp_path):
     """A text cannot be taken for messages of the conversation, and has no reasoning."""
