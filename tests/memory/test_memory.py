@@ -171,7 +171,7 @@ def test_an_embedding_model_measures_similarity(tmp_path):
     memory = Memory(rows, Recall(kind="retrieved", k=1, embedding=str(tmp_path / "model")), by_player=False)
     assert [entry.number for entry in memory.shown(0, "a road, a parcel")] == [0]
     absent = Memory(rows, Recall(kind="retrieved", embedding=str(tmp_path / "none")), by_player=False)
-    with pytest.raises(AtpError, match="embedding: cannot load .*none"):
+    with pytest.raises(AtpError, match=r"embedding: cannot load .*none"):
         absent.shown(0, "a question")
 
 
