@@ -96,8 +96,8 @@ class Step:
 
     @property
     def gpus(self) -> int:
-        """GPUs that the step takes: joining shards needs none."""
-        return self.model.gpus if self.model and self.jobs else 0
+        """GPUs that the step takes: joining shards, and a memory, for which a model only counts tokens, need none."""
+        return self.model.gpus if self.model and self.jobs and self.rule != MEMORY else 0
 
     @property
     def memory_mb(self) -> int:

@@ -318,4 +318,5 @@ def test_the_jobs_of_the_memory_channel():
     other = steps[path(paths.MEMORY_EVALUATION, generation=2, condition="o")]
     assert other.artifacts["memory"] == [path(paths.MEMORY, generation=2, seed=0)]
     assert path(paths.MEMORY, generation=1, condition="o") not in steps
+    assert memory.stage == "memory" and deploy.stage == other.stage == "memory_rollout"
     assert steps[path(paths.MEMORY_EVALUATION, generation=2)].rule == other.rule == "memory_evaluation"
