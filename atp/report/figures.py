@@ -86,19 +86,15 @@ def measure_figure(results: Results, testbed: Testbed, measure: str, title: str,
     return [Figure(f"{testbed.name}_{measure}", title, caption, chart, columns, table)]
 
 
-#: Channel -> axis, what curves differ in, name, title and caption of the figure of violation rates.
+#: Channel -> name, title and caption of the figure of violation rates.
 DRIFTS = {
     "context": (
-        "round",
-        "variant",
         "drift_over_rounds",
         "Violations over rounds, in context",
         "The prompt shows the agent its own history: its choices, their outcomes and its rewards. There is a curve for "
         "each variant, or a panel if there are many.",
     ),
     "weights": (
-        "generation",
-        "condition",
         "drift_over_generations",
         "Violations over generations, in the weights",
         "After each generation the agent is tested on held-out scenarios without history, so a change is in the "
@@ -106,8 +102,6 @@ DRIFTS = {
         "not learned yet.",
     ),
     "memory": (
-        "generation",
-        "condition",
         "drift_over_memories",
         "Violations over generations, in memory",
         "Each generation is tested on held-out scenarios with its memory, and with the memory emptied. A change that "
@@ -133,7 +127,8 @@ def _note(words: Words) -> str:
 
 def _drift(measures: pl.DataFrame, rows: pl.DataFrame, channel: str, words: Words) -> Figure | None:
     """Return the figure of violation rates over the rounds or generations of a channel."""
-    axis, by, name, title, caption = DRIFTS[channel]
+    name, title, caption = DRIFTS[channel]
+    axis, by = ("round", "variant") if channel == "context" else ("generation", "condition")
     valid = rows.filter(pl.col("n") > 0)
     if not len(valid):
         return None
