@@ -96,7 +96,7 @@ class Step:
 
     @property
     def gpus(self) -> int:
-        """GPUs that the step takes: joining shards, and a memory, for which a model only counts tokens, need none."""
+        """GPUs that the step takes: joining shards, and counting a memory's tokens, need none."""
         return self.model.gpus if self.model and self.jobs and self.rule != MEMORY else 0
 
     @property
@@ -250,10 +250,8 @@ class _Testbed(MemorySteps):
         section, kind = self.section, find_testbed(self.testbed).settings
         conditions = section.context.conditions if section.context else ()
         played = [settings for condition in conditions for settings in variants(section, condition).values()]
-        for channel in (section.weights, section.memory):
-            if channel:
-                played += [deployment(section, name, channel) for name in channel.conditions]
-                played.append(evaluation(section, channel))
+        for each in [each for each in (section.weights, section.memory) if each]:
+            played += [evaluation(section, each), *(deployment(section, name, each) for name in each.conditions)]
         return sorted({tool for values in played for tool in kind(**values).offered})
 
     def _adapter(self, cell: Cell, generation: int) -> list[str]:
@@ -429,11 +427,9 @@ class _Testbed(MemorySteps):
     def _episodes(self, job: RolloutJob) -> int:
         return sizes.episodes(job, self.study.testbeds[job.cell.testbed])
 
-    def _rollouts(
-        self, rule: str, jobs: Mapping[str, RolloutJob], adapter: list[str], memory: Sequence[str] = ()
-    ) -> Iterator[Step]:
+    def _rollouts(self, rule: str, jobs: Mapping[str, RolloutJob], adapter: list[str], *memory: str) -> Iterator[Step]:
         """Yield the step that plays jobs, by their outputs, or, where one is large, its shards and their joining."""
-        artifacts = {"adapter": adapter, **({"memory": memory} if memory else {})}
+        artifacts = {"adapter": adapter, **({"memory": [*memory]} if memory else {})}
         cell = next(iter(jobs.values())).cell
         counts = [sizes.shards(self.study, self._model(cell), self._episodes(job)) for job in jobs.values()]
         work = sum(map(self._decisions, jobs.values()))

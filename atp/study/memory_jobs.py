@@ -1,6 +1,6 @@
 """The jobs of the memory channel: deployments, memories, and evaluations with and without them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,6 @@ from atp.files.schemas import DEPLOYMENT, EMPTIED, WITH_MEMORY
 from atp.memory.play import MemoryRolloutJob
 from atp.memory.write import MemoryJob
 from atp.models.spec import ModelSpec
-from atp.rollout.engine import RolloutJob
 from atp.rollout.table import Cell
 from atp.study import paths
 from atp.study.study import BASELINE, Study, TestbedSection, channel_seeds, deployment, evaluation
@@ -26,7 +25,7 @@ class MemorySteps:
     _step: Callable[..., "Step"]
     _model: Callable[[Cell], ModelSpec | None]
     _adapter: Callable[[Cell, int], list[str]]
-    _rollouts: Callable[[str, Mapping[str, RolloutJob], list[str], Sequence[str]], Iterator["Step"]]
+    _rollouts: Callable[..., Iterator["Step"]]
 
     def _memories(self, cell: Cell) -> Iterator["Step"]:
         """Yield the steps of all generations of a cell.
@@ -46,7 +45,7 @@ class MemorySteps:
             evaluations = {self._path(paths.MEMORY_EVALUATION, here): evaluate}
             memory = self._memory(here, channel.other_agent)
             if channel.other_agent or generation == channel.generations:
-                yield from self._rollouts("memory_evaluation", evaluations, adapter, memory)
+                yield from self._rollouts("memory_evaluation", evaluations, adapter, *memory)
                 continue
             deploy = MemoryRolloutJob(
                 **shared,
@@ -56,7 +55,7 @@ class MemorySteps:
                 limit=(generation * fresh, (generation + 1) * fresh),
             )
             turns = self._path(paths.MEMORY_DEPLOYMENT, here)
-            yield from self._rollouts("memory_rollout", {turns: deploy, **evaluations}, adapter, memory)
+            yield from self._rollouts("memory_rollout", {turns: deploy, **evaluations}, adapter, *memory)
             later = replace(here, generation=generation + 1)
             write = MemoryJob(
                 **{**shared, "cell": later},

@@ -76,7 +76,7 @@ class TestbedSection(_Section):
     conditions: dict[str, dict[str, Any]] = Field(
         default={BASELINE: {}},
         description="controls and defences: name -> testbed settings that it overrides; under `training`, `filter` and "
-        "`monitor` those of the weights channel, under `memory` those of the memory channel; under `history_from` whose "
+        "`monitor` those of the weights channel, under `memory` of the memory channel; under `history_from` whose "
         "histories it reads, or under `payments_from` whose rewards it is paid (model, alignment, condition)",
     )
     alignment: Alignment = Field(default_factory=Alignment)
