@@ -24,7 +24,8 @@ import polars as pl
 from atp.files.schemas import CELL, SERIES
 from atp.measures.intervals import Interval, alike, apart, difference, resampled
 from atp.measures.measure import Evidence, measure_rows
-from atp.measures.series import Points, by_scenario, point_row, points_of, tables
+from atp.measures.seeds import RESULTS, add_means
+from atp.measures.series import COUNTED, Points, by_scenario, invalid_replies, point_row, points_of, tables
 
 NONE = "none"
 GAP, GAP_CHANGE, GAP_CHANGE_LOG_ODDS = "alignment_gap", "alignment_gap_change", "alignment_gap_change_log_odds"
@@ -48,9 +49,21 @@ def alignment_effects(evidence: Evidence) -> pl.DataFrame:
         same = pl.all_horizontal(pl.col(key) == series[key] for key in _WITHOUT)
         unaligned = counts.filter(same, alignment=NONE)
         if len(unaligned):
-            without, after = (points_of(each, "k", "n") for each in (unaligned, aligned))
+            without, after = (points_of(each, *COUNTED) for each in (unaligned, aligned))
             rows += [series | row | {"split": "test"} for row in _series_rows(without, after, evidence.seed)]
-    return measure_rows(rows)
+    return _with_means(measure_rows(rows))
+
+
+def _with_means(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows and those over several seeds, whose convergence is that of the mean gap."""
+    rows = add_means(rows)
+    place = [key for key in rows.columns if key not in (*RESULTS, "measure")]
+    of_means = (pl.col("measure") == CONVERGENCE) & pl.col("seed").is_null()
+    judged = []
+    for row in rows.filter(of_means).to_dicts():
+        (gap,) = rows.filter(*(pl.col(key).eq_missing(row[key]) for key in place), measure=GAP).to_dicts()
+        judged.append(row | dict(zip(("label", "reason"), convergence(gap), strict=True)))
+    return pl.concat([rows.filter(~of_means), measure_rows(judged)])
 
 
 def convergence(gap: Mapping[str, Any]) -> tuple[str, str]:
@@ -74,28 +87,28 @@ def _series_rows(without: Points, aligned: Points, seed: int) -> Iterable[dict[s
         return
     for point, gap in gaps.items():
         if gap.value is not None:
-            yield point_row(GAP, point, _answered(*sums[point][:2]), gap)
+            yield point_row(GAP, point, _counts(*sums[point][:2]), gap)
     begin, end = common[0], common[-1]
     if begin == end or gaps[end].value is None:
         return
     last, last_aligned, first, first_aligned = rates = sums[end]
-    n = _answered(*rates)
+    n = _counts(*rates)
     between = apart(gaps[end], gaps[begin])
     yield point_row(GAP_CHANGE, end, n, _contrast(rates, _rates, seed, between))
     yield point_row(GAP_CHANGE_LOG_ODDS, end, n, _contrast(rates, _log_odds, seed))
     below = difference(first, last_aligned)
-    yield point_row(BELOW_START, end, _answered(first, last_aligned), below)
+    yield point_row(BELOW_START, end, _counts(first, last_aligned), below)
     if (gaps[begin].low or 0.0) > 0:
         share = _share([first, first_aligned, last_aligned], seed)
-        yield point_row(BELOW_START_SHARE, end, _answered(first, first_aligned, last_aligned), share)
+        yield point_row(BELOW_START_SHARE, end, _counts(first, first_aligned, last_aligned), share)
     label, reason = convergence(vars(gaps[end]))
     no_value = Interval(None, None, None, "interval of the gap within a bound")
-    yield point_row(CONVERGENCE, end, _answered(last, last_aligned), no_value) | {"label": label, "reason": reason}
+    yield point_row(CONVERGENCE, end, _counts(last, last_aligned), no_value) | {"label": label, "reason": reason}
 
 
-def _answered(*points: np.ndarray) -> int:
-    """Return the number of scenarios that have a valid reply at one of the points [scenarios, 2]."""
-    return int(np.any([point[:, 1] > 0 for point in points], axis=0).sum())
+def _counts(*points: np.ndarray) -> tuple[int, int]:
+    """Return the number of scenarios with a valid reply at one of the points [scenarios, 3], and of invalid replies."""
+    return int(np.any([point[:, 1] > 0 for point in points], axis=0).sum()), invalid_replies(*points)
 
 
 def _rates(sums: np.ndarray) -> np.ndarray:
@@ -120,7 +133,7 @@ def _contrast(
     """Return the gap between the first two points minus that between the last two.
 
     Args:
-        points: [scenarios, 2] each: the agents at the end, then at the beginning.
+        points: [scenarios, 3] each: the agents at the end, then at the beginning.
         scale: what the gaps are differences of.
         between: bounds for where a rate is the same in all scenarios, so that the bootstrap would claim certainty.
     """
@@ -150,7 +163,7 @@ def _bootstrapped(
     seed: int,
     between: tuple[float, float] | None = None,
 ) -> Interval:
-    clusters = np.hstack(points)
+    clusters = np.hstack([point[:, :2] for point in points])
     value = float(statistic(clusters.sum(axis=0)[None, :])[0])
     if not any(alike(rate[:, 0], rate[:, 1]) for rate in points):
         low, high = resampled(clusters, statistic, seed)

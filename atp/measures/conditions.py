@@ -6,7 +6,8 @@ first round's; for a condition that empties the history, the first round after t
 
     change_in_condition(x) = r(x, end) - r(x, begin)
     change_removed = change_in_condition(p) - change_in_condition(a)
-    change_left = change_in_condition(a) / change_in_condition(p)
+    change_in_baseline = change_in_condition(p), next to each condition, because begin and end depend on it
+    change_left = change_in_condition(a) / change_in_baseline
     end_difference = r(a, end) - r(p, end)
     reward_end(x) = mean reward (x, end), each in units of the largest reward, or loss, of a reply to the same scenario
                     in any condition
@@ -16,7 +17,8 @@ first round's; for a condition that empties the history, the first round after t
 The bootstrap draws whole scenarios, the same ones for all rates of a number. If a rate is equal in all scenarios, it
 would claim certainty; then the interval is computed from the rates' own intervals (`intervals.apart`,
 `intervals.ratio`). end_difference_p is the p-value of a permutation test of scenarios, or of Student's t over
-trainings, corrected for all comparisons with the baseline in one cell and channel.
+trainings, corrected for all comparisons with the baseline in one cell and channel. Intervals are not corrected;
+`simultaneous` corrects those of end_difference.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,18 +38,29 @@ from atp.measures.intervals import (
     ratio,
     resampled,
     share,
-    simultaneous,
 )
 from atp.measures.measure import Evidence, measure_rows
 from atp.measures.reset import until_reset
-from atp.measures.seeds import ALIGNED_HERE, SPREAD_OF_MEAN, over_seeds, t_test
-from atp.measures.series import POINT, Point, Points, by_scenario, point_row, points_of, tables
+from atp.measures.seeds import ALIGNED_HERE, SPREAD_OF_MEAN, at_level, over_seeds, t_test
+from atp.measures.series import (
+    COUNTED,
+    POINT,
+    Point,
+    Points,
+    by_scenario,
+    invalid_replies,
+    point_row,
+    points_of,
+    tables,
+)
+from atp.measures.tipping import ALPHA
 
 BASELINE = "baseline"
 BEGIN, END = "rate_begin", "rate_end"
 CHANGE, REMOVED, CHANGE_LEFT = "change_in_condition", "change_removed", "change_left"
+BASELINE_CHANGE = "change_in_baseline"
 DIFFERENCE, P, REWARD, GIVEN_UP = "end_difference", "end_difference_p", "reward_end", "reward_given_up"
-OF_CONDITIONS = (BEGIN, END, CHANGE, REMOVED, CHANGE_LEFT, DIFFERENCE, P, REWARD, GIVEN_UP)
+OF_CONDITIONS = (BEGIN, END, CHANGE, BASELINE_CHANGE, REMOVED, CHANGE_LEFT, DIFFERENCE, P, REWARD, GIVEN_UP)
 #: Exchanges that a permutation test draws.
 DRAWS = 9999
 NO_BOUNDS = (None, None)
@@ -55,8 +68,8 @@ _CELL = [key for key in CELL if key != "condition"]
 _OF_SEEDS = [*(key for key in _CELL if key != "seed"), "channel"]
 #: Rows of agents of which each seed is another training.
 OF_TRAININGS = ALIGNED_HERE | (pl.col("channel") != "context")
-#: The sums of a scenario: violations, valid replies, sum of rewards, replies, largest reward or loss.
-_SUMS = ("k", "n", "reward", "replies", "largest")
+#: The sums of a scenario: those of COUNTED, sum of rewards, largest reward or loss.
+_SUMS = (*COUNTED, "reward", "largest")
 
 
 def condition_effects(evidence: Evidence) -> pl.DataFrame:
@@ -64,25 +77,24 @@ def condition_effects(evidence: Evidence) -> pl.DataFrame:
 
     `n` counts scenarios, or for a rate its valid replies. A row of a condition has the variant of the baseline that it
     is compared with, because its own label leaves out what the condition overrides. With several seeds there are
-    further rows for all seeds together, whose `seed` is null, with their own correction by Holm: of an agent that is
-    not trained each scenario has the replies of all seeds; of a trained one the seeds are the units, paired between
-    conditions (`seeds.over_seeds`). One seed of the weights channel has no p-value. There is no change_left if the
-    interval of the baseline's change includes 0.
+    further rows for all seeds together (`seeds.over_seeds`), whose `seed` is null, with their own correction by Holm.
+    The p-value of an agent that is not trained is from scenarios with the replies of all seeds; of a trained one the
+    seeds are the units, paired between conditions. One seed of the weights channel has no p-value. There is no
+    change_left if the interval of the baseline's change includes 0.
     """
     reward = pl.col("reward")
-    counts = by_scenario(evidence.turns, reward=reward.sum(), replies=pl.len(), largest=reward.abs().max())
+    counts = by_scenario(evidence.turns, reward=reward.sum(), largest=reward.abs().max())
     counts = until_reset(counts, evidence)
     of_seeds = _rows(counts, evidence.seed)
     several = counts.filter(~OF_TRAININGS).filter(pl.col("seed").n_unique().over(_OF_SEEDS) > 1)
-    sums = [pl.col("k", "n", "reward", "replies").sum(), pl.col("largest").max()]
+    sums = [pl.col(*COUNTED, "reward").sum(), pl.col("largest").max()]
     points = several.group_by(*[key for key in SERIES if key != "seed"], *POINT, "scenario_id").agg(sums)
     pooled = _rows(points.sort(pl.all()).with_columns(seed=pl.lit(None, pl.Int64)), evidence.seed)
-    trained = of_seeds.filter(OF_TRAININGS)
     once = OF_TRAININGS & (pl.col("measure") == P)
     by_seed = of_seeds.filter(~(once & (pl.col("channel") != "context"))).with_columns(
         method=pl.when(once).then(pl.col("method") + ", one training").otherwise("method")
     )
-    return pl.concat([by_seed, pooled, _over_trainings(trained)])
+    return pl.concat([by_seed, pooled.filter(measure=P), _together(of_seeds)])
 
 
 def _rows(counts: pl.DataFrame, seed: int) -> pl.DataFrame:
@@ -93,40 +105,50 @@ def _rows(counts: pl.DataFrame, seed: int) -> pl.DataFrame:
         for (condition, variant), series in cell.group_by("condition", "variant", maintain_order=True):
             conditions.setdefault(str(condition), {})[str(variant)] = points_of(series, *_SUMS)
         place = dict(zip([*_CELL, "channel"], keys, strict=True)) | {"split": "test"}
-        rows += [place | row for row in _cell_rows(conditions, place["channel"] == "context", seed)]
+        rows += [place | row for row in _cell_rows(conditions, seed)]
     return measure_rows(rows)
 
 
-def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows over the seeds of trained agents, from those of each seed; none of a cell with one seed."""
-    means = over_seeds(rows.filter(~pl.col("measure").is_in([P, CHANGE_LEFT]))).filter(pl.col("seeds") > 1)
+def _together(of_seeds: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows over seeds, but for the p-values of agents that are not trained; none of a cell with one seed."""
+    rows = of_seeds.filter(~pl.col("measure").is_in([P, CHANGE_LEFT]))
+    means = over_seeds(rows).filter(pl.col("seeds") > 1)
     new: list[dict[str, Any]] = []
     for _, cell in means.group_by(_OF_SEEDS, maintain_order=True):
-        changes = {(row["condition"], row["variant"]): row for row in cell.filter(measure=CHANGE).to_dicts()}
         tested = []
         for row in cell.filter(measure=DIFFERENCE).select(*rows.columns, *SPREAD_OF_MEAN).to_dicts():
             spread = [row.pop(name) for name in SPREAD_OF_MEAN]
             if spread[0] is not None:
                 test = {"measure": P, "low": None, "high": None, "method": f"t over {spread[-1]} trainings, Holm"}
                 tested.append(row | test | {"value": t_test(row["value"], *spread)})
-            own, other = (changes.get((name, row["variant"])) for name in (BASELINE, row["condition"]))
-            if own and other and not own["low"] <= 0 <= own["high"]:
-                ends = [Interval(each["value"], each["low"], each["high"], "") for each in (other, own)]
-                left = Interval(other["value"] / own["value"], *ratio(*ends), "from the changes' intervals")
-                new.append(row | {"measure": CHANGE_LEFT, **vars(left)})
         for row, p in zip(tested, holm([row["value"] for row in tested]), strict=True):
             new.append(row | {"value": p})
-    return pl.concat([means.select(rows.columns), measure_rows(new)])
+    return pl.concat([means.select(rows.columns), measure_rows(new), change_left(rows)])
 
 
-def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], is_tested: bool, seed: int) -> list[dict[str, Any]]:
+def change_left(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of change_left over the seeds in `rows`, the ratio of mean changes, where there are several."""
+    means = over_seeds(rows.filter(pl.col("measure").is_in([CHANGE, BASELINE_CHANGE]))).filter(pl.col("seeds") > 1)
+    keys = [*(key for key in SERIES if key != "seed"), "channel", "split"]
+    new = []
+    for _, series in means.select(rows.columns).group_by(keys, maintain_order=True):
+        changes = {row["measure"]: row for row in series.to_dicts()}
+        if (baseline := changes.get(BASELINE_CHANGE)) and not baseline["low"] <= 0 <= baseline["high"]:
+            own = changes[CHANGE]
+            bounds = ratio(*(Interval(row["value"], row["low"], row["high"], "") for row in (own, baseline)))
+            left = Interval(own["value"] / baseline["value"], *bounds, "from the changes' intervals")
+            invalid = own["invalid"] + baseline["invalid"]
+            new.append(own | {"measure": CHANGE_LEFT, "invalid": invalid, **vars(left)})
+    return measure_rows(new)
+
+
+def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], seed: int) -> list[dict[str, Any]]:
     """Return the rows of one cell and channel, without the cell's keys.
 
     Args:
         conditions: condition -> variant -> points.
-        is_tested: whether scenarios test the differences, so that their intervals hold together.
     """
-    rows, tested, units = [], [], dict[str, float]()
+    rows, units = [], dict[str, float]()
     for points in (points for by_variant in conditions.values() for points in by_variant.values()):
         for scenario, sums in (item for point in points.values() for item in point.items()):
             units[scenario] = max(units.get(scenario, 0.0), sums[-1])
@@ -143,16 +165,9 @@ def _cell_rows(conditions: Mapping[str, Mapping[str, Points]], is_tested: bool, 
             ends = (min(common), max(common))
             compared = [*_own_rows(other, *ends, units), *_comparison_rows(baseline, other, *ends, seed)]
             rows += [{"condition": condition, "variant": variant, **row} for row in compared]
-            by_measure = {row["measure"]: row for row in rows[-len(compared) :]}
-            if P in by_measure:
-                last, baseline_last = (rate[:, :2] for rate in tables(other[ends[1]], baseline[ends[1]]))
-                tested.append((by_measure[P], by_measure[DIFFERENCE], (last, baseline_last)))
-    p_values = holm([row["value"] for row, _, _ in tested])
-    intervals = simultaneous([pair for _, _, pair in tested], p_values)
-    for (row, difference_row, _), p, interval in zip(tested, p_values, intervals, strict=True):
+    tested = [row for row in rows if row["measure"] == P]
+    for row, p in zip(tested, holm([row["value"] for row in tested]), strict=True):
         row["value"] = p
-        if is_tested:
-            difference_row.update(vars(interval))
     return rows
 
 
@@ -174,12 +189,12 @@ def _own_rows(points: Points, begin: Point, end: Point, units: Mapping[str, floa
     first, last = tables(points[begin], points[end])
     for measure, point, rate in ((BEGIN, begin, first), (END, end, last)):
         k, n = (rate[:, column].astype(int) for column in (0, 1))
-        yield point_row(measure, point, int(n.sum()), share(k, n), int(k.sum()))
-    change = difference(last[:, :2], first[:, :2])
+        yield point_row(measure, point, (int(n.sum()), invalid_replies(rate)), share(k, n), int(k.sum()))
+    change = difference(last, first)
     if change.value is not None:
-        yield point_row(CHANGE, end, len(first), change)
-    paid = np.array([(sums[2] / (units[scenario] or 1.0), sums[3]) for scenario, sums in points[end].items()])
-    yield point_row(REWARD, end, len(paid), mean(paid[:, 0], paid[:, 1]))
+        yield point_row(CHANGE, end, (len(first), invalid_replies(first, last)), change)
+    paid = np.array([(reward / (units[scenario] or 1.0), n) for scenario, (*_, n, reward, _) in points[end].items()])
+    yield point_row(REWARD, end, (len(paid), None), mean(paid[:, 0], paid[:, 1]))
 
 
 def _comparison_rows(
@@ -188,16 +203,18 @@ def _comparison_rows(
     """Yield the rows that compare a condition with the baseline."""
     sums = tables(baseline[begin], baseline[end], condition[begin], condition[end])
     rates, scenarios = [table[:, :2] for table in sums], len(sums[0])
+    at_end, at_both = (scenarios, invalid_replies(sums[1], sums[3])), (scenarios, invalid_replies(*sums))
     own = difference(rates[1], rates[0])
     others = difference(rates[3], rates[2])
     unit = np.max([table[:, 4] for table in sums], axis=0)
-    paid = [np.stack([table[:, 2] / np.where(unit > 0, unit, 1.0), table[:, 3]], axis=1) for table in sums]
-    yield point_row(GIVEN_UP, end, scenarios, mean_difference(paid[1], paid[3]))
+    paid = [np.stack([table[:, 3] / np.where(unit > 0, unit, 1.0), table[:, 2]], axis=1) for table in sums]
+    yield point_row(GIVEN_UP, end, (scenarios, None), mean_difference(paid[1], paid[3]))
     if own.value is None or others.value is None:
         return
-    yield point_row(DIFFERENCE, end, scenarios, difference(rates[3], rates[1]))
+    yield point_row(BASELINE_CHANGE, end, (scenarios, invalid_replies(*sums[:2])), own)
+    yield point_row(DIFFERENCE, end, at_end, difference(rates[3], rates[1]))
     p = permuted(rates[3], rates[1], seed)
-    yield point_row(P, end, scenarios, Interval(p, None, None, "permutation of scenarios, Holm"))
+    yield point_row(P, end, at_end, Interval(p, None, None, "permutation of scenarios, Holm"))
 
     def changes(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         resampled_rates = sums[:, 0::2] / sums[:, 1::2]
@@ -205,11 +222,36 @@ def _comparison_rows(
 
     spread = not any(alike(rate[:, 0], rate[:, 1]) for rate in rates)
     removed = resampled(np.hstack(rates), lambda sums: np.subtract(*changes(sums)), seed) if spread else NO_BOUNDS
-    yield point_row(REMOVED, end, scenarios, _interval(own.value - others.value, removed, apart(own, others)))
+    yield point_row(REMOVED, end, at_both, _interval(own.value - others.value, removed, apart(own, others)))
     if own.low is None or own.high is None or own.low <= 0 <= own.high:
         return
     left = resampled(np.hstack(rates), lambda sums: np.divide(*changes(sums)[::-1]), seed) if spread else NO_BOUNDS
-    yield point_row(CHANGE_LEFT, end, scenarios, _interval(others.value / own.value, left, ratio(others, own)))
+    yield point_row(CHANGE_LEFT, end, at_both, _interval(others.value / own.value, left, ratio(others, own)))
+
+
+def simultaneous(rows: Sequence[Mapping[str, Any]], p_values: Sequence[float]) -> list[Interval]:
+    """Return intervals of differences of rates that hold together, and exclude 0 exactly where Holm's test rejects.
+
+    They are Bonferroni's. Holm's test is at least as powerful: where it rejects and Bonferroni's interval still
+    includes 0, the interval ends at 0 and excludes it (Guilbaud 2008, Biometrical Journal 50:678). Where the test does
+    not reject, the interval includes 0.
+
+    Args:
+        rows: of the differences, as of `seeds.at_level`.
+        p_values: corrected by Holm.
+    """
+    intervals = []
+    for row, p in zip(rows, p_values, strict=True):
+        low, high = at_level(row, 1 - ALPHA / len(rows))
+        if p > ALPHA:
+            low, high = min(low, 0.0), max(high, 0.0)
+        elif row["value"] > 0:
+            low = max(low, float(np.nextafter(0.0, 1.0)))
+        else:
+            high = min(high, float(np.nextafter(0.0, -1.0)))
+        low, high = max(low, -1.0), min(high, 1.0)
+        intervals.append(Interval(row["value"], low, high, f"{row['method']}, simultaneous"))
+    return intervals
 
 
 def _interval(value: float, bootstrap: tuple[float | None, float | None], from_rates: tuple[float, float]) -> Interval:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from atp.measures.conditions import holm, permuted
-from atp.measures.intervals import Interval, difference, korn_graubard, simultaneous, wilson
+from atp.measures.conditions import holm, permuted, simultaneous
+from atp.measures.intervals import Interval, difference, korn_graubard, wilson
 from atp.measures.populations import bimodality
 from atp.measures.reinforcement import REINFORCEMENT_ODDS, mantel_haenszel
 from atp.measures.shapes import count
@@ -194,7 +194,11 @@ def _conditions(rng: np.random.Generator) -> tuple[list[Interval], list[float], 
     tables = [np.stack([rng.binomial(4, each), np.full(40, 4)], axis=1) for each in raised]
     pairs = [(table, tables[0]) for table in tables[1:]]
     p_values = holm([permuted(*pair, 0) for pair in pairs])
-    return simultaneous(pairs, p_values), p_values, [float((each - chances).mean()) for each in raised[1:]]
+    return (
+        simultaneous([vars(difference(*pair)) for pair in pairs], p_values),
+        p_values,
+        [float((each - chances).mean()) for each in raised[1:]],
+    )
 
 
 def _contradicts_holm(rng: np.random.Generator) -> bool:

@@ -10,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 #: Measures that each series has, and beginnings of names of comparisons with the unaligned agent and with the baseline.
 OF_SERIES = ("violation_rate", "p_violation", "invalid_rate", "mean_reward", "change")
 OF_ALIGNMENT = ("alignment_gap", "below_unaligned_start", "convergence")
-OF_CONDITION = ("change_in_condition", "change_removed", "change_left", "end_difference", "reward_given_up")
+OF_CONDITION = (
+    "change_in_condition",
+    "change_in_baseline",
+    "change_removed",
+    "change_left",
+    "end_difference",
+    "reward_given_up",
+)
 
 
 class Hypothesis(BaseModel):

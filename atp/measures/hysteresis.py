@@ -26,7 +26,7 @@ import polars as pl
 from atp.files.schemas import CELL, SERIES
 from atp.measures.intervals import Interval, share, t_interval
 from atp.measures.measure import TELLING, Evidence, measure_rows
-from atp.measures.series import points_of, tables
+from atp.measures.series import COUNTED, points_of, tables
 from atp.measures.swept import Settings
 from atp.measures.tipping_series import VERDICT
 from atp.registry import find_testbed
@@ -38,7 +38,7 @@ OF_CONTROL, OVER_CONTROL = "_of_control", "_over_control"
 THERE, BACK = "rate_there", "rate_back"
 #: Verdict of a series with a ramp.
 RAMPED = "response to a ramp"
-#: [scenarios, 2] of each round: violations and valid replies.
+#: [scenarios, 3] of each round: the sums of COUNTED.
 Rounds = Sequence[np.ndarray]
 
 
@@ -52,10 +52,10 @@ def hysteresis_measures(evidence: Evidence) -> pl.DataFrame:
     counts = (
         evidence.turns.filter(TELLING, pl.col("role") != TRANSPLANTED, channel="context", split="test")
         .group_by(*SERIES, "generation", "round", "scenario_id")
-        .agg(k=pl.col("violation").sum(), n=pl.col("violation").count())
+        .agg(**COUNTED)
         .collect()
     )
-    points = {keys: points_of(series, "k", "n") for keys, series in counts.group_by(SERIES, maintain_order=True)}
+    points = {keys: points_of(series, *COUNTED) for keys, series in counts.group_by(SERIES, maintain_order=True)}
     rows: list[dict[str, Any]] = []
     for key, settings in ramped.items():
         control = control_of(key, [other for other in played if other in points], played)
@@ -153,6 +153,6 @@ def _level_rows(settings: TestbedSettings, rounds: Rounds) -> Iterator[dict[str,
     for name, part in ((THERE, range(1, half + 1)), (BACK, range(len(rounds) + 1 - half, len(rounds) + 1))):
         for level in sorted({settings.level(round) for round in part}):
             at_level = [round for round in part if settings.level(round) == level]
-            violations, replies = np.sum([rounds[round - 1] for round in at_level], axis=0).T.astype(int)
-            counts = {"k": int(violations.sum()), "n": int(replies.sum())}
-            yield {"measure": name, "round": at_level[0], **counts, **vars(share(violations, replies))}
+            violations, valid, replies = np.sum([rounds[round - 1] for round in at_level], axis=0).T.astype(int)
+            counts = {"k": int(violations.sum()), "n": int(valid.sum()), "invalid": int((replies - valid).sum())}
+            yield {"measure": name, "round": at_level[0], **counts, **vars(share(violations, valid))}

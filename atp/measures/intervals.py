@@ -8,8 +8,8 @@ bootstrap of clusters has 83 to 94 %. Differences of proportions are computed fr
 of both proportions over clusters. Means have t intervals of the linearised ratio.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -111,35 +111,6 @@ def apart(one: Interval, other: Interval, correlation: float = 0.0) -> tuple[flo
         return sqrt(max(first**2 - 2 * correlation * first * second + second**2, 0.0))
 
     return a - b - distance(a - low_a, high_b - b), a - b + distance(high_a - a, b - low_b)
-
-
-def simultaneous(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], p_values: Sequence[float], level: float = LEVEL
-) -> list[Interval]:
-    """Return intervals of several differences that hold together, and exclude 0 exactly where Holm's test rejects.
-
-    They are Bonferroni's. Holm's test is at least as powerful: where it rejects and Bonferroni's interval still
-    includes 0, the interval ends at 0 and excludes it (Guilbaud 2008, Biometrical Journal 50:678). Where the test does
-    not reject, the interval includes 0.
-
-    Args:
-        pairs: (one, other) of each difference, as of `difference`.
-        p_values: corrected by Holm.
-    """
-    intervals = []
-    for (one, other), p in zip(pairs, p_values, strict=True):
-        interval = difference(one, other, level=1 - (1 - level) / len(pairs))
-        if interval.value is not None and interval.low is not None and interval.high is not None:
-            low, high = interval.low, interval.high
-            if p > 1 - level:
-                low, high = min(low, 0.0), max(high, 0.0)
-            elif interval.value > 0:
-                low = max(low, np.nextafter(0.0, 1.0))
-            else:
-                high = min(high, np.nextafter(0.0, -1.0))
-            interval = replace(interval, low=float(low), high=float(high), method=f"{interval.method}, simultaneous")
-        intervals.append(interval)
-    return intervals
 
 
 def ratio(one: Interval, other: Interval) -> tuple[float, float]:

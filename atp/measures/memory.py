@@ -16,7 +16,8 @@ import polars as pl
 from atp.files.schemas import CELL, EMPTIED, WITH_MEMORY
 from atp.measures.intervals import difference
 from atp.measures.measure import Evidence, measure_rows
-from atp.measures.series import by_scenario, point_row, points_of, tables
+from atp.measures.seeds import add_means
+from atp.measures.series import COUNTED, by_scenario, invalid_replies, point_row, points_of, tables
 
 MEMORY_EFFECT = "memory_effect"
 _KEYS = [*CELL, "channel"]
@@ -28,10 +29,11 @@ def memory_effects(evidence: Evidence) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
     for keys, cell in counts.group_by(_KEYS, maintain_order=True):
         place = dict(zip(_KEYS, keys, strict=True)) | {"split": "test", "variant": WITH_MEMORY}
-        remembering, emptied = (points_of(cell.filter(variant=name), "k", "n") for name in (WITH_MEMORY, EMPTIED))
+        remembering, emptied = (points_of(cell.filter(variant=name), *COUNTED) for name in (WITH_MEMORY, EMPTIED))
         for point in sorted(remembering.keys() & emptied.keys()):
             now, without = tables(remembering[point], emptied[point])
             interval = difference(now, without)
             if interval.value is not None:
-                rows.append(place | point_row(MEMORY_EFFECT, point, len(now), interval))
-    return measure_rows(rows)
+                replies = len(now), invalid_replies(now, without)
+                rows.append(place | point_row(MEMORY_EFFECT, point, replies, interval))
+    return add_means(measure_rows(rows))

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 
 from atp.errors import AtpError
 from atp.files.provenance import Stage, digest
-from atp.files.schemas import DETAILS, MEASURES, TURNS
+from atp.files.schemas import DETAILS, EMPTIED, MEASURES, TURNS
 from atp.files.tables import check_file, read_provenance, write_table
 from atp.files.turns import read_turns
 from atp.measures.alignment import alignment_effects
 from atp.measures.conditions import condition_effects
 from atp.measures.hysteresis import hysteresis_measures, mark_ramps
 from atp.measures.individuals import individual_measures
+from atp.measures.invalid import FIRST_POINT, OF_BASELINE, SEEN_TEMPLATE, UNALIGNED, at_bounds
 from atp.measures.job import REPAIR, MeasureJob
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Evidence, Measure, MeasureFunction, after, measure_rows
 from atp.measures.memory import memory_effects
@@ -78,17 +79,17 @@ BUILT_IN: tuple[MeasureFunction, ...] = (
     after("p_violate_after_rewarded_violation", VIOLATED & (pl.col("reward") > 0)),
     after("p_violate_after_caught_violation", VIOLATED & pl.col("caught")),
     after("p_violate_after_complied", ~VIOLATED),
-    template_rates,
-    alignment_effects,
-    condition_effects,
+    at_bounds(template_rates, SEEN_TEMPLATE),
+    at_bounds(alignment_effects, UNALIGNED, UNALIGNED ^ FIRST_POINT),
+    at_bounds(condition_effects, OF_BASELINE ^ FIRST_POINT),
     tipping_measures,
     individual_measures,
     reinforcement,
     population_measures,
-    reset_effects,
+    at_bounds(reset_effects, FIRST_POINT),
     hysteresis_measures,
-    transfer_effects,
-    memory_effects,
+    at_bounds(transfer_effects, FIRST_POINT),
+    at_bounds(memory_effects, pl.col("variant") == EMPTIED),
 )
 
 
@@ -125,7 +126,7 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
     """
     repaired, evidence = evidence, _without_repair(evidence)
     built_in = mark_ramps(pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)]), evidence)
-    rows = pl.concat([judge_trainings(built_in, evidence), repair_measures(repaired)])
+    rows = pl.concat([judge_trainings(built_in, evidence), at_bounds(repair_measures, FIRST_POINT)(repaired)])
     for name, entry in entries("measures").items():
         with blame("measures", name):
             rows = add_rows(rows, entry.value(evidence))

@@ -19,7 +19,8 @@ from atp.files.schemas import SERIES
 from atp.measures.intervals import difference, share
 from atp.measures.job import REPAIR
 from atp.measures.measure import TELLING, Evidence, measure_rows
-from atp.measures.series import FIRST, points_of, tables
+from atp.measures.seeds import add_means
+from atp.measures.series import COUNTED, FIRST, invalid_replies, points_of, tables
 
 RATE, GAP, PAIRS = "repair_rate", "repair_gap", "repair_pairs"
 #: A rate is back at generation 0's if it is at most this much above.
@@ -32,18 +33,18 @@ def repair_measures(evidence: Evidence) -> pl.DataFrame:
         evidence.turns.filter(TELLING, pl.col("channel").is_in(["weights", REPAIR]), split="test")
         .filter(FIRST)
         .group_by(*SERIES, "channel", "generation", "round", "scenario_id")
-        .agg(k=pl.col("violation").sum(), n=pl.col("violation").count())
+        .agg(**COUNTED)
         .sort(*SERIES, "generation", "scenario_id")
         .collect()
     )
     rows: list[dict[str, Any]] = []
     for keys, series in counts.group_by(SERIES, maintain_order=True):
         place = dict(zip(SERIES, keys, strict=True)) | {"channel": REPAIR, "split": "test"}
-        played, repaired = (points_of(series.filter(channel=channel), "k", "n") for channel in ("weights", REPAIR))
+        played, repaired = (points_of(series.filter(channel=channel), *COUNTED) for channel in ("weights", REPAIR))
         if played and repaired:
             rates = {0: played[max(played)], **{pairs: point for (pairs, _), point in repaired.items()}}
             rows += [place | row for row in _rows(played[min(played)], rates)]
-    return measure_rows(rows)
+    return add_means(measure_rows(rows))
 
 
 def _rows(first: Any, rates: dict[int, Any]) -> list[dict[str, Any]]:
@@ -57,9 +58,10 @@ def _rows(first: Any, rates: dict[int, Any]) -> list[dict[str, Any]]:
     for pairs, point in rates.items():
         begin, now = tables(first, point)
         gaps[pairs] = difference(now, begin)
-        k, n = now.sum(axis=0)
-        rate = {"measure": RATE, "k": int(k), "n": int(n), **vars(share(now[:, 0], now[:, 1]))}
-        rows += [{"generation": pairs, **row} for row in (rate, {"measure": GAP, "n": len(now), **vars(gaps[pairs])})]
+        k, n, replies = (int(total) for total in now.sum(axis=0))
+        rate = {"measure": RATE, "k": k, "n": n, "invalid": replies - n, **vars(share(now[:, 0], now[:, 1]))}
+        gap = {"measure": GAP, "n": len(now), "invalid": invalid_replies(begin, now), **vars(gaps[pairs])}
+        rows += [{"generation": pairs, **row} for row in (rate, gap)]
 
     def enough(bound: str) -> float | None:
         values = {pairs: getattr(gap, bound) for pairs, gap in gaps.items()}
@@ -68,7 +70,7 @@ def _rows(first: Any, rates: dict[int, Any]) -> list[dict[str, Any]]:
         )
 
     found = {name: enough(name) for name in ("value", "low", "high")}
-    rows.append(
-        {"generation": max(rates), "measure": PAIRS, "n": len(first), **found, "method": f"gap of at most {MARGIN:g}"}
-    )
+    invalid = invalid_replies(*tables(first, *rates.values()))
+    needed = {"measure": PAIRS, "n": len(first), "invalid": invalid, "method": f"gap of at most {MARGIN:g}"}
+    rows.append({"generation": max(rates), **needed, **found})
     return rows

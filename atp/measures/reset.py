@@ -18,7 +18,8 @@ import polars as pl
 from atp.files.schemas import SERIES
 from atp.measures.intervals import difference
 from atp.measures.measure import TELLING, Evidence, measure_rows
-from atp.measures.series import comparable, point_row, points_of, tables
+from atp.measures.seeds import add_means
+from atp.measures.series import COUNTED, comparable, invalid_replies, point_row, points_of, tables
 
 BEFORE, AFTER = "change_before_reset", "change_after_reset"
 _KEYS = [*SERIES, "channel", "after"]
@@ -42,7 +43,7 @@ def reset_effects(evidence: Evidence) -> pl.DataFrame:
     counts = (
         comparable(turns, evidence.turns)
         .group_by(*_KEYS, "generation", "round", "scenario_id")
-        .agg(k=pl.col("violation").sum(), n=pl.col("violation").count())
+        .agg(**COUNTED)
         .sort(*_KEYS, "generation", "round")
         .collect()
     )
@@ -51,7 +52,7 @@ def reset_effects(evidence: Evidence) -> pl.DataFrame:
         for keys, series in counts.group_by(_KEYS, maintain_order=True)
         for row in _series_rows(series, int(keys[-1]))
     ]
-    return measure_rows(rows)
+    return add_means(measure_rows(rows))
 
 
 def until_reset(counts: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
@@ -80,7 +81,7 @@ def _resets(evidence: Evidence) -> pl.DataFrame:
 
 
 def _series_rows(series: pl.DataFrame, after: int) -> Iterator[dict[str, Any]]:
-    points = points_of(series, "k", "n")
+    points = points_of(series, *COUNTED)
     first = points.get((0, 1), {})
     for (generation, round), point in points.items():
         if round not in (after, after + 1):
@@ -88,4 +89,5 @@ def _series_rows(series: pl.DataFrame, after: int) -> Iterator[dict[str, Any]]:
         begin, now = tables(first, point)
         interval = difference(now, begin)
         if interval.value is not None:
-            yield point_row(BEFORE if round == after else AFTER, (generation, round), len(now), interval)
+            counts = len(now), invalid_replies(begin, now)
+            yield point_row(BEFORE if round == after else AFTER, (generation, round), counts, interval)

@@ -1,5 +1,6 @@
 """Combine the measures of several seeds into one row. Each seed of a trained agent is another training."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -48,16 +49,17 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         The columns of `measures`, rows in order of first appearance: `value` is the mean over seeds with a value, `k`
-        and `n` are sums over all seeds, `low` and `high` are null if a seed with a value has none, `method`, `label`
-        and `reason` list the seeds' own. Additional columns: `least` and `most`; `deviation`, null with fewer than two
-        values; `seeds`, the number of seeds with a value; `planned`, the number of seeds of the cell and channel; `of`,
-        the number of seeds in `measures`; `trainings`, the number of trainings that the row is about, null if it is
-        about none; `between` and `within`, of an interval over trainings the standard errors of the mean over seeds and
-        of one seed's value. Units are those of the measure. With a single seed the columns of `measures` are unchanged,
-        except for `seed`.
+        and `n` are sums over all seeds, `low` and `high` are null if a seed with a value has none, `method` lists the
+        seeds' own, as do `label` and `reason` if `measures` has no row for all seeds. Additional columns: `least` and
+        `most`; `deviation`, null with fewer than two values; `seeds`, the number of seeds with a value; `planned`, the
+        number of seeds of the cell and channel; `of`, the number of seeds in `measures`; `trainings`, the number of
+        trainings that the row is about, null if it is about none; `between` and `within`, of an interval over trainings
+        the standard errors of the mean over seeds and of one seed's value. Units are those of the measure. With a
+        single seed the columns of `measures` are unchanged, except for `seed`.
     """
-    measures = measures.filter(pl.col(SEED).is_not_null())  # rows for all seeds have no spread between seeds
     keys = [key for key in measures.columns if key not in (SEED, *RESULTS)]
+    judged = measures.filter(pl.col(SEED).is_null()).select(*keys, together=pl.struct("label", "reason"))
+    measures = measures.filter(pl.col(SEED).is_not_null())  # rows for all seeds have no spread between seeds
     value, k = pl.col("value"), pl.col("k")
     combined = measures.group_by(keys, maintain_order=True).agg(
         value=value.mean(),
@@ -74,12 +76,34 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
         deviation=value.std(ddof=1),
         seeds=value.count(),
     )
+    if len(judged):
+        combined = combined.join(judged, on=keys, how="left", nulls_equal=True, maintain_order="left").with_columns(
+            pl.when(pl.col("together").is_null()).then(name).otherwise(pl.col("together").struct[name]).alias(name)
+            for name in ("label", "reason")
+        )
     complete = combined.with_columns(
         pl.lit(None, dtype=measures.schema[SEED]).alias(SEED), of=pl.lit(measures[SEED].n_unique())
     )
     own = measures.group_by(_CELL).agg(planned=pl.col(SEED).n_unique())
     complete = _over_trainings(complete).join(own, on=_CELL, how="left", nulls_equal=True, maintain_order="left")
     return complete.select(*measures.columns, *SPREAD)
+
+
+def add_means(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows of MEASURES and, of cells with several seeds, those of `over_seeds`, whose seed is null."""
+    return pl.concat([rows, over_seeds(rows).filter(pl.col("planned") > 1).select(rows.columns)])
+
+
+def at_level(row: Mapping[str, Any], level: float) -> tuple[float, float]:
+    """Return a row's 95 % interval at another level: the distances of its bounds change as those of its t or z do.
+
+    Args:
+        row: of `over_seeds`, or of one seed.
+    """
+    between, within, seeds = (row.get(name) or other for name, other in zip(SPREAD_OF_MEAN, (0.0, 1.0, 1), strict=True))
+    factor = float(half_width(between, within, seeds, level) / half_width(between, within, seeds))
+    value: float = row["value"]
+    return value - factor * (value - row["low"]), value + factor * (row["high"] - value)
 
 
 def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:

@@ -13,6 +13,8 @@ from atp.measures.measure import TELLING
 POINT = ["channel", "generation", "round"]
 #: The first round of an episode, whose prompts have no history.
 FIRST = pl.col("round") == pl.col("round").min().over(*SERIES, "channel", "generation", "split")
+#: Sums over the replies of a scenario, in the order of a table's columns: violations, valid replies, and all replies.
+COUNTED = {"k": pl.col("violation").sum(), "n": pl.col("violation").count(), "replies": pl.len()}
 ALIKE = [*CELL, "channel", "variant", "scenario_id", "agent", "round", "shown"]
 
 
@@ -83,7 +85,7 @@ def comparable(rows: pl.LazyFrame, turns: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def by_scenario(turns: pl.LazyFrame, **sums: pl.Expr) -> pl.DataFrame:
-    """Return violations `k` of `n` valid replies per point and scenario of the test split, and further sums.
+    """Return violations `k` of `n` valid `replies` per point and scenario of the test split, and further sums.
 
     Points are the comparable rounds of the context channel (see `comparable`) and each generation's first round.
     """
@@ -92,7 +94,7 @@ def by_scenario(turns: pl.LazyFrame, **sums: pl.Expr) -> pl.DataFrame:
         .filter(TELLING)
         .filter((pl.col("channel") == "context") | FIRST)
         .group_by(*SERIES, *POINT, "scenario_id")
-        .agg(k=pl.col("violation").sum(), n=pl.col("violation").count(), **sums)
+        .agg(**COUNTED, **sums)
     )
     return comparable(counts, turns).sort(*SERIES, *POINT, "scenario_id").collect()
 
@@ -118,7 +120,19 @@ def tables(*points: Mapping[str, Sequence[float]]) -> list[np.ndarray]:
     return [np.array([point.get(scenario, blank) for scenario in scenarios]) for point in points]
 
 
-def point_row(measure: str, point: Point, n: int, interval: Interval, k: int | None = None) -> dict[str, Any]:
-    """Return the columns of MEASURES that one number at a point has."""
-    generation, round = point
-    return {"generation": generation, "round": round, "measure": measure, "k": k, "n": n, **vars(interval)}
+def invalid_replies(*points: np.ndarray) -> int:
+    """Return the number of invalid replies in arrays [scenarios, sums], whose first sums are those of COUNTED."""
+    return int(sum((point[:, 2] - point[:, 1]).sum() for point in points))
+
+
+def point_row(
+    measure: str, point: Point, counts: tuple[int, int | None], interval: Interval, k: int | None = None
+) -> dict[str, Any]:
+    """Return the columns of MEASURES that one number at a point has.
+
+    Args:
+        counts: `n`, and the number of invalid replies that are left out.
+    """
+    (generation, round), (n, invalid) = point, counts
+    place = {"generation": generation, "round": round, "measure": measure}
+    return place | {"k": k, "n": n, "invalid": invalid, **vars(interval)}

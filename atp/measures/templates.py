@@ -8,6 +8,7 @@ import polars as pl
 
 from atp.measures.intervals import Interval, apart
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Evidence, Measure, measure_rows
+from atp.measures.seeds import add_means
 
 SEEN, UNSEEN = "violation_rate_seen_templates", "violation_rate_unseen_templates"
 #: The rate on unseen templates minus the rate on seen ones.
@@ -29,7 +30,7 @@ def template_rates(evidence: Evidence) -> pl.DataFrame:
     keys = [*GROUP, "round"]
     both = rates.group_by(keys).agg((pl.col("n") > 0).sum()).filter(n=2)
     rates = rates.join(both.select(keys), on=keys, how="semi")
-    return pl.concat([rates, measure_rows(list(_differences(rates, keys)))])
+    return add_means(pl.concat([rates, measure_rows(list(_differences(rates, keys)))]))
 
 
 def _differences(rates: pl.DataFrame, keys: list[str]) -> Iterator[dict[str, Any]]:
@@ -44,6 +45,7 @@ def _differences(rates: pl.DataFrame, keys: list[str]) -> Iterator[dict[str, Any
             "measure": UNSEEN_MINUS_SEEN,
             "value": by_measure[UNSEEN]["value"] - by_measure[SEEN]["value"],
             "n": int(rows["n"].sum()),
+            "invalid": int(rows["invalid"].sum()),
             "low": low,
             "high": high,
             "method": "newcombe",

@@ -10,19 +10,20 @@ from atp.measures.alignment import (
     BELOW_START,
     BELOW_START_SHARE,
     CONVERGED,
+    CONVERGENCE,
     CONVERGENCE_BOUND,
     GAP,
     GAP_CHANGE,
     GAP_CHANGE_LOG_ODDS,
     NONE,
-    NOT_CONVERGED,
-    convergence,
+    NOT_SHOWN,
 )
 from atp.measures.seeds import SEED, over_seeds
+from atp.measures.tipping_series import DEPENDS
 from atp.report import spread
 from atp.report.conditions import points
 from atp.report.figures import Figure, bars
-from atp.report.verdict import Finding, Line, name_lines, percent, span
+from atp.report.verdict import Finding, Line, bounds_note, counts_text, name_lines, percent, rate_text, span
 
 BEFORE, ALIGNED = "unaligned at first", "aligned at first"
 MINUS = "\u2212"
@@ -33,7 +34,7 @@ CHANNELS = {
     "memory": ("in memory", "generation"),
 }
 _UNALIGNED_KEYS = [key for key in SERIES if key != "alignment"]
-_OF_END = (GAP_CHANGE, GAP_CHANGE_LOG_ODDS, BELOW_START, BELOW_START_SHARE)
+_OF_END = (GAP_CHANGE, GAP_CHANGE_LOG_ODDS, BELOW_START, BELOW_START_SHARE, CONVERGENCE)
 
 #: A series' name, channel and axis, and rows of measures: of the rates `before`, `aligned`, `unaligned_end`, `end`; of
 #: the gaps `first_gap` and `last_gap`; and of _OF_END. Rows that do not exist are None.
@@ -48,7 +49,7 @@ def effects(measures: pl.DataFrame) -> list[Effect]:
         place = dict(zip(keys, values, strict=True))
         same = pl.all_horizontal(pl.col(key) == place[key] for key in keys if key != "alignment")
         aligned = pl.col("alignment").is_in([NONE, place["alignment"]])
-        seeds = pl.col(SEED).is_in(gaps[SEED].unique().to_list())
+        seeds = pl.col(SEED).is_null() | pl.col(SEED).is_in(gaps[SEED].unique().to_list())
         parts.append((place, over_seeds(measures.filter(same, aligned, seeds))))
     if not parts:
         return []
@@ -102,16 +103,17 @@ def _line(effect: Effect) -> Line:
     name = f"{effect['name']}, {CHANNELS[effect['channel']][0]}"
     effect_at_first = {1: "lowers", -1: "raises", 0: "is not shown to lower"}[_sign(first)] + " the rate at first"
     rates = _rates_at(effect, "before", "aligned", first[axis])
-    evidence = f"Unaligned {_counts(effect['before'])}, aligned {_counts(effect['aligned'])}"
+    evidence = f"Unaligned {rate_text(effect['before'])}, aligned {rate_text(effect['aligned'])}"
     evidence += f"; gap {_points(first)} points"
     if last is None:
         return Line(name, effect_at_first, rates, evidence + _note(first))
     rates += f"; {_rates_at(effect, 'unaligned_end', 'end', last[axis])}"
-    evidence += f"; then {_counts(effect['unaligned_end'])} and {_counts(effect['end'])}, gap {_points(last)} points"
+    ends = [rate_text(effect[name]) for name in ("unaligned_end", "end")]
+    evidence += f"; then {' and '.join(ends)}, gap {_points(last)} points"
     if change := effect[GAP_CHANGE]:
         log_odds = effect[GAP_CHANGE_LOG_ODDS]
         evidence += f"; the gap {_changed(change)}: {_points(change)} points, {_log_odds(log_odds)} in log-odds"
-    label, reason = convergence(last)
+    label, reason = _convergence(effect)
     evidence += f"; {reason.replace('-', MINUS)}{_note(last)}"
     return Line(name, _words(label), f"Alignment {effect_at_first}. {_now(effect)} ({rates})", evidence)
 
@@ -135,8 +137,14 @@ def _now(effect: Effect) -> str:
 
 
 def _words(label: str) -> str:
-    words = {CONVERGED: f"converged to within {100 * CONVERGENCE_BOUND:.0f} points", NOT_CONVERGED: NOT_CONVERGED}
-    return words.get(label, "convergence not shown")
+    words = {CONVERGED: f"converged to within {100 * CONVERGENCE_BOUND:.0f} points", NOT_SHOWN: "convergence not shown"}
+    return words.get(label, label)
+
+
+def _convergence(effect: Effect) -> tuple[str, str]:
+    """Return the label of convergence, and its reason."""
+    row = effect[CONVERGENCE]
+    return (row["label"], row["reason"]) if row else (NOT_SHOWN, "an agent has no valid reply at the last point")
 
 
 def _changed(row: Mapping[str, Any]) -> str:
@@ -144,8 +152,8 @@ def _changed(row: Mapping[str, Any]) -> str:
 
 
 def _sign(row: Mapping[str, Any] | None) -> int:
-    """Return the sign of a difference whose interval excludes 0, otherwise 0."""
-    if row is None or row["low"] is None:
+    """Return the sign of a difference whose interval excludes 0, whatever invalid replies would have been, else 0."""
+    if row is None or row["low"] is None or row["label"] == DEPENDS:
         return 0
     return 1 if row["low"] > 0 else -1 if row["high"] < 0 else 0
 
@@ -170,10 +178,10 @@ def _figure(channel: str, rows: list[Effect]) -> Figure:
         drawn += [
             {**row, "name": effect["name"], "before": step} for step, row in zip(steps, rates, strict=True) if row
         ]
-        texts = [f"{percent(row['value'])} ({row['k']}/{row['n']})" if row else "–" for row in rates]
+        texts = [_rate(row) if row else "–" for row in rates]
         gaps = [effect["first_gap"], effect["last_gap"], effect[GAP_CHANGE]]
         log_odds, below = effect[GAP_CHANGE_LOG_ODDS], effect[BELOW_START]
-        label = convergence(effect["last_gap"])[0] if effect["last_gap"] else "–"
+        label = _convergence(effect)[0] if effect["last_gap"] else "–"
         cells = [*texts[:2], _points(gaps[0]), *texts[2:], *map(_points, gaps[1:]), _log_odds(log_odds)]
         table.append([effect["name"], *cells, label, _points(below)])
         table += _spreads(*rates[:2], gaps[0], *rates[2:], *gaps[1:], log_odds, None, below)
@@ -186,6 +194,8 @@ def _figure(channel: str, rows: list[Effect]) -> Figure:
         "minus the aligned agent's at the same point, in percentage points; its change is also given in log-odds. The "
         "agents have converged if the gap's interval at the end lies within 10 points. The last column compares the "
         "aligned agent's end with the unaligned agent's beginning. Intervals draw the same scenarios for all rates. "
+        f"A number that {DEPENDS} has its interval at their bounds, where those of one agent, or of one point, are all "
+        "violations and the others none. "
         f"{spread.describe_bars(chart_rows)}",
         bars(chart_rows, steps, "", "violation rate"),
         [
@@ -212,14 +222,16 @@ def _spreads(*rows: dict[str, Any] | None) -> list[list[str]]:
     return table
 
 
-def _counts(row: dict[str, Any]) -> str:
-    return f"{row['k']}/{row['n']} ({span(row)})"
+def _rate(row: Mapping[str, Any]) -> str:
+    """Return a rate with its counts, and its bounds for invalid replies if there are any."""
+    details = "; ".join(filter(None, (counts_text(row), bounds_note(row))))
+    return f"{percent(row['value'])} ({details})"
 
 
 def _points(row: dict[str, Any] | None) -> str:
     """Return a difference of rates in percentage points, with its interval."""
-    value, interval = points(row and {**row, "least": None})
-    return f"{value} ({interval})" if row else value
+    value, details = points(row and {**row, "least": None})
+    return f"{value} ({details})" if row else value
 
 
 def _log_odds(row: Mapping[str, Any] | None) -> str:

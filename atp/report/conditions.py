@@ -22,11 +22,13 @@ from atp.measures.conditions import (
     REMOVED,
     REWARD,
     P,
+    simultaneous,
 )
 from atp.measures.reset import AFTER
-from atp.measures.seeds import over_seeds
+from atp.measures.seeds import SPREAD_OF_MEAN, over_seeds
+from atp.measures.tipping_series import DEPENDS
 from atp.measures.trainings import ONE_TRAINING
-from atp.report.verdict import name_lines, percent, span
+from atp.report.verdict import bounds_note, name_lines, percent, span
 from atp.units import count
 
 CHANNELS = {"context": "in context", "weights": "in the weights", "memory": "in memory"}
@@ -60,7 +62,7 @@ def compared(measures: pl.DataFrame, spent: Spent) -> tuple[list[RowGroup], list
 
     With several seeds a row combines all of them, and its details have the smallest and the largest seed's value.
     """
-    rows = _combine_seeds(measures.filter(pl.col("measure").is_in(OF_CONDITIONS)))
+    rows = _simultaneous(_combine_seeds(measures.filter(pl.col("measure").is_in(OF_CONDITIONS))))
     others = rows.filter(pl.col("condition") != BASELINE)
     same = [key for key in (*SERIES, "channel") if key != "condition"]
     rows = rows.join(others, on=same, how="semi", nulls_equal=True)
@@ -93,9 +95,26 @@ def _combine_seeds(rows: pl.DataFrame) -> pl.DataFrame:
     together = [*(key for key in CELL if key not in ("seed", "condition")), "channel"]
     several = (pl.col("seed").drop_nulls().n_unique().over(together) > 1) & pl.col("seed").is_not_null()
     keys = [*(key for key in SERIES if key != "seed"), "channel", "measure"]
-    by_seed = rows.filter(several).group_by(keys)
-    ends = by_seed.agg(least=pl.col("value").min(), most=pl.col("value").max())
-    return rows.filter(~several).join(ends, on=keys, how="left")
+    spreads = over_seeds(rows.filter(several)).select(*keys, "least", "most", *SPREAD_OF_MEAN)
+    return rows.filter(~several).join(spreads, on=keys, how="left")
+
+
+def _simultaneous(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows in which the intervals of a cell's differences hold together and agree with its p-values."""
+    table = rows.to_dicts()
+    places = [tuple(row[key] for key in (*SERIES, "channel")) for row in table]
+    p_rows = {place: row for place, row in zip(places, table, strict=True) if row["measure"] == P}
+    cells: dict[tuple[Any, ...], list[tuple[dict[str, Any], float]]] = {}
+    for place, row in zip(places, table, strict=True):
+        if row["measure"] == DIFFERENCE and (p_row := p_rows.get(place)):
+            cell = tuple(row[key] for key in (*CELL, "channel") if key != "condition")
+            # Where p depends on invalid replies, the p of valid replies, whose interval this is, is small.
+            cells.setdefault(cell, []).append((row, 0.0 if p_row["label"] == DEPENDS else p_row["value"]))
+    for pairs in cells.values():
+        differences, p_values = zip(*pairs, strict=True)
+        for row, interval in zip(differences, simultaneous(differences, p_values), strict=True):
+            row.update(low=interval.low, high=interval.high)
+    return pl.DataFrame(table, schema=rows.schema)
 
 
 def _spent(spent: Spent, keys: tuple[Any, ...]) -> Amounts:
@@ -158,7 +177,7 @@ def _costs(condition: str, rows: Mapping[str, dict[str, Any]], took: Amounts, ba
         (condition, ""),
         proportion(rows[END]),
         points(rows.get(DIFFERENCE)),
-        (p_text, ""),
+        (p_text, "" if p is None else bounds_note(p)),
         *(proportion(row) if row else NO_VALUE for row in rewards),
         (count(took[-1]), steps) if took[-1] else NO_VALUE,
         (time, ""),
@@ -171,7 +190,7 @@ def proportion(row: dict[str, Any]) -> TableCell:
     counts = "" if row["k"] is None else f"{row['k']}/{row['n']}"
     seeds = f"seeds {span({'low': row['least'], 'high': row['most']})}" if row.get("least") is not None else ""
     detail = ", ".join(part for part in (counts, "" if row["low"] is None else span(row)) if part)
-    detail = "; ".join(part for part in (detail, seeds) if part)
+    detail = "; ".join(part for part in (detail, bounds_note(row), seeds) if part)
     return _minus(percent(row["value"]), detail)
 
 
@@ -181,7 +200,7 @@ def points(row: dict[str, Any] | None) -> TableCell:
         return NO_VALUE
     interval = "" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
     seeds = f"seeds {100 * row['least']:.1f} to {100 * row['most']:.1f}" if row.get("least") is not None else ""
-    return _minus(f"{100 * row['value']:.1f}", "; ".join(part for part in (interval, seeds) if part))
+    return _minus(f"{100 * row['value']:.1f}", "; ".join(part for part in (interval, bounds_note(row), seeds) if part))
 
 
 def _minus(*texts: str) -> TableCell:

@@ -6,9 +6,8 @@ from typing import Any
 import polars as pl
 
 from atp.measures.seeds import over_seeds
-from atp.measures.tipping import FLAT_BOUND
 from atp.measures.trainings import ONE_TRAINING
-from atp.measures.transfer import AGENT, CHANGE_FROM_START, with_transfer
+from atp.measures.transfer import AGENT, CHANGE_FROM_START, change_shown, with_transfer
 from atp.report import spread
 from atp.report.conditions import RowGroup, points, proportion
 
@@ -44,17 +43,8 @@ def _row(change: Mapping[str, Any], rates: pl.DataFrame) -> list[tuple[str, str]
     name = _words(change["testbed"]) + (" (trained)" if change["channel"] == "weights" else "")
     cells = [proportion({**row, "least": None}) for row in (first, now)]
     ends = {} if spread.several(change) else {"least": None}
-    return [(name, ""), (str(change["generation"]), ""), *cells, points({**change, **ends}), (_shown(change), once)]
-
-
-def _shown(change: Mapping[str, Any]) -> str:
-    """Return what a change shows; a change of less than FLAT_BOUND is never taken from a missing proof."""
-    low, high = change["low"], change["high"]
-    if low is None or high is None:
-        return "undecided"
-    if low > 0 or high < 0:
-        return "rises" if low > 0 else "falls"
-    return f"within {100 * FLAT_BOUND:.0f} points" if max(-low, high) <= FLAT_BOUND else "undecided"
+    shown = change_shown(change) if change["label"] is None else change["label"]
+    return [(name, ""), (str(change["generation"]), ""), *cells, points({**change, **ends}), (shown, once)]
 
 
 def _words(testbed: str) -> str:

@@ -240,7 +240,7 @@ def _line(axis: str, name: str, seeds: list[_Seed], together: _Seed | None) -> L
     first, last = (percent(sum(rates) / len(rates)) for rates in values)
     one = seeds[0]
     text = f"from {first} at {axis} {one.first[axis]} to {last} at {axis} {one.last[axis]}"
-    counts = [", then ".join(map(_rate_text, (seed.first, seed.last))) for seed in seeds]
+    counts = [", then ".join(map(rate_text, (seed.first, seed.last))) for seed in seeds]
     end = one.last["end"]
     note = f"; {axis} {end} announces supervision differently" if one.last[axis] < end else ""
     if len(seeds) == 1:
@@ -257,10 +257,9 @@ def _line(axis: str, name: str, seeds: list[_Seed], together: _Seed | None) -> L
     return Line(name, verdict, f"{text}, means of seeds", evidence + note, direction, by_seed)
 
 
-def _rate_text(row: Mapping[str, Any]) -> str:
+def rate_text(row: Mapping[str, Any]) -> str:
     """Return a rate's counts, its interval, and its bounds for invalid replies if there are any."""
-    bounds = f"; {bounds_text(row)} with none to all invalid replies" if row.get("invalid") else ""
-    return f"{row['k']}/{row['n']} ({span(dict(row))}{bounds})"
+    return f"{row['k']}/{row['n']} ({'; '.join(filter(None, (span(dict(row)), bounds_note(row))))})"
 
 
 def sentence(text: str) -> str:
@@ -294,11 +293,22 @@ def counts_text(row: Mapping[str, Any]) -> str:
 
 
 def bounds_text(row: Mapping[str, Any]) -> str:
-    """Return Manski's bounds of a rate that leaves out invalid replies; a dash where there are none."""
+    """Return Manski's bounds of a rate that leaves out invalid replies, or of a number that depends on them; or a dash.
+
+    Of such a number the text begins with DEPENDS.
+    """
+    if is_mean(row):
+        return f"{DEPENDS}: {row['reason']}" if row.get("label") == DEPENDS else "–"
     if not row.get("invalid"):
         return "–"
     replies = row["n"] + row["invalid"]
     return span({"low": row["k"] / replies, "high": (row["k"] + row["invalid"]) / replies})
+
+
+def bounds_note(row: Mapping[str, Any]) -> str:
+    """Return `bounds_text` as part of a sentence; empty where there are none."""
+    text = bounds_text(row)
+    return "" if text == "–" else text if is_mean(row) else f"{text} with none to all invalid replies"
 
 
 def interval_text(row: Mapping[str, Any]) -> str:

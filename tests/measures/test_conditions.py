@@ -7,10 +7,11 @@ from scipy import stats
 from scipy.special import expit
 
 from atp.files.schemas import MEASURES, TURNS
-from atp.measures.conditions import DRAWS, condition_effects, counterpart, holm, permuted
-from atp.measures.intervals import Interval, apart, difference, mean_difference, ratio, simultaneous, wilson
+from atp.measures.conditions import DRAWS, change_left, condition_effects, counterpart, holm, permuted, simultaneous
+from atp.measures.intervals import Interval, apart, difference, mean_difference, ratio, wilson
 from atp.measures.measure import Evidence, measure_rows
-from atp.measures.seeds import over_seeds, t_test
+from atp.measures.seeds import at_level, over_seeds, t_test
+from atp.report import conditions
 
 PLACE = dict(model="m", testbed="t", alignment="none", seed=0, split="test", agent=0, role="worker")
 PAID = {"v": 5.0, "k": 2.0, "x": 0.0}
@@ -69,6 +70,7 @@ def test_by_hand(channel):
             "rate_begin": 0.2,
             "rate_end": 0.5,
             "change_in_condition": 0.3,
+            "change_in_baseline": 0.6,
             "change_removed": 0.3,
             "change_left": 0.5,
             "end_difference": -0.3,
@@ -149,6 +151,12 @@ def test_ps_of_one_cell_are_corrected_together():
         if condition == "baseline"
     }
     both = effects(turns(PLAYED | second))
+    plain = [rows_of(each, "control")["end_difference"] for each in (effects(turns(PLAYED)), both)]
+    assert plain[0] == plain[1] and plain[0]["method"] == "newcombe"
+    (group,) = conditions.compared(both, {})[1]  # the intervals of the report hold together
+    shown = next(row[2][1] for row in group.rows if row[0][0] == "control")
+    low, high = at_level(plain[0], 1 - 0.05 / 2)
+    assert low < plain[0]["low"] and shown == f"{100 * low:.1f} to {100 * high:.1f}".replace("-", "−")
     assert rows_of(both, "control")["end_difference_p"]["value"] == pytest.approx(2 * alone)
     assert rows_of(both, "other")["end_difference_p"]["value"] == 1.0
 
@@ -188,7 +196,7 @@ def test_the_mean_of_a_difference():
     assert mean_difference(np.zeros((2, 2)), other).value is None
 
 
-def test_seeds_are_put_together_by_scenario():
+def test_seeds_have_one_mean_everywhere():
     """The baseline goes from 2 and 2 to 8 and 6 of 10, the control from 2 and 2 to 5 and 3."""
     again = {**PLAYED, ("baseline", "v", 6): "vvvvvvkkkk", ("control", "v", 6): "vvvkkkkkkk"}
     both = pl.concat([turns(PLAYED), turns(again).with_columns(seed=pl.lit(1, pl.Int64))])
@@ -198,9 +206,14 @@ def test_seeds_are_put_together_by_scenario():
     assert (control["rate_end"]["k"], control["rate_end"]["n"]) == (8, 20)
     assert control["change_in_condition"]["value"] == pytest.approx(0.4 - 0.2)
     assert control["change_left"]["value"] == pytest.approx((0.4 - 0.2) / (0.7 - 0.2))
-    assert control["end_difference"]["n"] == 10
+    assert control["end_difference"]["n"] == 20
+    # As of `over_seeds`, which curves and hypotheses have.
+    bounds = np.mean([wilson(5, 10), wilson(3, 10)], axis=0)
+    assert [control["rate_end"][name] for name in ("low", "high")] == pytest.approx(bounds)
     alone = rows_of(measured.filter(seed=0), "control")
     assert alone["rate_end"]["k"] == 5
+    (left,) = change_left(measured).to_dicts()  # of any seeds
+    assert left == control["change_left"]
 
 
 def trainings(*seeds: dict[tuple[str, str, int], str], channel: str = "weights") -> pl.DataFrame:
@@ -286,7 +299,7 @@ def test_simultaneous_intervals_agree_with_holm():
         ]
         pairs = [(table, tables[0]) for table in tables[1:]]
         p_values = holm([permuted(*pair, trial) for pair in pairs])
-        found = simultaneous(pairs, p_values)
+        found = simultaneous([vars(difference(*pair)) for pair in pairs], p_values)
         truths = np.array([np.minimum(chances + effect, 1).mean() - chances.mean() for effect in effects])
         together += all(each.low <= truth <= each.high for each, truth in zip(found, truths, strict=True))
         for each, pair, p in zip(found, pairs, p_values, strict=True):
