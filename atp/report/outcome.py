@@ -1,36 +1,20 @@
 """Test hypotheses on a study's measures, whatever its invalid replies would have been."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 
-from atp.files.schemas import SERIES
-from atp.measures.alignment import NONE
-from atp.measures.conditions import BASELINE
+from atp.measures.conditions import CHANGE_LEFT, change_left
 from atp.measures.hypothesis import OF_ALIGNMENT, OF_CONDITION, Hypothesis
+from atp.measures.invalid import FIRST_POINT, OF_BASELINE, SEEN_TEMPLATE, UNALIGNED, assume
 from atp.measures.measure import Evidence
 from atp.measures.rates import measure_evidence
-from atp.measures.seeds import SEED, half_width, over_seeds
+from atp.measures.seeds import SEED, at_level, over_seeds
 from atp.measures.trainings import ONE_TRAINING
 from atp.report import spread
 
-#: Whether invalid replies are violations, of the agent or condition that others are compared with and of the others, at
-#: a series' first point and afterwards: all, none, and what makes a rise, a difference, or the change of a difference
-#: as large, or as small, as it can be.
-ASSUMPTIONS = (
-    ((True, True), (True, True)),
-    ((False, False), (False, False)),
-    ((False, True), (False, True)),
-    ((True, False), (True, False)),
-    ((True, True), (False, False)),
-    ((False, False), (True, True)),
-    ((True, False), (False, True)),
-    ((False, True), (True, False)),
-)
-#: Those that differ for a measure of one series.
-OF_ONE_SERIES = 4
 DEPENDS = "depends on what invalid replies would have been"
 
 
@@ -107,41 +91,41 @@ def hypothesis_results(
     results = [[each] for each in valid]
     if evidence.turns.select(pl.col("violation").is_null().any()).collect().item():
         references = [_reference(hypothesis) for hypothesis in hypotheses]
-        for column, value in dict.fromkeys(references):
-            for assumption in ASSUMPTIONS if column else ASSUMPTIONS[:OF_ONE_SERIES]:
-                measures = measure_evidence(_with_invalid(evidence, pl.col(column or "alignment") == value, assumption))
+        for name in dict.fromkeys(references):
+            for violations in _assumptions(REFERENCES.get(name)):
+                measures = measure_evidence(assume(evidence, violations))
                 for result, hypothesis, reference in zip(results, hypotheses, references, strict=True):
-                    if reference == (column, value):
+                    if reference == name:
                         result.append(outcome(hypothesis, measures))
     return [HypothesisResult(*each) for each in zip(hypotheses, valid, map(_hull, results), strict=True)]
 
 
-def _reference(hypothesis: Hypothesis) -> tuple[str, str]:
-    """Return column and value of the series that a measure compares with; empty for a measure of one series."""
-    if hypothesis.measure.startswith(OF_ALIGNMENT):
-        return "alignment", NONE
-    return ("condition", BASELINE) if hypothesis.measure.startswith(OF_CONDITION) else ("", "")
+#: The turns that a comparison is made with.
+REFERENCES = {"alignment": UNALIGNED, "condition": OF_BASELINE, "template": SEEN_TEMPLATE}
 
 
-def _with_invalid(
-    evidence: Evidence, is_reference: pl.Expr, assumption: tuple[tuple[bool, bool], tuple[bool, bool]]
-) -> Evidence:
-    """Return evidence in which invalid replies are violations, or none, as one of ASSUMPTIONS says."""
-    at = pl.when(pl.col("channel") == "context").then("round").otherwise("generation")
-    is_first = at == at.min().over(*SERIES, "channel", "split")
-    reference, other = (pl.when(is_first).then(pl.lit(first)).otherwise(pl.lit(later)) for first, later in assumption)
-    violation = pl.col("violation").fill_null(pl.when(is_reference).then(reference).otherwise(other))
-    own = {testbed: turns.with_columns(violation=violation) for testbed, turns in evidence.testbeds.items()}
-    return replace(evidence, turns=evidence.turns.with_columns(violation=violation), testbeds=own)
+def _reference(hypothesis: Hypothesis) -> str:
+    """Return the key of REFERENCES that a measure compares with; empty for a measure of one series."""
+    kinds = {"alignment": OF_ALIGNMENT, "condition": OF_CONDITION, "template": ("unseen_minus_seen",)}
+    return next((name for name, names in kinds.items() if hypothesis.measure.startswith(names)), "")
+
+
+def _assumptions(reference: pl.Expr | None) -> list[pl.Expr]:
+    """Return which invalid replies are violations: all, none, and what makes a number as large, or small, as it can be.
+
+    A rise is largest if the later ones are, a difference if those of one side are, and the change of a difference if
+    the first ones of one side and the later ones of the other are.
+    """
+    sides = [FIRST_POINT, *([] if reference is None else [reference, reference ^ FIRST_POINT])]
+    return [pl.lit(True), pl.lit(False), *(each for side in sides for each in (side, ~side))]
 
 
 def _hull(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the outcome that holds under all assumptions, with the smallest interval that has all of theirs in it."""
     shown = {each.holds for each in outcomes}
-    lows, highs = ([getattr(each, name) for each in outcomes] for name in ("low", "high"))
-    if None in lows or None in highs:
-        return outcomes[0]
-    return replace(outcomes[0], holds=shown.pop() if len(shown) == 1 else None, low=min(lows), high=max(highs))
+    low = min((each.low for each in outcomes if each.low is not None), default=None)
+    high = max((each.high for each in outcomes if each.high is not None), default=None)
+    return replace(outcomes[0], holds=shown.pop() if len(shown) == 1 else None, low=low, high=high)
 
 
 def outcome(hypothesis: Hypothesis, measures: pl.DataFrame) -> Outcome:
@@ -156,12 +140,15 @@ def outcome(hypothesis: Hypothesis, measures: pl.DataFrame) -> Outcome:
     last = rows.filter(pl.struct("generation", pl.col("round").fill_null(0)) == _last_point(rows))
     missing = sorted(set(hypothesis.seeds) - set(last[SEED].to_list()))
     row = over_seeds(last).row(0, named=True)
+    if hypothesis.measure == CHANGE_LEFT and len(last) > 1:  # over seeds it is a ratio of means
+        changes = measures.filter(pl.col(SEED).is_in(hypothesis.seeds)).filter(**series.row(0, named=True))
+        row |= next(change_left(changes).iter_rows(named=True), {"value": None, "low": None})
     value = row["value"]
     if missing:
         return Outcome(reason=f"not tested: seeds {missing} have no value", value=value)
     if row["low"] is None:
         return Outcome(reason="not tested: no interval", value=value)
-    low, high = _bounds(row, 1 - 2 * hypothesis.alpha)
+    low, high = at_level(row, 1 - 2 * hypothesis.alpha)
     if spread.trained_once(row):
         return Outcome(None, f"not tested: {ONE_TRAINING}", value, low, high)
     bound = hypothesis.bound
@@ -175,11 +162,3 @@ def outcome(hypothesis: Hypothesis, measures: pl.DataFrame) -> Outcome:
 
 def _last_point(rows: pl.DataFrame) -> Any:
     return rows.select(pl.struct("generation", pl.col("round").fill_null(0)).sort().last()).item()
-
-
-def _bounds(row: Mapping[str, Any], level: float) -> tuple[float, float]:
-    """Return a row's interval at another level: the distances of its bounds change as those of its t or z do."""
-    between, within, seeds = row["between"] or 0.0, row["within"] or 1.0, row["seeds"]
-    factor = float(half_width(between, within, seeds, level) / half_width(between, within, seeds))
-    value: float = row["value"]
-    return value - factor * (value - row["low"]), value + factor * (row["high"] - value)
