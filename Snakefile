@@ -12,6 +12,9 @@
 #       generation{generation}/adapter                                  trained on the previous generation's selection
 #       generation{generation}/evaluation.parquet                       test split, empty history
 #       generation{generation}/transfer_{played}.parquet                test split of a testbed without training
+#       memory{generation}/turns.parquet                                deployment with the memory
+#       memory{generation}/memory.parquet                               what generation 1 and later remember
+#       memory{generation}/evaluation.parquet                           test split, with the memory and without it
 #       {place}/{kind}.shard{k}of{n}.parquet                            shards of a large rollout, removed in the end
 #   results/{study}/
 #       measures.parquet                                                measures with intervals

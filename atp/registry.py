@@ -40,6 +40,7 @@ BUILT_IN = {
 STAGE_FIELDS = {
     "rollout": ("policies",),
     "transplant": ("policies",),
+    "memory_rollout": ("policies",),
     "pairs": ("policies",),
     "judge": ("policies",),
     "measure": ("measures",),

@@ -31,8 +31,8 @@ WITH_MODELS = "agents"
 #: Packages whose functions import the libraries for that. Other environments' stages do not call these functions.
 MODEL_PACKAGES = ("atp.agents.", "atp.models.", "atp.organism.", "atp.training.")
 
-#: Packages that only some machines have, and that may be in another Python (docs/models.md).
-OPTIONAL = ("vllm",)
+#: Packages that only some machines have; vLLM may be in another Python (docs/models.md).
+OPTIONAL = ("vllm", "sentence_transformers")
 
 #: The module that imports, in a function, all stages.
 STAGES = "atp.study.stages"

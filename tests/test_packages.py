@@ -18,7 +18,7 @@ MAX_LINES = 450
 #: Packages in the order of CONTRIBUTING.md: a module imports only from its own package and from those before it.
 ORDER = (
     "errors units progress explain stopping time_limit files tools testbed definitions registry parsing scenarios "
-    "models agents organism measures rollout training report testbeds study export extend arguments "
+    "models agents organism measures rollout training memory report testbeds study export extend arguments "
     "commands cli bench gpu_check"
 ).split()
 #: What packages may import at the bottom of the order, where it is stricter.

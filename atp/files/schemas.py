@@ -18,6 +18,9 @@ TRANSFER = "transfer:"
 #: other alignments are trainings.
 GIVEN = "given:"
 
+#: Variants of the memory channel: the deployment that fills a memory, and evaluations with the memory and without it.
+DEPLOYMENT, WITH_MEMORY, EMPTIED = "deployment", "memory", "emptied"
+
 #: Keys of a question: one player's prompt in one round of a scenario and variant. Its samples are replies to it.
 QUESTION = ("variant", "scenario_id", "agent", "round")
 
@@ -99,6 +102,32 @@ SELECTION = pa.schema(
         pa.field("step", pa.int32(), nullable=False),
         pa.field("tools", pa.list_(pa.string()), nullable=False),
         pa.field("messages", pa.list_(MESSAGE), nullable=False),
+    ]
+)
+
+
+#: What an agent remembers: one row per decision, in the order of remembering. An `entry` is an episode of one player;
+#: `generation` and `seed` are those of the episode, and `writer` is the agent's number in a pool. `messages` is the
+#: question and the decision, without the history that the prompt showed. `reward` is the pay that the memory shows.
+#: `lesson` is in the last row of an entry, if the agent writes lessons.
+MEMORY_ENTRIES = pa.schema(
+    [
+        pa.field("entry", pa.int32(), nullable=False),
+        pa.field("generation", pa.int32(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("writer", pa.int32(), nullable=False),
+        pa.field("scenario_id", pa.string(), nullable=False),
+        pa.field("episode", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("agent", pa.int32(), nullable=False),
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("feedback", pa.string(), nullable=False),
+        pa.field("decision", pa.string(), nullable=False),
+        pa.field("violation", pa.bool_()),
+        pa.field("reward", pa.float64(), nullable=False),
+        pa.field("lesson", pa.string()),
+        pa.field("tokens", pa.int32(), nullable=False),
+        pa.field("lesson_tokens", pa.int32(), nullable=False),
     ]
 )
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from atp.errors import AtpError
 from atp.files.provenance import Stage, digest
-from atp.files.schemas import DETAILS, MEASURES, TURNS
+from atp.files.schemas import DETAILS, EMPTIED, MEASURES, TURNS
 from atp.files.tables import check_file, read_provenance, write_table
 from atp.files.turns import read_turns
 from atp.measures.alignment import alignment_effects
@@ -24,6 +24,7 @@ from atp.measures.individuals import individual_measures
 from atp.measures.invalid import FIRST_POINT, OF_BASELINE, SEEN_TEMPLATE, UNALIGNED, at_bounds
 from atp.measures.job import REPAIR, MeasureJob
 from atp.measures.measure import GROUP, TELLING, VIOLATED, Evidence, Measure, MeasureFunction, after, measure_rows
+from atp.measures.memory import memory_effects
 from atp.measures.populations import population_measures
 from atp.measures.reinforcement import reinforcement
 from atp.measures.repair import repair_measures
@@ -88,6 +89,7 @@ BUILT_IN: tuple[MeasureFunction, ...] = (
     at_bounds(reset_effects, FIRST_POINT),
     hysteresis_measures,
     at_bounds(transfer_effects, FIRST_POINT),
+    at_bounds(memory_effects, pl.col("variant") == EMPTIED),
 )
 
 
@@ -165,7 +167,7 @@ def read_evidence(turns: Sequence[Path], seed: int = 0) -> Evidence:
         for testbed in scan([path], ["testbed"]).unique().collect()["testbed"]:
             files.setdefault(testbed, []).append(path)
     own = {testbed: scan(files[testbed], READ, details=True) for testbed in sorted(files)}
-    played = {channel: settings(turns, channel) for channel in ("context", "weights")}
+    played = {channel: settings(turns, channel) for channel in ("context", "weights", "memory")}
     return Evidence(scan(turns, READ), played, own, seed)
 
 

@@ -28,9 +28,21 @@ def in_weights(rates: pl.DataFrame) -> pl.DataFrame:
     return over_generations(rates).filter(channel="weights")
 
 
+def in_memory(rates: pl.DataFrame) -> pl.DataFrame:
+    """Return the rates over generations of a memory on held-out scenarios in the first round, with it and without it.
+
+    A generation 0 has no memory yet.
+    """
+    return over_generations(rates).filter(channel="memory")
+
+
 def over_generations(rates: pl.DataFrame) -> pl.DataFrame:
-    """Return the rates of `in_weights`, and those on testbeds that the agent was not trained on."""
+    """Return the rates of `in_weights` and `in_memory`, and those on testbeds that the agent was not trained on."""
     return rates.filter(FIRST).filter(pl.col("channel") != "context", split="test").sort("condition", "generation")
+
+
+#: Channel -> the function that selects the points of its series from rates.
+POINTS = {"context": in_context, "weights": in_weights, "memory": in_memory}
 
 
 def last_round(rates: pl.DataFrame) -> pl.DataFrame:

@@ -28,7 +28,11 @@ from atp.report.verdict import Finding, Line, bounds_note, counts_text, name_lin
 BEFORE, ALIGNED = "unaligned at first", "aligned at first"
 MINUS = "\u2212"
 #: Channel -> its name in a sentence, and the column that orders its points.
-CHANNELS = {"context": ("in context", "round"), "weights": ("in the weights", "generation")}
+CHANNELS = {
+    "context": ("in context", "round"),
+    "weights": ("in the weights", "generation"),
+    "memory": ("in memory", "generation"),
+}
 _UNALIGNED_KEYS = [key for key in SERIES if key != "alignment"]
 _OF_END = (GAP_CHANGE, GAP_CHANGE_LOG_ODDS, BELOW_START, BELOW_START_SHARE, CONVERGENCE)
 

@@ -30,7 +30,7 @@ def changes(measures: pl.DataFrame) -> list[RowGroup]:
     """Return rows with the columns CHANGES, in a group for each channel and testbed."""
     rows = measures.filter(pl.col("seed").is_not_null(), measure=VERDICT, split="test")
     groups = []
-    for channel, by in (("context", "variant"), ("weights", "condition")):
+    for channel, by in (("context", "variant"), ("weights", "condition"), ("memory", "condition")):
         for testbed in sorted(rows["testbed"].unique()):
             verdicts = name_lines(rows.filter(channel=channel, testbed=testbed), by).sort("name").to_dicts()
             table = [_change(row, _by_measure(measures, row)) for row in verdicts]

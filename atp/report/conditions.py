@@ -31,7 +31,7 @@ from atp.measures.trainings import ONE_TRAINING
 from atp.report.verdict import bounds_note, name_lines, percent, span
 from atp.units import count
 
-CHANNELS = {"context": "in context", "weights": "in the weights"}
+CHANNELS = {"context": "in context", "weights": "in the weights", "memory": "in memory"}
 SURVIVES = ["condition", "first rate", "last rate", "change, points", "baseline's change minus this", "change left"]
 COSTS = ["condition", "last rate", "minus the baseline's, points", "p (Holm)", "reward", "reward given up"]
 COSTS += ["training steps", "time", "tokens"]

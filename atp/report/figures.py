@@ -13,7 +13,7 @@ import polars as pl
 
 from atp.files.schemas import MEASURES
 from atp.measures.seeds import RESULTS, SEED, over_seeds
-from atp.measures.series import in_context, in_weights
+from atp.measures.series import POINTS, in_context
 from atp.registry import find_testbed
 from atp.report import spread
 from atp.report.results import Results
@@ -86,22 +86,26 @@ def measure_figure(results: Results, testbed: Testbed, measure: str, title: str,
     return [Figure(f"{testbed.name}_{measure}", title, caption, chart, columns, table)]
 
 
-#: Axis of a figure of violation rates -> what its curves differ in, its name, title and caption.
+#: Channel -> name, title and caption of the figure of violation rates.
 DRIFTS = {
-    "round": (
-        "variant",
+    "context": (
         "drift_over_rounds",
         "Violations over rounds, in context",
         "The prompt shows the agent its own history: its choices, their outcomes and its rewards. There is a curve for "
         "each variant, or a panel if there are many.",
     ),
-    "generation": (
-        "condition",
+    "weights": (
         "drift_over_generations",
         "Violations over generations, in the weights",
         "After each generation the agent is tested on held-out scenarios without history, so a change is in the "
         "weights. There is a curve for each condition in which the agent was deployed and learned. Generation 0 has "
         "not learned yet.",
+    ),
+    "memory": (
+        "drift_over_memories",
+        "Violations over generations, in memory",
+        "Each generation is tested on held-out scenarios with its memory, and with the memory emptied. A change that "
+        "the memory carries is absent without it. Generation 0 has no memory yet.",
     ),
 }
 
@@ -110,8 +114,7 @@ def _testbed_figures(measures: pl.DataFrame, deployments: Sequence[dict[str, Any
     rates = measures.filter(measure="violation_rate")
     after = measures.filter(pl.col("measure").is_in(list(AFTER)), pl.col("n") > 0, channel="context")
     candidates = [
-        _drift(measures, in_context(rates), "round", words),
-        _drift(measures, in_weights(rates), "generation", words),
+        *(_drift(measures, points(rates), channel, words) for channel, points in POINTS.items()),
         _reinforcement(after, words),
         _deployment(deployments, words),
     ]
@@ -122,9 +125,10 @@ def _note(words: Words) -> str:
     return f" {words.violation}" if words.violation else ""
 
 
-def _drift(measures: pl.DataFrame, rows: pl.DataFrame, axis: str, words: Words) -> Figure | None:
-    """Return the figure of violation rates over rounds or generations."""
-    by, name, title, caption = DRIFTS[axis]
+def _drift(measures: pl.DataFrame, rows: pl.DataFrame, channel: str, words: Words) -> Figure | None:
+    """Return the figure of violation rates over the rounds or generations of a channel."""
+    name, title, caption = DRIFTS[channel]
+    axis, by = ("round", "variant") if channel == "context" else ("generation", "condition")
     valid = rows.filter(pl.col("n") > 0)
     if not len(valid):
         return None

@@ -28,11 +28,14 @@ class ReportJob(Job):
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """Artifacts that a report is about: scenarios, turns, selections of the filters, pairs, and trained adapters."""
+    """Artifacts that a report is about: scenarios, turns, selections of the filters, memories, pairs, and trained
+    adapters.
+    """
 
     measures: Path
     scenarios: Sequence[Path] = ()
     turns: Sequence[Path] = ()
     selections: Sequence[Path] = ()
+    memories: Sequence[Path] = ()
     pairs: Sequence[Path] = ()
     adapters: Sequence[Path] = ()

@@ -22,7 +22,19 @@ from atp.measures import swept
 from atp.measures.rates import read_evidence, scan
 from atp.measures.series import ALIKE, alike_rounds
 from atp.registry import blame, entries, find_testbed, origins, resolve, sources
-from atp.report import alignment, change, conditions, monitors, primary, ran, replication, summary, transfer, unseen
+from atp.report import (
+    alignment,
+    change,
+    conditions,
+    memory,
+    monitors,
+    primary,
+    ran,
+    replication,
+    summary,
+    transfer,
+    unseen,
+)
 from atp.report.figures import Figure, figures, svg
 from atp.report.hysteresis import hysteresis_figures
 from atp.report.job import ReportFiles, ReportJob
@@ -49,6 +61,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
     """
     measures, turns, selections = artifacts.measures, artifacts.turns, artifacts.selections
     scenarios, pairs, adapters = artifacts.scenarios, artifacts.pairs, artifacts.adapters
+    memories = artifacts.memories
     everything = pl.DataFrame(read_table(measures, MEASURES, "measures"))
     table = everything.filter(~pl.col("channel").str.starts_with(TRANSFER))
     effects, testbeds = alignment.effects(table), sorted(everything["testbed"].unique())
@@ -66,7 +79,9 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         *repair_figures(results),
         *chain.from_iterable(_own_figures("figures", name, each.value, results) for name, each in added.items()),
     ]
-    provenances = [read_provenance(path) for path in (*scenarios, *turns, *selections, *pairs, *adapters, measures)]
+    provenances = [
+        read_provenance(path) for path in (*scenarios, *turns, *selections, *memories, *pairs, *adapters, measures)
+    ]
     files_of = {figure.name: svg(figure, titled=True) for figure in all_figures}
     still = {figure.name: svg(figure, titled=False) for figure in all_figures}
     survives, costs_of_conditions = conditions.compared(table, conditions.spent([*turns, *selections, *adapters]))
@@ -86,7 +101,7 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         primary=registration,
         columns_of_primary=primary.COLUMNS,
         not_after_correction=not_after_correction,
-        warnings=ran.warnings(adapters),
+        warnings=[*ran.warnings(adapters), *memory.warnings(memories)],
         replication=replication.replication(results),
         trainings=ran.trainings(adapters),
         yields=ran.yields(pairs),
@@ -98,6 +113,8 @@ def report_stage(job: ReportJob, artifacts: ReportFiles, out: Path, figures_fold
         columns_of_individuals=change.INDIVIDUALS,
         transfers=transfer.transfers(everything),
         columns_of_transfer=transfer.COLUMNS,
+        memories=memory.memories(table, memories),
+        columns_of_memory=memory.COLUMNS,
         survives=survives,
         costs_of_conditions=costs_of_conditions,
         monitors=monitors.monitors(selections, adapters),

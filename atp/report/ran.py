@@ -158,10 +158,11 @@ def played(measures: pl.DataFrame) -> list[tuple[str, str]]:
         for key in ("model", "testbed", "alignment", "condition", "seed")
     ]
     rounds = measures.filter(channel="context").group_by("testbed").agg(pl.col("round").max())["round"].drop_nulls()
-    generations = measures.filter(channel="weights")["generation"].max()
     if len(rounds):
         fewest, most = rounds.min(), rounds.max()
         rows.append(("rounds in context", str(most) if fewest == most else f"{fewest!s} to {most!s}, by testbed"))
-    if generations is not None:
-        rows.append(("generations", f"0 to {generations!s}"))
+    for channel, name in (("weights", "generations"), ("memory", "generations in memory")):
+        generations = measures.filter(channel=channel)["generation"].max()
+        if generations is not None:
+            rows.append((name, f"0 to {generations!s}"))
     return rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from atp.files.schemas import SERIES
+from atp.files.schemas import EMPTIED, SERIES, WITH_MEMORY
 from atp.measures.alignment import NONE
 from atp.measures.conditions import BASELINE
 from atp.measures.seeds import SEED, over_seeds
@@ -154,7 +154,9 @@ def _of_series(measures: pl.DataFrame, measure: str, lines: Sequence[Line]) -> l
     keys = pl.DataFrame([{**line.series, "verdict": line.verdict} for line in lines])
     joined = keys.join(rows, on=_KEYS, how="left", maintain_order="left")
     swept = (pl.col("channel") == "context") & (pl.col("variant") != "default")
-    place = pl.when(swept).then("variant").otherwise(pl.col("channel").replace_strict(CHANNELS))
+    of_memory = pl.col("variant").replace({WITH_MEMORY: "with memory", EMPTIED: "memory emptied"})
+    places = pl.when(swept).then("variant").when(pl.col("channel") == "memory").then(of_memory)
+    place = places.otherwise(pl.col("channel").replace_strict(CHANNELS))
     testbed = pl.col("testbed").str.replace_all("_", " ")
     named = name_lines(joined.with_columns(testbed=testbed, variant=place, seed=0), "testbed")
     return named.with_columns(pl.col("name").str.replace(", alignment ", ", ")).to_dicts()

@@ -14,7 +14,7 @@ import polars as pl
 
 from atp.files.schemas import CELL, SERIES
 from atp.measures.hysteresis import RAMPED
-from atp.measures.series import in_context, in_weights
+from atp.measures.series import in_context, in_memory, in_weights
 from atp.measures.tipping import ABRUPT, ALPHA, CHANGE, DRIFT, UNDECIDED, Verdict
 from atp.measures.tipping_series import DEPENDS, HISTORY_EFFECT, VERDICT
 from atp.measures.trainings import ONE_TRAINING
@@ -82,6 +82,7 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
     """
     rates = measures.filter(pl.col("n") > 0, measure="violation_rate")
     context, weights = _with_end(in_context(rates), "round"), _with_end(in_weights(rates), "generation")
+    memory = _with_end(in_memory(rates), "generation")
     if alike is not None:
         context = context.join(alike.filter("alike"), on=[*CELL, "variant", "round"], how="semi")
     testbeds, verdicts = sorted(rates["testbed"].unique()), _verdicts(measures)
@@ -89,6 +90,7 @@ def findings(measures: pl.DataFrame, alike: pl.DataFrame | None = None) -> list[
     for where, channel, rows, axis, by in (
         ("In context", "context", context, "round", "variant"),
         ("Over generations, in the weights", "weights", weights, "generation", "condition"),
+        ("Over generations, in memory", "memory", memory, "generation", "condition"),
     ):
         for testbed in testbeds:
             suffix = f", in {testbed.replace('_', ' ')}" if len(testbeds) > 1 else ""

@@ -137,6 +137,22 @@ def recorded_replies(row: Mapping[str, Any]) -> list[Reply]:
     return [Reply(text, finish_reason=reason) for text, reason in zip(replies(row), reasons, strict=True)]
 
 
+def replay(
+    scenario: Scenario, testbed: Testbed, settings: Settings, seed: int, recorded: Mapping[Place, Reply]
+) -> list[Turn]:
+    """Return the turns of an episode in which every reply is the recorded one. Raises KeyError for a missing reply."""
+    game: Any = testbed.play(scenario, settings, Random(seed))
+    opened = next(game)
+    while True:
+        calls = isinstance(opened[0], Call)
+        answers = run_calls(opened) if calls else [recorded[each.round, each.agent, each.step] for each in opened]
+        try:
+            opened = game.send(list(answers))
+        except StopIteration as end:
+            turns: list[Turn] = end.value
+            return turns
+
+
 def question(
     scenario: Scenario,
     testbed: Testbed,

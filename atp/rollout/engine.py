@@ -7,7 +7,7 @@ killed resumes there. Turns are in the same order however the replies come.
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,10 @@ WHOLE = (1, 1)
 MAX_SHOWN_ROUNDS = 400_000
 
 
+#: (job, scenarios) -> the job's episodes.
+Plan = Callable[["RolloutJob", Sequence[Scenario]], Sequence[PlannedEpisode]]
+
+
 class RolloutJob(AgentJob):
     """Play a scenario file's split, or its rows limit[0]:limit[1]."""
 
@@ -66,16 +70,29 @@ def rollout_stage(job: RolloutJob, scenarios: Path, out: Path, adapter: Path | N
     rollout_stages([(job, out)], scenarios, adapter)
 
 
-def rollout_stages(jobs: Sequence[tuple[RolloutJob, Path]], scenarios: Path, adapter: Path | None = None) -> None:
-    """Run rollouts of one agent, which is loaded once. Raises as `rollout_stage` does, before the first one begins."""
-    first, inputs = jobs[0][0], [scenarios, *([adapter] if adapter else [])]
-    stages = (agent_stage(job, __name__, inputs) for job, _ in jobs)  # the clock of a stage begins when it is made
+def rollout_stages(
+    jobs: Sequence[tuple[RolloutJob, Path]],
+    scenarios: Path,
+    adapter: Path | None = None,
+    others: Sequence[Path] = (),
+    planned: Plan | None = None,
+) -> None:
+    """Run rollouts of one agent, which is loaded once. Raises as `rollout_stage` does, before the first one begins.
+
+    Args:
+        others: further inputs.
+        planned: returns the episodes of a job, in place of `plan_episodes`; its module is the stage's code.
+    """
+    planned = planned or plan_episodes
+    first, inputs = jobs[0][0], [scenarios, *([adapter] if adapter else []), *others]
+    # The clock of a stage begins when it is made.
+    stages = (agent_stage(job, planned.__module__, inputs) for job, _ in jobs)
     stage: Stage | None = next(stages)
     chosen = [_scenarios(job, scenarios, out) for job, out in jobs]
     check_organism(first.model, adapter, first.cell.testbed)
     agent = load_agent(first.cell.model, first.model, adapter, first.cell.testbed)
     for (job, out), played in zip(jobs, chosen, strict=True):
-        rollout(job, played, agent, out, stage or next(stages))
+        play(planned(job, played), agent, job.cell, out, stage or next(stages), job.part)
         stage = None
 
 
@@ -147,17 +164,21 @@ def check_organism(model: ModelSpec | None, adapter: Path | None, testbed: str) 
 
 
 def rollout(job: RolloutJob, scenarios: Sequence[Scenario], agent: Agent, out: Path, stage: Stage) -> None:
-    """Play each scenario `job.samples` times in each variant and write turns.parquet to `out`.
+    """Play each scenario `job.samples` times in each variant and write turns.parquet to `out`."""
+    play(plan_episodes(job, scenarios), agent, job.cell, out, stage, job.part)
+
+
+def plan_episodes(job: RolloutJob, scenarios: Sequence[Scenario]) -> list[PlannedEpisode]:
+    """Return the episodes of a job.
 
     Samples and variants of a scenario are in one batch, so that an agent can share the common part of their prompts.
     """
-    episodes = [
+    return [
         PlannedEpisode(scenario, variant, settings, sample)
         for scenario in scenarios
         for sample in range(job.samples)
         for variant, settings in job.variants.items()
     ]
-    play(episodes, agent, job.cell, out, stage, job.part)
 
 
 def play(

@@ -13,6 +13,8 @@ from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.schemas import TRANSFER
 from atp.measures.hypothesis import OF_ALIGNMENT, OF_CONDITION, OF_SERIES
+from atp.memory.channel import MEMORY, check_memory_condition
+from atp.memory.similarity import check_embedding
 from atp.models.spec import ModelSpec, check_folder, check_trainable
 from atp.registry import find_testbed
 from atp.rollout.transplant import RECORDED_FROM, check_history_sources
@@ -27,6 +29,8 @@ from atp.study.study import (
     alignment_rows,
     alignment_training,
     alignments_on,
+    channel_seeds,
+    deployed_rows,
     deployment,
     evaluation,
     is_aligned_here,
@@ -58,6 +62,8 @@ def check_study(study: Study) -> None:
         if section.weights:
             _check_weights(name, where, section, study.models)
             _check_transfer(name, f"{where}.weights.transfer", section.weights.transfer, study)
+        if section.memory:
+            _check_memory(name, where, section, study)
         _check_alignment(name, where, section, study)
         _check_readers(where, section, study)
     _check_primary(study)
@@ -66,14 +72,14 @@ def check_study(study: Study) -> None:
 def _check_primary(study: Study) -> None:
     """Raise ValueError if a hypothesis is about something that the study does not run."""
     sections = study.testbeds.values()
-    channels = [channel for section in sections for channel in (section.context, section.weights) if channel]
+    channels = [channel for section in sections for channel in section.channels.values()]
     known: dict[str, set[str]] = {
         "model": set(agents(study)),
         "testbed": set(study.testbeds),
         "alignment": set(study.alignments),
         "condition": {name for channel in channels for name in channel.conditions},
         "channel": {
-            *(name for name in ("context", "weights") if any(getattr(section, name) for section in sections)),
+            *(name for section in sections for name in section.channels),
             *(f"{TRANSFER}{name}" for name, each in study.testbeds.items() if each.weights and each.weights.transfer),
         },
     }
@@ -122,14 +128,13 @@ def _check_reference_policies(key: str, testbed: str, section: TestbedSection, m
 
 
 def _check_channels(where: str, section: TestbedSection) -> None:
-    for channel_name in ("context", "weights"):
-        channel = getattr(section, channel_name)
+    for channel_name, channel in section.channels.items():
         key = f"{where}.{channel_name}.conditions"
-        for condition in channel.conditions if channel else ():
+        for condition in channel.conditions:
             if condition not in section.conditions:
                 known = ", ".join(section.conditions)
                 raise ValueError(f"{key}: unknown condition '{condition}', known are {known}")
-        if channel and len(set(channel.conditions)) < len(channel.conditions):
+        if len(set(channel.conditions)) < len(channel.conditions):
             raise ValueError(f"{key}: {list(channel.conditions)} has a name twice")
     if section.conditions.get(BASELINE):
         raise ValueError(
@@ -152,17 +157,19 @@ def _check_condition(
         raise ValueError(f"{key}: '{condition}' names a folder, it must not begin with '.'")
     if condition.partition(".")[0] in ALIGNED:
         raise ValueError(f"{key}: '{condition}' is a name that alignment uses, choose another one")
-    channels = [
-        channel for channel in (section.context, section.weights) if channel and condition in channel.conditions
-    ]
+    channels = [channel for channel in section.channels.values() if condition in channel.conditions]
     if section.context and (section.context in channels or not channels):
         agents = (*models, *section.context.reference_policies) if section.context in channels else ()
         for label, settings in variants(section, condition).items():
             _check_settings(testbed, f"{where}, condition '{condition}', variant '{label}'", settings, agents)
     check_condition(f"{key}.{condition}", section.conditions[condition], section.weights)
+    check_memory_condition(f"{key}.{condition}", testbed, section.conditions[condition], section.memory)
     keys = section.conditions[condition].keys()
-    if keys and not keys - {*OF_WEIGHTS} and section.context and condition in section.context.conditions:
-        raise ValueError(f"{where}.context.conditions: '{condition}' changes only what the weights channel learns")
+    for name, channel in section.channels.items():
+        others = {"context": {*OF_WEIGHTS, MEMORY}, "weights": {MEMORY}, MEMORY: {*OF_WEIGHTS}}[name]
+        if keys and not keys - others and condition in channel.conditions:
+            learns = "memory" if keys <= {MEMORY} else "weights"
+            raise ValueError(f"{where}.{name}.conditions: '{condition}' changes only what the {learns} channel learns")
     if section.weights:
         _check_monitor(testbed, f"{key}.{condition}.monitor", section.learning(condition).monitor)
     if section.weights and (section.weights in channels or not channels):
@@ -205,6 +212,34 @@ def _check_weights(testbed: str, where: str, section: TestbedSection, models: tu
             raise ValueError(f"{where}.weights: '{model}' cannot be trained, leave the channel out")
 
 
+def _check_memory(testbed: str, where: str, section: TestbedSection, study: Study) -> None:
+    channel, key = section.memory, f"{where}.memory"
+    assert channel
+    _check_settings(testbed, f"{key}.evaluation.settings", evaluation(section, channel))
+    check_memory_condition(f"{where}", testbed, {MEMORY: channel.model_dump(include={"shuffled_pay"})}, channel)
+    for name in channel.conditions:
+        changed = section.remembering(name)
+        _check_settings(testbed, f"{key}.deployment, condition '{name}'", deployment(section, name, changed))
+        if section.scenarios.train < (needed := deployed_rows(changed)):
+            raise ValueError(
+                f"{where}.scenarios.train: {section.scenarios.train}, must be at least {needed}: {changed.generations} "
+                f"generations of {changed.scenarios * changed.pool} fresh scenarios in memory, condition '{name}'"
+            )
+        if changed.embedding:
+            try:
+                check_embedding(changed.embedding)
+            except AtpError as error:
+                raise ValueError(f"{key}.{error}") from None
+        seeds = [channel_seeds(study, channel, alignment) for alignment in study.alignments]
+        if changed.other_agent and (BASELINE not in channel.conditions or min(map(len, seeds)) < 2):
+            raise ValueError(
+                f"{key}.conditions: '{name}' reads the baseline's memory of the next seed, so the channel needs the "
+                f"condition {BASELINE} and two seeds"
+            )
+    if channel.other_agent:
+        raise ValueError(f"{key}.other_agent: is a control, set it under `memory` in a condition")
+
+
 def _check_transfer(testbed: str, key: str, others: tuple[str, ...], study: Study) -> None:
     for other in others:
         if other == testbed:
@@ -242,10 +277,10 @@ def _check_alignment(testbed: str, where: str, section: TestbedSection, study: S
                     f"{where}.weights.training.{key}: {later}, must be {first} as in alignment.{alignment}: "
                     f"generations of condition '{condition}' continue the weights that alignment trained"
                 )
-    unknown = set(section.weights.seeds if section.weights else ()) - set(study.alignments)
-    if unknown:
-        known = ", ".join(study.alignments)
-        raise ValueError(f"{where}.weights.seeds: {sorted(unknown)} is no alignment of the study, which has {known}")
+    for name, channel in section.channels.items():
+        if unknown := set(getattr(channel, "seeds", ())) - set(study.alignments):
+            known = ", ".join(study.alignments)
+            raise ValueError(f"{where}.{name}.seeds: {sorted(unknown)} is no alignment of the study, which has {known}")
     last, trainings = alignment_rows(section)[1], section.trainings()
     if ({"dpo", "grpo"} & {*methods} or any(map(section.needs_pairs, trainings))) and section.scenarios.train < last:
         raise ValueError(

@@ -12,6 +12,7 @@ from atp.files.code import code_digest
 from atp.files.provenance import Job
 from atp.files.schemas import TRANSFER
 from atp.measures.job import REPAIR, MeasureJob
+from atp.memory.channel import MEMORY
 from atp.models.spec import ModelSpec
 from atp.organism.train import OrganismJob
 from atp.registry import Entry, entries, find, find_testbed, sources
@@ -24,6 +25,7 @@ from atp.rollout.transplant import RECORDED_FROM, HistorySource, TransplantJob
 from atp.rollout.yoked import PAYMENTS_FROM
 from atp.scenarios.sources import DEFAULT_TEST, ScenariosJob
 from atp.study import paths, sizes
+from atp.study.memory_jobs import MemorySteps
 from atp.study.project import Project
 from atp.study.stages import MODULES
 from atp.study.study import (
@@ -94,8 +96,8 @@ class Step:
 
     @property
     def gpus(self) -> int:
-        """GPUs that the step takes: joining shards needs none."""
-        return self.model.gpus if self.model and self.jobs else 0
+        """GPUs that the step takes: joining shards, and counting a memory's tokens, need none."""
+        return self.model.gpus if self.model and self.jobs and self.rule != MEMORY else 0
 
     @property
     def memory_mb(self) -> int:
@@ -142,6 +144,7 @@ def study_jobs(project: Project) -> dict[str, Step]:
                 "scenarios": made_by("scenarios"),
                 "pairs": made_by("pairs"),
                 "selections": made_by("filter"),
+                "memories": made_by("memory"),
                 "adapters": made_by("align", "finetune"),
             },
             {"published": [str(entry.value.published) for entry in testbeds if entry.value.published]},
@@ -152,7 +155,7 @@ def study_jobs(project: Project) -> dict[str, Step]:
     return {step.outputs[0]: step for step in steps}
 
 
-class _Testbed:
+class _Testbed(MemorySteps):
     """The jobs of a study on one testbed."""
 
     def __init__(self, project: Project, testbed: str, section: TestbedSection):
@@ -193,13 +196,12 @@ class _Testbed:
             for alignment in alignments:
                 for seed in seeds[alignment] if is_aligned_here(alignment) else ():
                     yield self._align(self._cell(model, alignment, None, seed, "weights"))
-        for channel in ("context", "weights"):
-            settings = getattr(self.section, channel)
-            for condition in settings.conditions if settings else ():
-                for model, aligned in players(self.study, settings):
-                    for seed in channel_seeds(self.study, settings, aligned):
-                        cell = self._cell(model, aligned, condition, seed, channel)
-                        yield from self._context(cell) if channel == "context" else self._generations(cell)
+        steps_of = {"context": self._context, "weights": self._generations, MEMORY: self._memories}
+        for name, channel in self.section.channels.items():
+            for condition in channel.conditions:
+                for model, aligned in players(self.study, channel):
+                    for seed in channel_seeds(self.study, channel, aligned):
+                        yield from steps_of[name](self._cell(model, aligned, condition, seed, name))
 
     def _cell(self, model: str, alignment: str, condition: str | None, seed: int, channel: str) -> Cell:
         return Cell(model, self.testbed, alignment, condition, seed, channel)
@@ -248,8 +250,8 @@ class _Testbed:
         section, kind = self.section, find_testbed(self.testbed).settings
         conditions = section.context.conditions if section.context else ()
         played = [settings for condition in conditions for settings in variants(section, condition).values()]
-        if section.weights:
-            played += [evaluation(section), *(deployment(section, name) for name in self.learning)]
+        for each in [each for each in (section.weights, section.memory) if each]:
+            played += [evaluation(section, each), *(deployment(section, name, each) for name in each.conditions)]
         return sorted({tool for values in played for tool in kind(**values).offered})
 
     def _adapter(self, cell: Cell, generation: int) -> list[str]:
@@ -425,13 +427,13 @@ class _Testbed:
     def _episodes(self, job: RolloutJob) -> int:
         return sizes.episodes(job, self.study.testbeds[job.cell.testbed])
 
-    def _rollouts(self, rule: str, jobs: Mapping[str, RolloutJob], adapter: list[str]) -> Iterator[Step]:
+    def _rollouts(self, rule: str, jobs: Mapping[str, RolloutJob], adapter: list[str], *memory: str) -> Iterator[Step]:
         """Yield the step that plays jobs, by their outputs, or, where one is large, its shards and their joining."""
+        artifacts = {"adapter": adapter, **({"memory": [*memory]} if memory else {})}
         cell = next(iter(jobs.values())).cell
         counts = [sizes.shards(self.study, self._model(cell), self._episodes(job)) for job in jobs.values()]
         work = sum(map(self._decisions, jobs.values()))
         if max(counts) == 1:
-            artifacts = {"adapter": adapter}
             yield self._step(rule, cell, list(jobs), list(jobs.values()), artifacts=artifacts, work=work)
             return
         shards: dict[str, list[str]] = {}
@@ -442,6 +444,6 @@ class _Testbed:
                 shard = self._path(paths.SHARD, cell, condition=condition, place=place, kind=kind, k=k, n=n)
                 shards.setdefault(f"{kind}_shards", []).append(shard)
                 part = job.model_copy(update={"part": (k, n)})
-                share, artifacts = self._decisions(job) / n, {"adapter": adapter}
+                share = self._decisions(job) / n
                 yield self._step("rollout_shard", cell, [shard], [part], artifacts=artifacts, work=share)
         yield Step(rule, tuple(jobs), (), shards, model=self._model(cell), uses=self._uses(cell))

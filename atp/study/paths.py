@@ -17,8 +17,13 @@ VERDICTS = f"{GENERATION}verdicts.parquet"
 ADAPTER = f"{GENERATION}adapter"
 EVALUATION = f"{GENERATION}evaluation.parquet"
 TRANSFER = f"{GENERATION}transfer_{{played}}.parquet"
-#: Part k of n of a rollout of which `place` is context or generation{generation}, and `kind` is turns, evaluation or
-#: transfer_{played}.
+#: The memory channel: what generation g remembers, and its deployment and evaluation with it.
+MEMORY_GENERATION = f"{_CELL}/memory{{generation}}/"
+MEMORY = f"{MEMORY_GENERATION}memory.parquet"
+MEMORY_DEPLOYMENT = f"{MEMORY_GENERATION}turns.parquet"
+MEMORY_EVALUATION = f"{MEMORY_GENERATION}evaluation.parquet"
+#: Part k of n of a rollout of which `place` is context, generation{generation} or memory{generation}, and `kind` is
+#: turns, evaluation or transfer_{played}.
 SHARD = f"{_CELL}/{{place}}/{{kind}}.shard{{k}}of{{n}}.parquet"
 
 #: A model organism, in the folder of all results: studies share it.
@@ -36,7 +41,7 @@ WILDCARDS = {
     "seed": r"\d+",
     "condition": r"[^/]+",
     "generation": r"\d+",
-    "place": r"context|generation\d+",
+    "place": r"context|(?:generation|memory)\d+",
     "played": r"[a-z0-9_]+",
     "kind": r"turns|evaluation|transfer_[a-z0-9_]+",
     "k": r"\d+",

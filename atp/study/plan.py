@@ -68,6 +68,9 @@ RULES = {
     "finetune": Rule((paths.ADAPTER,), "steps", "steps", fixed_size=True),
     "evaluate": Rule((paths.EVALUATION,), "decisions", "decisions"),
     "transfer": Rule((paths.TRANSFER,), "decisions", "decisions"),
+    "memory_rollout": Rule((paths.MEMORY_DEPLOYMENT, paths.MEMORY_EVALUATION), "decisions", "decisions"),
+    "memory": Rule((paths.MEMORY,), "episodes", "new_entries"),
+    "memory_evaluation": Rule((paths.MEMORY_EVALUATION,), "decisions", "decisions"),
     "measure": Rule((paths.MEASURES,), "decisions", "turns", fixed_size=True),
     "report": Rule((paths.REPORT,), "decisions", "turns", fixed_size=True),
 }
@@ -177,7 +180,8 @@ def _row(step: Step, name: str, named: str) -> Row:
     """Return the row of one job."""
     first, rule = step.outputs[0], step.rule
     if rule == SHARD:
-        rule = "rollout" if "/context/" in first else "transfer" if "/transfer_" in first else "deploy"
+        places = {"/context/": "rollout", "/transfer_": "transfer", "/memory": "memory_rollout"}
+        rule = next((rule for place, rule in places.items() if place in first), "deploy")
     *folders, _ = first.split("/")
     model, testbed = folders[:2] if len(folders) > 1 else ("", "".join(folders))
     job = step.jobs[0] if step.jobs else None

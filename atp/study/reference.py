@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from atp.files.tables import write_text
+from atp.memory.channel import MemoryChannel
 from atp.models.spec import ModelSpec, Sampling
 from atp.registry import entries, resolve
 from atp.rollout.transplant import HistorySource
@@ -49,8 +50,14 @@ OWN_AGENTS = (
 )
 CONDITION = (
     "A condition has testbed settings that it overrides; `training`, `filter` and `monitor`, with settings of the "
-    "weights channel that it overrides; and, for transplanted histories, `history_from` with these keys, or, for yoked "
-    "rewards, `payments_from` with the same keys. Left out, `model` and `alignment` are the agent's own."
+    "weights channel that it overrides; `memory`, with those of the memory channel; and, for transplanted histories, "
+    "`history_from` with these keys, or, for yoked rewards, `payments_from` with the same keys. Left out, `model` and "
+    "`alignment` are the agent's own."
+)
+MEMORY = (
+    "Experience accumulates in a memory ([docs/memory.md](../docs/memory.md)): a generation is a rollout that is "
+    "remembered, and an evaluation with the memory and without it. `memory.evaluation` has the keys of "
+    "[Evaluation](#evaluation)."
 )
 SOURCE = "Without `source`, scenarios come from the testbed's templates, or from its first source if it has none."
 FILTER = "`name` is required and selects the filter. GRPO has no filter; DPO needs `best_and_worst`."
@@ -60,7 +67,8 @@ TRAINING = (
 )
 TESTBEDS = (
     "A testbed's `context.sweep` varies these keys. `weights.deployment` overrides them for deployments, and "
-    "`weights.evaluation.settings` for evaluations. A condition overrides them for all but evaluations, and wins."
+    "`weights.evaluation.settings` for evaluations; `memory` has the same keys. A condition overrides them for all but "
+    "evaluations, and wins."
 )
 #: Descriptions of keys that have none in their type.
 DESCRIPTIONS = {
@@ -116,6 +124,7 @@ def _sections() -> Iterator[Section]:
     yield Section("Alignment", f"{place}alignment.", {"": Alignment})
     yield Section("Context channel", f"{place}context.", {"": ContextChannel})
     yield Section("Weights channel", f"{place}weights.", {"": WeightsChannel})
+    yield Section("Memory channel", f"{place}memory.", {"": MemoryChannel}, MEMORY)
     yield Section("Evaluation", f"{place}weights.evaluation.", {"": Evaluation})
     yield Section("Scenarios", f"{place}scenarios.", {f"`{TEMPLATES}`": TemplateSource, **named}, SOURCE)
     yield Section("Filters", f"{place}weights.filter.", filters, FILTER)

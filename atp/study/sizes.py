@@ -13,7 +13,7 @@ from atp.training.examples import rehearsed
 #: Batches per shard: about an hour with models of 8 billion parameters, so the start of a job takes little of it.
 SHARD_BATCHES = 32
 #: Rules that write the turns of whole rollouts.
-WHOLE = ("rollout", "transplant", "deploy", "evaluate", "transfer")
+WHOLE = ("rollout", "transplant", "deploy", "evaluate", "transfer", "memory_rollout", "memory_evaluation")
 
 
 def episodes(job: RolloutJob, section: TestbedSection) -> int:

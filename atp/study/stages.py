@@ -19,6 +19,8 @@ MODULES = {
     "rollout": "atp.rollout.engine",
     "transplant": "atp.rollout.transplant",
     "judge": "atp.rollout.judge",
+    "memory_rollout": "atp.memory.play",
+    "memory": "atp.memory.write",
     "filter": "atp.training.filters",
     "finetune": "atp.training.stage",
     "measure": "atp.measures.rates",
@@ -87,6 +89,17 @@ def run(stage: str, jobs: Jobs, files: Files, outputs: Paths, root: Path) -> Non
             from atp.rollout.judge import JudgeJob, judge_stage
 
             judge_stage(JudgeJob(**job), one["turns"], out)
+        case "memory_rollout":
+            from atp.memory.play import MemoryRolloutJob, memory_rollout_stages
+
+            played = [(MemoryRolloutJob(**each), path) for each, path in zip(jobs, outputs, strict=True)]
+            memory_rollout_stages(played, one["scenarios"], one.get("memory"), one.get("adapter"))
+        case "memory":
+            from atp.memory.write import MemoryJob, memory_stage
+
+            log.info(
+                "%s: %s", out, memory_stage(MemoryJob(**job), one["turns"], one["scenarios"], out, one.get("memory"))
+            )
         case "filter":
             from atp.training.filters import FilterJob, filter_stage
 
@@ -103,6 +116,6 @@ def run(stage: str, jobs: Jobs, files: Files, outputs: Paths, root: Path) -> Non
         case "report":
             from atp.report.page import ReportFiles, ReportJob, report_stage
 
-            kinds = ("scenarios", "turns", "selections", "pairs", "adapters")
+            kinds = ("scenarios", "turns", "selections", "memories", "pairs", "adapters")
             artifacts = ReportFiles(measures=one["measures"], **{name: files.get(name, ()) for name in kinds})
             report_stage(ReportJob(**job), artifacts, out, outputs[1])

@@ -24,6 +24,7 @@ from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.schemas import GIVEN
 from atp.measures.hypothesis import Hypothesis
+from atp.memory.channel import MEMORY, MemoryChannel
 from atp.registry import find_testbed
 from atp.rollout.transplant import RECORDED_FROM
 from atp.scenarios.sources import ScenarioSettings, source_settings
@@ -64,6 +65,9 @@ class ContextChannel(_Section):
         return self
 
 
+Channel = ContextChannel | WeightsChannel | MemoryChannel
+
+
 class TestbedSection(_Section):
     """What a study does on one testbed."""
 
@@ -72,22 +76,34 @@ class TestbedSection(_Section):
     conditions: dict[str, dict[str, Any]] = Field(
         default={BASELINE: {}},
         description="controls and defences: name -> testbed settings that it overrides; under `training`, `filter` and "
-        "`monitor` those of the weights channel; under `history_from` whose histories it reads, or under "
-        "`payments_from` whose rewards it is paid (model, alignment, condition)",
+        "`monitor` those of the weights channel, under `memory` of the memory channel; under `history_from` whose "
+        "histories it reads, or under `payments_from` whose rewards it is paid (model, alignment, condition)",
     )
     alignment: Alignment = Field(default_factory=Alignment)
     context: ContextChannel | None = None
     weights: WeightsChannel | None = None
+    memory: MemoryChannel | None = None
+
+    @property
+    def channels(self) -> dict[str, Channel]:
+        """The channels that the testbed has, by name."""
+        named = {"context": self.context, "weights": self.weights, MEMORY: self.memory}
+        return {name: channel for name, channel in named.items() if channel}
 
     def overrides(self, condition: str) -> dict[str, Any]:
         """Return the testbed settings that a condition overrides."""
-        left_out = (*OF_WEIGHTS, *RECORDED_FROM)
+        left_out = (*OF_WEIGHTS, MEMORY, *RECORDED_FROM)
         return {key: value for key, value in self.conditions[condition].items() if key not in left_out}
 
     def learning(self, condition: str) -> WeightsChannel:
         """Return the weights channel under a condition. Raises ValidationError for overrides that do not fit."""
         assert self.weights
         return self.weights.changed_by(self.conditions[condition])
+
+    def remembering(self, condition: str) -> MemoryChannel:
+        """Return the memory channel under a condition. Raises ValidationError for overrides that do not fit."""
+        assert self.memory
+        return self.memory.changed_by(self.conditions[condition])
 
     def trainings(self) -> dict[str, TrainingSettings]:
         """Return the training settings of each condition that runs in the weights channel."""
@@ -249,22 +265,22 @@ def _typed(kind: type[Settings], key: str, value: Any) -> Any:
     return int(typed) if isinstance(typed, float) and typed.is_integer() else typed
 
 
-def players(study: Study, channel: ContextChannel | WeightsChannel) -> list[tuple[str, str]]:
+def players(study: Study, channel: Channel) -> list[tuple[str, str]]:
     """Return (model, alignment) of the agents in a channel."""
     own = [(model, alignment) for model in study.models for alignment in study.alignments]
     return own + [(name, NONE) for name in getattr(channel, "reference_policies", ())]
 
 
-def channel_seeds(study: Study, channel: ContextChannel | WeightsChannel, alignment: str) -> tuple[int, ...]:
+def channel_seeds(study: Study, channel: Channel, alignment: str) -> tuple[int, ...]:
     """Return the seeds that agents of an alignment have in a channel."""
-    own = channel.seeds if isinstance(channel, WeightsChannel) else {}
+    own = {} if isinstance(channel, ContextChannel) else channel.seeds
     return next((seeds for name, seeds in own.items() if name == alignment), study.seeds)
 
 
 def alignments_on(study: Study, testbed: str) -> tuple[str, ...]:
     """Return the alignments that agents have on a testbed; none where agents of other testbeds are evaluated only."""
     section, others = study.testbeds[testbed], study.testbeds.values()
-    only_evaluated = not (section.context or section.weights) and any(
+    only_evaluated = not section.channels and any(
         testbed in other.weights.transfer for other in others if other.weights
     )
     return () if only_evaluated else study.alignments
@@ -276,9 +292,8 @@ def is_aligned_here(alignment: str) -> bool:
 
 
 def training_seeds(study: Study, section: TestbedSection, alignment: str) -> tuple[int, ...]:
-    """Return the seeds that an alignment has in either channel of a testbed."""
-    channels = [channel for channel in (section.context, section.weights) if channel]
-    seeds = [seed for channel in channels for seed in channel_seeds(study, channel, alignment)]
+    """Return the seeds that an alignment has in any channel of a testbed."""
+    seeds = [seed for channel in section.channels.values() for seed in channel_seeds(study, channel, alignment)]
     return tuple(dict.fromkeys(seeds or study.seeds))
 
 
@@ -307,9 +322,14 @@ def alignment_training(
     return training
 
 
+def deployed_rows(channel: WeightsChannel | MemoryChannel | None) -> int:
+    """Return how many rows of the training split a channel's generations are deployed on."""
+    return channel.generations * channel.scenarios * getattr(channel, "pool", 1) if channel else 0
+
+
 def alignment_rows(section: TestbedSection) -> tuple[int, int]:
-    """Return the rows of the training split that alignment uses, from and to: those after the weights channel's."""
-    used = section.weights.generations * section.weights.scenarios if section.weights else 0
+    """Return the rows of the training split that alignment uses, from and to: those after the channels' deployments."""
+    used = max(map(deployed_rows, (section.weights, section.memory)))
     return used, used + section.alignment.scenarios
 
 
@@ -326,13 +346,19 @@ def variants(section: TestbedSection, condition: str) -> dict[str, dict[str, Any
     return labelled
 
 
-def deployment(section: TestbedSection, condition: str) -> dict[str, Any]:
-    """Return the testbed settings under which an agent is deployed, and learns, in the weights channel."""
-    assert section.weights
-    return {**section.settings, **section.weights.deployment, **section.overrides(condition)}
+def deployment(
+    section: TestbedSection, condition: str, channel: WeightsChannel | MemoryChannel | None = None
+) -> dict[str, Any]:
+    """Return the testbed settings under which an agent is deployed, and learns, by default in the weights channel."""
+    channel = channel or section.weights
+    assert channel
+    return {**section.settings, **channel.deployment, **section.overrides(condition)}
 
 
-def evaluation(section: TestbedSection) -> dict[str, Any]:
-    """Return the testbed settings of the evaluation: equal for all conditions, so that only the weights differ."""
-    own = section.weights.evaluation.settings if section.weights else {}
+def evaluation(section: TestbedSection, channel: WeightsChannel | MemoryChannel | None = None) -> dict[str, Any]:
+    """Return the testbed settings of a channel's evaluation: equal for all conditions, so that only the weights, or the
+    memory, differ. By default the channel is the weights.
+    """
+    channel = channel or section.weights
+    own = channel.evaluation.settings if channel else {}
     return {**section.settings, "rounds": 1, **own}

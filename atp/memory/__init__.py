@@ -1,0 +1,1 @@
+"""The memory channel: experience of past episodes in the prompts of later ones, without training."""
