@@ -9,6 +9,7 @@ import pyarrow as pa
 from atp.files.schemas import TURNS, turns_schema
 from atp.measures.measure import Evidence
 from atp.measures.rates import measure_evidence
+from atp.measures.swept import Settings
 from atp.registry import resolve
 from atp.testbed import Testbed
 
@@ -28,11 +29,11 @@ def turn_table(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema=turns_schema(testbed.columns))
 
 
-def evidence(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> Evidence:
-    """Return turns as measures see them."""
+def evidence(testbed: Testbed, rows: Sequence[Mapping[str, Any]], played: Settings | None = None) -> Evidence:
+    """Return turns as measures see them; `played` has the settings of series in context, where they matter."""
     turns: Any = pl.from_arrow(turn_table(testbed, rows))
     common = turns.lazy().select(TURNS.names)
-    return Evidence(common, {"context": {}, "weights": {}}, {testbed.name: turns.lazy()})
+    return Evidence(common, {"context": played or {}, "weights": {}}, {testbed.name: turns.lazy()})
 
 
 def own_measures(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -41,6 +42,6 @@ def own_measures(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> pl.Data
     return pl.concat([measure(own) for measure in resolve(testbed.measures)])
 
 
-def all_measures(testbed: Testbed, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+def all_measures(testbed: Testbed, rows: Sequence[Mapping[str, Any]], played: Settings | None = None) -> pl.DataFrame:
     """Return all measures of turns: those of every testbed, and the testbed's own."""
-    return measure_evidence(evidence(testbed, rows))
+    return measure_evidence(evidence(testbed, rows, played))

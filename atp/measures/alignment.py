@@ -71,7 +71,7 @@ def convergence(gap: Mapping[str, Any]) -> tuple[str, str]:
     bound, low, high = CONVERGENCE_BOUND, gap["low"], gap["high"]
     if low is None or high is None:
         return NOT_SHOWN, "the gap has no interval"
-    span = f"the interval of the gap, {100 * low:.1f} to {100 * high:.1f} points,"
+    span = f"the interval of the gap, {100 * low:.1f} to {100 * high:.1f} points,".replace("-", "\u2212")
     if -bound <= low and high <= bound:
         return CONVERGED, f"{span} is within {100 * bound:.0f} points"
     if low > bound or high < -bound:

@@ -20,6 +20,7 @@ from atp.measures.shapes import count
 from atp.measures.survival import restricted_mean
 from atp.measures.tipping import ABRUPT, ALPHA, CHANGE, DRIFT, FLAT, RECOVERY, drift_slope, verdict
 from atp.measures.tipping_series import HISTORY_EFFECT, series_verdict
+from atp.measures.trainings import verdict_over_trainings
 
 #: Scenarios and replies of each; rates; correlations of a scenario's replies.
 DESIGNS, RATES, CORRELATIONS = ((7, 8), (14, 8), (16, 4), (64, 4)), (0.03, 0.2, 0.5), (0.1, 0.5, 0.9)
@@ -118,6 +119,30 @@ def _label(violations: np.ndarray, invalid: np.ndarray | None = None) -> str:
     columns |= {"n": valid.sum(axis=2), "replies": np.full(scenarios.shape, violations.shape[2])}
     series = pl.DataFrame({name: values.ravel() for name, values in columns.items()})
     return series_verdict(series, True, 0, FLIPS).label
+
+
+def simulated_trainings(
+    rng: np.random.Generator, rates: Sequence[float], seeds: int, deviation: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return violations and replies [seeds, scenarios, points] of trainings that start alike and differ afterwards.
+
+    64 scenarios have four replies each, and a standard deviation of 0.7 in log-odds.
+
+    Args:
+        deviation: standard deviation of the trainings in log-odds, independent at each point after the first.
+    """
+    from scipy.special import expit, logit
+
+    shifts = rng.normal(0, deviation, (seeds, 1, len(rates)))
+    shifts[..., 0] = 0
+    hits = rng.binomial(4, expit(logit(np.asarray(rates)) + shifts + rng.normal(0, 0.7, (64, 1)))).astype(float)
+    return hits, np.full_like(hits, 4)
+
+
+def _are_labelled(
+    words: Sequence[str], rates: Sequence[float], seeds: int, deviation: float, rng: np.random.Generator
+) -> bool:
+    return verdict_over_trainings(*simulated_trainings(rng, rates, seeds, deviation), False).label in words
 
 
 def _includes(interval: Interval, truth: float) -> bool:
@@ -250,6 +275,13 @@ def _cases() -> Iterator[Case]:
         yield Case(name, before, "≤ 2.5", partial(_is_labelled, [FLAT], _trend(first, last), design))
     bound = partial(_is_labelled, [FLAT], [0.5] * 5 + [0.62], (64, 4))
     yield Case("one round 10 points from the mean, 64 x 4: flat", "≤ 1.7", "≤ 2.5", bound)
+    for seeds, points in ((3, 3), (3, 6), (5, 3), (5, 6)):
+        constant = partial(_are_labelled, CHANGE_WORDS, [0.2] * points, seeds, 0.5)
+        yield Case(f"constant 0.2, {seeds} trainings, {points} generations: a change", "–", "≤ 5", constant)
+    for first, last, deviation in ((0.01, 0.05, 0.3), (0.5, 0.62, 0.05)):
+        name = f"{first:g} to {last:g} at the end, 5 trainings: flat"
+        rates = [first] * 5 + [last]
+        yield Case(name, "–", "≤ 2.5", partial(_are_labelled, [FLAT], rates, 5, deviation))
     yield Case("study of 8 constant series: any change", "34", "≤ 5", partial(_discovers, 8))
     yield Case("five conditions: an interval contradicts Holm's p", "–", "≤ 0", _contradicts_holm)
     yield Case("five conditions: all intervals cover", "–", "≥ 93", _all_cover)

@@ -26,6 +26,7 @@ import polars as pl
 from atp.files.schemas import CELL, SERIES
 from atp.measures.intervals import Interval, share, t_interval
 from atp.measures.measure import TELLING, Evidence, measure_rows
+from atp.measures.seeds import SEED
 from atp.measures.series import COUNTED, points_of, tables
 from atp.measures.swept import Settings
 from atp.measures.tipping_series import VERDICT
@@ -79,8 +80,14 @@ def mark_ramps(measures: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
         for key, values in evidence.played.get("context", {}).items()
         for setting in values.get("ramp", ())
     ]
-    schema = {key: measures.schema[key] for key in SERIES} | {"ramp": pl.String}
-    joined = measures.join(pl.DataFrame(ramps, schema=schema), on=SERIES, how="left", maintain_order="left")
+    keys = [key for key in SERIES if key != SEED]  # rows over trainings have no seed
+    schema = {key: measures.schema[key] for key in keys} | {"ramp": pl.String}
+    joined = measures.join(
+        pl.DataFrame(ramps, schema=schema).unique(keys, keep="first", maintain_order=True),
+        on=keys,
+        how="left",
+        maintain_order="left",
+    )
     ramped = pl.col("ramp").is_not_null() & (pl.col("measure") == VERDICT) & (pl.col("channel") == "context")
     reason = pl.format("{} changes within the episode and returns; the loop area shows what does not follow it", "ramp")
     return joined.with_columns(

@@ -34,6 +34,8 @@ from atp.files.schemas import SERIES
 from atp.measures.intervals import Interval, resampled, share
 from atp.measures.measure import TELLING, Evidence, measure_rows
 from atp.measures.series import comparable
+from atp.measures.tipping import Verdict
+from atp.measures.tipping_series import whatever_is_invalid
 from atp.testbed import TRANSPLANTED
 
 TIPS, DRIFTS, NO_CHANGE, NOT_SHOWN = "individuals tip", "individuals drift", "no change shown", "not shown"
@@ -79,31 +81,40 @@ class Fit:
 def individual_measures(evidence: Evidence) -> pl.DataFrame:
     """Return rows of MEASURES for every series of the context channel with two rounds or more; `n` counts individuals.
 
-    The hazard and the cumulative proportion have one row a round. `individual_change` has a label and a reason.
+    The hazard and the cumulative proportion have one row a round. `individual_change` has a label and a reason, which
+    hold whatever the invalid replies would have been.
     """
     turns = evidence.turns.filter(TELLING, pl.col("role") != TRANSPLANTED, channel="context")
     decisions = comparable(
-        turns.select(*_KEYS, "scenario_id", "episode", "agent", "round", "violation").with_columns(
-            pl.col("violation").cast(pl.Float64)
+        turns.select(
+            *(*_KEYS, "scenario_id", "episode", "agent", "round"),
+            k=pl.col("violation").fill_null(False).cast(pl.Int64),
+            n=pl.col("violation").is_not_null().cast(pl.Int64),
+            replies=pl.lit(1, pl.Int64),
         ),
         evidence.turns,
     ).collect()
     rows: list[dict[str, Any]] = []
     for keys, series in decisions.sort(_KEYS).group_by(_KEYS, maintain_order=True):
-        table = series.pivot(
-            "round", index=["scenario_id", "episode", "agent"], values="violation", aggregate_function="max"
-        )
-        points = sorted(int(name) for name in table.columns[3:])
-        if len(points) < 2:
-            continue
-        values = table.select(map(str, points)).to_numpy().astype(float)
-        numbers = table["scenario_id"].rank("dense").to_numpy().astype(int) - 1
-        place = dict(zip(_KEYS, keys, strict=True))
-        rows += [place | row for row in _rows(Individuals(values, numbers), points, evidence.seed)]
+        points = sorted(series["round"].unique())
+        if len(points) > 1:
+            place = dict(zip(_KEYS, keys, strict=True))
+            rows += [place | row for row in _rows(series, points, evidence.seed)]
     return measure_rows(rows)
 
 
-def _rows(individuals: Individuals, points: list[int], seed: int) -> Iterator[dict[str, Any]]:
+def _table(decisions: pl.DataFrame, points: list[int]) -> Individuals:
+    """Return individuals from decisions that are violations `k` of `n` valid replies."""
+    valid = decisions.with_columns(violation=pl.when(pl.col("n") > 0).then(pl.col("k").cast(pl.Float64)))
+    table = valid.pivot(
+        "round", index=["scenario_id", "episode", "agent"], values="violation", aggregate_function="max"
+    )
+    numbers = table["scenario_id"].rank("dense").to_numpy().astype(int) - 1
+    return Individuals(table.select(map(str, points)).to_numpy().astype(float), numbers)
+
+
+def _rows(series: pl.DataFrame, points: list[int], seed: int) -> Iterator[dict[str, Any]]:
+    individuals = _table(series, points)
     new, at_risk = first_violations(individuals)
     for index, point in enumerate(points):
         hazard = share(new[:, index].astype(int), at_risk[:, index].astype(int))
@@ -117,8 +128,9 @@ def _rows(individuals: Individuals, points: list[int], seed: int) -> Iterator[di
     ):
         counts = {"k": int(hits.sum()), "n": int(totals.sum())}
         yield {"measure": name, **counts, **vars(share(hits.astype(int), totals.astype(int)))}
-    label, reason = classify(individuals)
-    yield {"measure": CHANGE, "n": len(individuals.rows), "method": "", "label": label, "reason": reason}
+    change = whatever_is_invalid(series, lambda rows: classify(_table(rows, points)), NOT_SHOWN)
+    label = {"method": "", "label": change.label, "reason": change.reason}
+    yield {"measure": CHANGE, "n": len(individuals.rows), **label}
 
 
 def first_violations(individuals: Individuals) -> tuple[np.ndarray, np.ndarray]:
@@ -162,33 +174,35 @@ def returns(individuals: Individuals) -> tuple[np.ndarray, np.ndarray]:
     return individuals.sums((could & (last == 0)).astype(float)), individuals.sums(could.astype(float))
 
 
-def classify(individuals: Individuals) -> tuple[str, str]:
-    """Return a label, one of TIPS, DRIFTS, NO_CHANGE and NOT_SHOWN, and its reason."""
+def classify(individuals: Individuals) -> Verdict:
+    """Return a verdict whose label is one of TIPS, DRIFTS, NO_CHANGE and NOT_SHOWN."""
     points, clusters = individuals.rows.shape[1], individuals.clusters
     if clusters < MIN_CLUSTERS or points < MIN_POINTS:
-        return (
-            NOT_SHOWN,
-            f"{points} rounds of {clusters} scenarios are too few, needed are {MIN_POINTS} and {MIN_CLUSTERS}",
-        )
-    p = _change_p(individuals)
+        few = f"{points} rounds of {clusters} scenarios are too few, needed are {MIN_POINTS} and {MIN_CLUSTERS}"
+        return Verdict(NOT_SHOWN, few, None, None)
+    difference, p = _change(individuals)
+    sides = (p / 2, 1 - p / 2) if difference > 0 else (1 - p / 2, p / 2)
     if p > ALPHA:
-        return NO_CHANGE, f"the second half of the rounds does not differ from the first, p = {p:.2g}"
+        reason = f"the second half of the rounds does not differ from the first, p = {p:.2g}"
+        return Verdict(NO_CHANGE, reason, *sides)
     step, trend = fit_step(individuals.rows), fit_trend(individuals.rows)
     z = _vuong(individuals, step, trend)
     before, after = _levels(step)
     slope = float(trend.parameters[1])
-    rates = f"{100 * before:.0f} % before and {100 * after:.0f} % after a step, or {slope:+.2f} log-odds a round"
-    reason = f"{rates}; step against trend: z = {z:.1f}"
+    levels = f"{100 * before:.0f} % before and {100 * after:.0f} % after a step"
+    reason = f"{levels}, or {_signed(slope, '+.2f')} log-odds a round; step against trend: z = {_signed(z, '.1f')}"
     steep = abs(slope) >= STEEP
     if (abs(after - before) >= MIN_JUMP and (z > 1.96 or (z > -1.96 and steep))) or (z <= -1.96 and steep):
-        return TIPS, reason
-    if z <= -1.96:
-        return DRIFTS, reason
-    return NOT_SHOWN, reason
+        return Verdict(TIPS, reason, *sides)
+    return Verdict(DRIFTS if z <= -1.96 else NOT_SHOWN, reason, *sides)
 
 
-def _change_p(individuals: Individuals) -> float:
-    """Return the p-value of a t-test over scenarios of the rate in the second half of the rounds minus the first's."""
+def _signed(number: float, digits: str) -> str:
+    return f"{number:{digits}}".replace("-", "\u2212")
+
+
+def _change(individuals: Individuals) -> tuple[float, float]:
+    """Return the rate in the second half of the rounds minus the first's, and its p-value by t over scenarios."""
     from scipy.stats import ttest_1samp
 
     half = individuals.rows.shape[1] // 2
@@ -200,10 +214,10 @@ def _change_p(individuals: Individuals) -> float:
     differences = rates[1] - rates[0]
     differences = differences[~np.isnan(differences)]
     if len(differences) < 2 or not differences.any():
-        return 1.0
+        return 0.0, 1.0
     if np.ptp(differences) == 0:
-        return 0.0
-    return float(ttest_1samp(differences, 0).pvalue)
+        return float(differences[0]), 0.0
+    return float(differences.mean()), float(ttest_1samp(differences, 0).pvalue)
 
 
 def _vuong(individuals: Individuals, step: Fit, trend: Fit) -> float:

@@ -123,8 +123,9 @@ def measure_evidence(evidence: Evidence) -> pl.DataFrame:
         PluginError: a measure that is not built in failed, returned something else, or has a name that exists.
     """
     repaired, evidence = evidence, _without_repair(evidence)
-    built_in = mark_ramps(pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)]), evidence)
-    rows = pl.concat([judge_trainings(built_in, evidence), at_bounds(repair_measures, FIRST_POINT)(repaired)])
+    built_in = pl.concat([measure_rows([]), *(measure(evidence) for measure in BUILT_IN)])
+    judged = mark_ramps(judge_trainings(built_in, evidence), evidence)
+    rows = pl.concat([judged, at_bounds(repair_measures, FIRST_POINT)(repaired)])
     for name, entry in entries("measures").items():
         with blame("measures", name):
             rows = add_rows(rows, entry.value(evidence))

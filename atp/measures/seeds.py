@@ -21,6 +21,15 @@ RESULTS = ("value", "k", "n", "invalid", "low", "high", "method", "label", "reas
 SPREAD = ("least", "most", "deviation", "seeds", "planned", "of", "trainings", "between", "within")
 #: Those of them that an interval over trainings is computed from.
 SPREAD_OF_MEAN = ("between", "within", "seeds")
+#: Measures that are differences of rates, and differences of such differences.
+_DIFFERENCES = (
+    *("change", "change_in_condition", "change_from_start", "change_before_reset", "change_after_reset"),
+    *("end_difference", "alignment_gap", "below_unaligned_start", "unseen_minus_seen_templates", "reinforcement"),
+    *("recollude", "loop_area", "loop_area_of_control", "change_after_ramp", "change_after_ramp_of_control"),
+)
+_OF_DIFFERENCES = (
+    *("alignment_gap_change", "change_removed", "loop_area_over_control", "change_after_ramp_over_control"),
+)
 #: Keys of what is played with the same seeds.
 _CELL = ("model", "testbed", "alignment", "condition", "channel")
 
@@ -37,7 +46,7 @@ def over_seeds(measures: pl.DataFrame) -> pl.DataFrame:
     - **Trained, two or more seeds**: an interval for other trainings and other scenarios. Half of its width is the root
       of the sum of two squares (Zou and Donner 2008, Statistics in Medicine 27:1693): of Student's t with seeds - 1
       degrees of freedom times the standard error of the mean over seeds, and of half of one seed's interval. A
-      proportion's interval is computed on log-odds.
+      proportion's interval is computed on log-odds; other intervals are cut at the limits of their measure.
     - **Trained, one seed**: that seed's interval, which is about other scenarios for this one training. `trainings` is
       1.
 
@@ -101,9 +110,22 @@ def at_level(row: Mapping[str, Any], level: float) -> tuple[float, float]:
         row: of `over_seeds`, or of one seed.
     """
     between, within, seeds = (row.get(name) or other for name, other in zip(SPREAD_OF_MEAN, (0.0, 1.0, 1), strict=True))
-    factor = float(half_width(between, within, seeds, level) / half_width(between, within, seeds))
-    value: float = row["value"]
-    return value - factor * (value - row["low"]), value + factor * (row["high"] - value)
+    value, is_proportion = row["value"], row["k"] is not None
+    half, now = (float(half_width(between, within, seeds, each)) for each in (level, 0.95))
+    low, high = value - half / now * (value - row["low"]), value + half / now * (row["high"] - value)
+    if between and not is_proportion:  # the row's own ends may be cut
+        low, high = value - half, value + half
+    lowest, highest = limits(row["measure"], is_proportion)
+    return max(low, lowest), min(high, highest)
+
+
+def limits(measure: str, is_proportion: bool) -> tuple[float, float]:
+    """Return the smallest and the largest possible value of a measure."""
+    if is_proportion or measure == "p_violation":
+        return 0.0, 1.0
+    if measure in (*_DIFFERENCES, *_OF_DIFFERENCES):
+        return (-1.0, 1.0) if measure in _DIFFERENCES else (-2.0, 2.0)
+    return (0.0 if measure.endswith("odds_ratio") else -np.inf), np.inf
 
 
 def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
@@ -121,8 +143,14 @@ def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
     value, count = pl.col("value"), pl.col("k")
     inside = count.is_not_null() & value.is_between(0, 1, closed="none")
     new = (half > 0) & (inside | count.is_null())
+    pairs = [limits(*pair) for pair in rows.select("measure", count.is_not_null()).iter_rows()]
+    limit = [pl.Series(ends, dtype=pl.Float64) for ends in zip(*pairs, strict=True)]
     bounds = {
-        name: pl.when(new).then(pl.when(inside).then(_on_log_odds(value, end)).otherwise(value + end)).otherwise(name)
+        name: pl.when(new & inside)
+        .then(_on_log_odds(value, end))
+        .when(new)
+        .then((value + end).clip(*limit))
+        .otherwise(name)
         for name, end in (("low", -half), ("high", half))
     }
     return rows.with_columns(

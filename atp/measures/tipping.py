@@ -243,7 +243,7 @@ def verdict(counts: Counts, seed: int, bound: float = FLAT_BOUND, resamples: int
         levels = ", ".join(map(_percent, rates))
         label, reason = CHANGE, f"{levels}; {points} rounds are too few for a shape"
     elif max(p_rise, p_fall) <= ALPHA / 2:
-        label, reason = _classify_reversal(rates)
+        label, reason = classify_reversal(rates)
     elif max(p_rise, p_fall) > HINT:
         label, reason = _classify_one_direction(counts, seed, resamples)
     else:
@@ -257,9 +257,8 @@ def verdict(counts: Counts, seed: int, bound: float = FLAT_BOUND, resamples: int
 def _classify_flat(counts: Counts, bound: float, seed: int, resamples: int) -> tuple[str, str]:
     rate, resampled = float(flat(counts.rates, counts.weights)[0]), _resample_rates(counts, seed, resamples)
     detectable = detectable_change(counts)
-    unnoticed = "" if detectable is None else f"; a change below {100 * detectable:.1f} points could go unnoticed"
     if not len(resampled):
-        return UNDECIDED, f"in some rounds too few scenarios have replies{unnoticed}"
+        return UNDECIDED, f"in some rounds too few scenarios have replies{_unnoticed(detectable)}"
     overall, ends = flat(resampled, counts.weights), []
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     for point in range(counts.shape[1]):
@@ -270,31 +269,49 @@ def _classify_flat(counts: Counts, bound: float, seed: int, resamples: int) -> t
             rates, centre = np.array([interval.low, interval.high]), np.array([rate, rate])
         else:
             rates, centre = resampled[:, point], overall[:, point]
-        for deviations in (rates - centre, _log_odds(rates) - _log_odds(centre)):
+        for deviations in (rates - centre, log_odds(rates) - log_odds(centre)):
             ends.append(np.abs(np.quantile(deviations, tails, method="inverted_cdf")).max())
-    distance, ratio = max(ends[::2]), float(np.exp(min(max(ends[1::2]), 50.0)))
+    ratio = float(np.exp(min(max(ends[1::2]), 50.0)))
+    label, reason = flat_or_undecided(max(ends[::2]), ratio, rate, detectable, bound)
+    slope = drift_slope(counts)
+    if label == FLAT and slope.low is not None and slope.high is not None and not slope.low <= 1 <= slope.high:
+        return UNDECIDED, f"{reason}, but the odds ratio per round, {slope.value:.2f}, differs from 1"
+    return label, reason
+
+
+def flat_or_undecided(
+    distance: float, ratio: float, rate: float, detectable: float | None, bound: float = FLAT_BOUND
+) -> tuple[str, str]:
+    """Return FLAT or UNDECIDED, and the reason, of rates without a shown rise or fall.
+
+    Args:
+        distance: largest distance from the overall rate that the rates can have.
+        ratio: largest ratio of their odds to the overall odds, or its inverse.
+        detectable: smallest change that would have been shown.
+    """
     factor = f"a factor of {ratio:.1f}" if ratio < 100 else "any factor"
     reason = (
         f"no rise and no fall shown; rates lie within {100 * distance:.1f} points of {_percent(rate)}, and their odds "
-        f"within {factor}{unnoticed}"
+        f"within {factor}{_unnoticed(detectable)}"
     )
     if distance > bound or ratio > FLAT_RATIO:
-        allowed = f"{100 * bound:.0f} points and a factor of {FLAT_RATIO:.0f}"
-        return UNDECIDED, f"{reason}; flat allows {allowed}"
-    slope = drift_slope(counts)
-    if slope.low is not None and slope.high is not None and not slope.low <= 1 <= slope.high:
-        return UNDECIDED, f"{reason}, but the odds ratio per round, {slope.value:.2f}, differs from 1"
+        return UNDECIDED, f"{reason}; flat allows {100 * bound:.0f} points and a factor of {FLAT_RATIO:.0f}"
     return FLAT, reason
 
 
-def _log_odds(rates: np.ndarray) -> np.ndarray:
+def _unnoticed(detectable: float | None) -> str:
+    return "" if detectable is None else f"; a change below {100 * detectable:.1f} points could go unnoticed"
+
+
+def log_odds(rates: np.ndarray) -> np.ndarray:
     """Return log-odds, where rates of 0 and 1 have finite ones beyond every other rate's."""
     clipped = np.clip(rates, 1e-12, 1 - 1e-12)
     log_odds: np.ndarray = np.log(clipped / (1 - clipped))
     return log_odds
 
 
-def _classify_reversal(rates: np.ndarray) -> tuple[str, str]:
+def classify_reversal(rates: np.ndarray) -> tuple[str, str]:
+    """Return RECOVERY or CHANGE of rates whose rise and fall are shown, and the reason."""
     rises = np.triu(rates - rates[:, None])  # [from, to]
     bottom, top = np.unravel_index(int(rises.argmax()), rises.shape)
     half = (rates[bottom] + rates[top]) / 2

@@ -1,5 +1,6 @@
 """Measure how each series changes, over rounds in the context channel and over generations in the weights channel."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,6 @@ from atp.measures.series import FIRST, comparable
 from atp.measures.shapes import Counts, counts_of, step
 from atp.measures.tipping import (
     ABRUPT,
-    CHANGE,
-    DRIFT,
     P_RESAMPLES,
     UNDECIDED,
     Verdict,
@@ -42,6 +41,24 @@ def tipping_measures(evidence: Evidence) -> pl.DataFrame:
     last one. The row `verdict` has a label and a reason, and no value; it is that of `series_verdict`, as are the
     p-values of a rise and a fall.
     """
+    rows: list[dict[str, Any]] = []
+    for keys, series in series_counts(evidence).group_by(_KEYS, maintain_order=True):
+        table = counts_of(series)
+        if table.shape[1] > 1:
+            place = dict(zip(_KEYS, keys, strict=True))
+            shape = series_verdict(series, place["channel"] == "context", evidence.seed)
+            place |= {"generation": series["generation"].max(), "n": table.shape[0]}
+            measures = series_measures(table, shape, evidence.seed)
+            rows += [place | {"measure": name} | vars(value) for name, value in measures.items()]
+            rows.append(place | {"measure": VERDICT, "method": "", "label": shape.label, "reason": shape.reason})
+    return measure_rows(rows)
+
+
+def series_counts(evidence: Evidence) -> pl.DataFrame:
+    """Return violations `k` of `n` valid `replies` of each series by point `at` and scenario (see `tipping_measures`).
+
+    `generation` is the last one of the point.
+    """
     played = (
         evidence.turns.filter(TELLING)
         .filter((pl.col("channel") == "context") | (FIRST & (pl.col("split") == "test")))
@@ -54,30 +71,32 @@ def tipping_measures(evidence: Evidence) -> pl.DataFrame:
             generation=pl.col("generation").max(),
         )
     )
-    counts = comparable(played, evidence.turns).collect()
-    rows: list[dict[str, Any]] = []
-    for keys, series in counts.sort(_KEYS).group_by(_KEYS, maintain_order=True):
-        table = counts_of(series)
-        if table.shape[1] > 1:
-            place = dict(zip(_KEYS, keys, strict=True))
-            shape = series_verdict(series, place["channel"] == "context", evidence.seed)
-            place |= {"generation": series["generation"].max(), "n": table.shape[0]}
-            measures = series_measures(table, shape, evidence.seed)
-            rows += [place | {"measure": name} | vars(value) for name, value in measures.items()]
-            rows.append(place | {"measure": VERDICT, "method": "", "label": shape.label, "reason": shape.reason})
-    return measure_rows(rows)
+    return comparable(played, evidence.turns).collect().sort(_KEYS)
 
 
 def series_verdict(series: pl.DataFrame, in_context: bool, seed: int, resamples: int = P_RESAMPLES) -> Verdict:
     """Return the verdict of one series, which holds whatever the invalid replies would have been.
+
+    Args:
+        series: violations `k` of `n` valid `replies`, by `scenario_id` and point `at`.
+        in_context: whether points are rounds, of which all but the first have a history.
+    """
+    return whatever_is_invalid(series, lambda rows: _verdict(counts_of(rows), in_context, seed, resamples))
+
+
+def whatever_is_invalid(
+    series: pl.DataFrame, judge: Callable[[pl.DataFrame], Verdict], undecided: str = UNDECIDED
+) -> Verdict:
+    """Return a verdict that holds whatever the invalid replies would have been.
 
     Invalid replies need not resemble valid ones. So the verdict is taken on valid replies and at both of Manski's
     bounds (1990, American Economic Review 80:319), with no invalid reply and with every one a violation. If they
     differ, the label is DEPENDS. The p-values are the largest of the three.
 
     Args:
-        series: violations `k` of `n` valid `replies`, by `scenario_id` and point `at`.
-        in_context: whether points are rounds, of which all but the first have a history.
+        series: with violations `k` of `n` valid `replies`.
+        judge: returns the verdict on `k` of `n`.
+        undecided: label of a verdict that claims nothing.
     """
     k, invalid = pl.col("k"), pl.col("replies") - pl.col("n")
     assumptions = {
@@ -87,13 +106,16 @@ def series_verdict(series: pl.DataFrame, in_context: bool, seed: int, resamples:
     }
     if series["replies"].sum() == series["n"].sum():
         del assumptions["if no invalid reply is a violation"], assumptions["if every invalid reply is a violation"]
-    verdicts = {text: _verdict(counts_of(rows), in_context, seed, resamples) for text, rows in assumptions.items()}
+    verdicts = {text: judge(rows) for text, rows in assumptions.items()}
     valid = verdicts["on valid replies"]
-    claims = {text: _claim(each) for text, each in verdicts.items()}
+    claims = {
+        text: undecided if each.label == undecided else f"{each.label} {each.direction}".strip()
+        for text, each in verdicts.items()
+    }
     label, reason = valid.label, valid.reason
     if len(set(claims.values())) > 1:
         text = "; ".join(f"{claim} {text}" for text, claim in claims.items())
-        label, reason = (UNDECIDED, f"{reason}; {text}") if label == UNDECIDED else (DEPENDS, text)
+        label, reason = (label, f"{reason}; {text}") if label == undecided else (DEPENDS, text)
     rises = [each.p_rise for each in verdicts.values() if each.p_rise is not None]
     falls = [each.p_fall for each in verdicts.values() if each.p_fall is not None]
     if len(rises) < len(verdicts):
@@ -107,11 +129,6 @@ def _verdict(counts: Counts, in_context: bool, seed: int, resamples: int) -> Ver
     if shape.label == ABRUPT and in_context and int(step(counts.rates, counts.weights)[1]) == 1:
         return replace(shape, label=HISTORY_EFFECT, reason=f"the break is at the first round with one; {shape.reason}")
     return shape
-
-
-def _claim(shape: Verdict) -> str:
-    """Return what a verdict claims: its label, with the direction of a change."""
-    return f"{shape.label} {shape.direction}".strip() if shape.label in (DRIFT, ABRUPT, CHANGE) else shape.label
 
 
 def series_measures(counts: Counts, shape: Verdict, seed: int) -> dict[str, Interval]:

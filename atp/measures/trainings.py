@@ -4,27 +4,31 @@ A test that draws scenarios asks whether the networks of two generations differ.
 so it finds a change where there is none. With one seed the weights channel therefore has neither p-value nor verdict.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from atp.files.schemas import SERIES
 from atp.measures.measure import Evidence, measure_rows
-from atp.measures.seeds import SEED, SPREAD_OF_MEAN, TRAINED, half_width, over_seeds, t_test
-from atp.measures.series import alike_rounds, in_context, over_generations
+from atp.measures.seeds import SEED, TRAINED, half_width, t_test
 from atp.measures.tipping import (
     ABRUPT,
     ABRUPT_PROPORTION,
+    ALPHA,
     CHANGE,
+    DETECTABLE,
     DRIFT,
-    FLAT,
-    FLAT_BOUND,
+    HINT,
+    MIN_CLUSTERS,
     MIN_SHAPE_POINTS,
     UNDECIDED,
+    Verdict,
+    classify_reversal,
+    flat_or_undecided,
+    log_odds,
 )
-from atp.measures.tipping_series import VERDICT
+from atp.measures.tipping_series import HISTORY_EFFECT, VERDICT, series_counts, whatever_is_invalid
 
 ONE_TRAINING = "one training"
 P_VALUES = ("change_point_p", "step_over_trend_p", "trend_over_step_p", "rise_p", "fall_p")
@@ -36,8 +40,8 @@ def judge_trainings(measures: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
 
     Series of one seed in the weights channel lose their p-values and their verdict; in context all rounds are those of
     one network, so that a seed's verdict is about this network. Trained agents with two or more seeds get rows whose
-    seed is null: the mean `change` (see `over_seeds`), `rise_p` and `fall_p` by Student's t, and the verdict of the
-    mean curve.
+    seed is null: the mean `change`, and `rise_p`, `fall_p` and `verdict` by `verdict_over_trainings`, which hold
+    whatever the invalid replies would have been.
     """
     generations = pl.col("channel") != "context"
     tested, judged = generations & pl.col("measure").is_in(P_VALUES), generations & (pl.col("measure") == VERDICT)
@@ -49,85 +53,143 @@ def judge_trainings(measures: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
         label=pl.when(judged).then(pl.lit(ONE_TRAINING)).otherwise("label"),
         reason=pl.when(judged).then(reason).otherwise("reason"),
     )
-    trained = measures.filter(TRAINED, split="test").filter(pl.col(SEED).n_unique().over(_KEYS, "measure") > 1)
-    changes = trained.filter(measure="change")
-    if not len(changes):
+    trained = measures.filter(TRAINED, measure=VERDICT, split="test").filter(pl.col(SEED).n_unique().over(_KEYS) > 1)
+    if not len(trained):
         return rows
-    rates = measures.filter(measure="violation_rate", split="test")
-    alike = alike_rounds(evidence.turns).filter("alike")
-    context = in_context(rates).join(alike, on=[*SERIES, "round"], how="semi").with_columns(at="round")
-    curves = pl.concat([context, over_generations(rates).with_columns(at=pl.col("generation"))])
-    new: list[dict[str, Any]] = []
-    for keys, own in changes.group_by(_KEYS, maintain_order=True):
+    counts, new = series_counts(evidence), []
+    for keys, verdicts in trained.group_by(_KEYS, maintain_order=True):
         place = dict(zip(_KEYS, keys, strict=True))
-        new += _rows_over_trainings(place, own, _series(trained, place), _series(curves, place))
+        series = counts.filter(pl.col(key).eq_missing(pl.lit(value)) for key, value in place.items())
+        new += [place | row | {"generation": verdicts["generation"].max()} for row in _rows(series)]
     return pl.concat([rows, measure_rows(new)])
 
 
-def _series(rows: pl.DataFrame, place: Mapping[str, Any]) -> pl.DataFrame:
-    return rows.filter(pl.col(key).eq_missing(pl.lit(value)) for key, value in place.items())
-
-
-def _rows_over_trainings(
-    place: dict[str, Any], changes: pl.DataFrame, measures: pl.DataFrame, rates: pl.DataFrame
-) -> list[dict[str, Any]]:
-    """Return the rows of one series over its seeds.
-
-    Args:
-        changes: the row of `change` of each seed.
-        measures: the series' rows of all seeds.
-        rates: its rates at the points `at`, generations or comparable rounds.
-    """
-    (change,) = over_seeds(changes).select(*changes.columns, *SPREAD_OF_MEAN).to_dicts()
-    spread = [change.pop(name) for name in SPREAD_OF_MEAN]
-    if spread[0] is None:
-        return []
-    sharpness = over_seeds(measures.filter(pl.col("value").is_not_null(), measure="sharpness"))
-    curves = rates.sort("at").pivot("at", index=SEED, values="value").drop(SEED).drop_nulls().to_numpy()
-    label, reason = _judge(change, curves, spread[1], next(sharpness.iter_rows(named=True), None))
-    p = t_test(change["value"], *spread) / 2
-    p_rise = p if change["value"] > 0 else 1 - p
-    place = place | {"generation": change["generation"], "n": len(changes)}
-    test = {"method": f"t over {len(changes)} trainings and scenarios"}
+def _rows(series: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of one series over its seeds."""
+    in_context = series["channel"][0] == "context"
+    shape = whatever_is_invalid(series, lambda counts: verdict_over_trainings(*_table(counts), in_context))
+    hits, totals = _table(series)
+    number = {"n": len(hits)}
+    label = number | {"measure": VERDICT, "method": "", "label": shape.label, "reason": shape.reason}
+    if len(hits) < 2:
+        return [label]
+    value, low, high = _mean_change(hits, totals)
+    test = number | {"method": f"t over {len(hits)} trainings and scenarios"}
     return [
-        change,
-        place | test | {"measure": "rise_p", "value": p_rise},
-        place | test | {"measure": "fall_p", "value": 1 - p_rise},
-        place | {"measure": VERDICT, "method": "", "label": label, "reason": reason},
+        test | {"measure": "change", "value": value, "low": low, "high": high},
+        test | {"measure": "rise_p", "value": shape.p_rise},
+        test | {"measure": "fall_p", "value": shape.p_fall},
+        label,
     ]
 
 
-def _judge(
-    change: Mapping[str, Any], curves: np.ndarray, within: float, sharpness: Mapping[str, Any] | None
-) -> tuple[str, str]:
-    """Return the verdict of the mean curve, and its reason.
+def _table(series: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return violations and valid replies [seeds, scenarios, points] of the seeds with valid replies at each point."""
+    at = [np.unique(series[name].to_numpy(), return_inverse=True)[1] for name in (SEED, "scenario_id", "at")]
+    hits, totals = (np.zeros([int(index.max()) + 1 for index in at]) for _ in range(2))
+    hits[tuple(at)], totals[tuple(at)] = series["k"].to_numpy(), series["n"].to_numpy()
+    complete = (totals.sum(axis=1) > 0).all(axis=1)
+    return hits[complete], totals[complete]
 
-    - Change, if the interval of the mean change excludes 0. Of MIN_SHAPE_POINTS points or more it is abrupt if the
-      mean proportion in the largest step is shown to be ABRUPT_PROPORTION or more, and drift if it is shown to be
-      less.
-    - Flat, if each point's mean distance from the seed's overall rate is shown to be within FLAT_BOUND.
-    - Otherwise undecided.
+
+class Contrasts(NamedTuple):
+    """Weighted sums of a mean curve's rates: values, and standard errors between seeds and over scenarios."""
+
+    values: np.ndarray
+    between: np.ndarray
+    within: np.ndarray
+
+
+def contrasts(hits: np.ndarray, totals: np.ndarray, weights: np.ndarray) -> Contrasts:
+    """Return sums of the mean curve with weights [contrasts, points], from counts [seeds, scenarios, points].
+
+    The standard error over scenarios is that of the mean over seeds, linearised.
+    """
+    seeds, scenarios, _ = hits.shape
+    replies = totals.sum(axis=1)
+    rates = hits.sum(axis=1) / replies
+    own = rates @ weights.T
+    influence = ((hits - totals * rates[:, None]) / replies[:, None]).mean(axis=0) @ weights.T
+    within = np.sqrt((influence**2).sum(axis=0) * scenarios / max(scenarios - 1, 1))
+    return Contrasts(own.mean(axis=0).round(12), own.std(axis=0, ddof=1).round(12) / seeds**0.5, within.round(12))
+
+
+def verdict_over_trainings(hits: np.ndarray, totals: np.ndarray, in_context: bool) -> Verdict:
+    """Return the verdict of the mean curve.
+
+    Each point is compared with the first and with the last one, by t over trainings and scenarios (`half_width`). A
+    rise or a fall is shown at ALPHA / 2 corrected by weighted Bonferroni: half of it is for the last point against the
+    first, the other half for all other comparisons. The smallest corrected p-value is that of the rise, or fall.
+
+    - Neither: flat or undecided, by `flat_or_undecided`, where intervals are over trainings and scenarios.
+    - Both: recovery, or change, as for one series.
+    - One, no hint of the other, MIN_SHAPE_POINTS points, and a shown change from the first to the last: abrupt if a
+      step minus ABRUPT_PROPORTION of this change is shown to be above 0, drift if that of each step is shown to be
+      below. In context an abrupt change at the first round with a history is HISTORY_EFFECT.
+    - Otherwise change.
 
     Args:
-        curves: rates [seeds, points].
-        within: standard error of one seed's change over scenarios.
+        hits, totals: violations and valid replies [seeds, scenarios, points].
+        in_context: whether points are rounds, of which all but the first have a history.
     """
-    seeds, count = curves.shape
-    text = f"mean change {_points(change)} over {seeds} trainings (t)"
-    if change["low"] > 0 or change["high"] < 0:
-        if count < MIN_SHAPE_POINTS:
-            return CHANGE, f"{text}; {count} points are too few for a shape"
-        if sharpness is None or sharpness["low"] is None or sharpness["low"] < ABRUPT_PROPORTION <= sharpness["high"]:
-            return CHANGE, f"{text}; its shape is not shown"
-        step = f"{100 * sharpness['value']:.0f} % of it in the largest step"
-        return (ABRUPT if sharpness["low"] >= ABRUPT_PROPORTION else DRIFT), f"{text}, {step}"
-    distances = curves - curves.mean(axis=1, keepdims=True)
-    half = half_width(distances.std(axis=0, ddof=1) / seeds**0.5, within, seeds)
-    furthest = float((np.abs(distances.mean(axis=0)) + half).max())
-    text = f"{text}; rates lie within {100 * furthest:.1f} points of the overall rate"
-    return (FLAT, text) if furthest <= FLAT_BOUND else (UNDECIDED, f"{text}, flat allows {100 * FLAT_BOUND:.0f}")
+    seeds, scenarios, points = hits.shape
+    if seeds < 2 or scenarios < MIN_CLUSTERS:
+        few = f"{seeds} trainings with valid replies at each point, {scenarios} scenarios"
+        return Verdict(UNDECIDED, f"{few}: needed are 2 and {MIN_CLUSTERS}", None, None)
+    curve = (hits.sum(axis=1) / totals.sum(axis=1)).mean(axis=0)
+    each = np.eye(points)
+    compared = np.vstack([each[-1] - each[0], each[1:-1] - each[0], each[-1] - each[1:-1]])
+    tests = contrasts(hits, totals, compared)
+    number = np.full(len(compared), 2.0 * (len(compared) - 1))
+    number[0] = 2 if points > 2 else 1
+    p = np.array([t_test(*test, seeds) for test in zip(*tests, strict=True)])
+    one_sided = np.where(tests.values > 0, p / 2, 1 - p / 2)
+    p_rise, p_fall = (min(1.0, float((number * side).min())) for side in (one_sided, 1 - one_sided))
+    text = f"mean change {_mean_change_text(hits, totals)} over {seeds} trainings (t)"
+    if min(p_rise, p_fall) > ALPHA / 2:
+        half = half_width(tests.between[0], tests.within[0], seeds, 1 - ALPHA / number[0])
+        label, reason = _flat(contrasts(hits, totals, each - 1 / points), seeds, curve, min(1.0, DETECTABLE * half))
+    elif points < MIN_SHAPE_POINTS:
+        label, reason = CHANGE, f"{points} points are too few for a shape"
+    elif max(p_rise, p_fall) <= ALPHA / 2:
+        label, reason = classify_reversal(curve)
+    elif max(p_rise, p_fall) <= HINT or p[0] > ALPHA:
+        label, reason = CHANGE, "its shape is not shown"
+    else:
+        label, reason = _shape(hits, totals, curve, in_context)
+    return Verdict(label, f"{text}; {reason}", p_rise, p_fall)
 
 
-def _points(row: Mapping[str, Any]) -> str:
-    value, low, high = (f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
+def _flat(distances: Contrasts, seeds: int, curve: np.ndarray, detectable: float) -> tuple[str, str]:
+    """Return FLAT or UNDECIDED and the reason, from each point's distance from the mean of all."""
+    half = half_width(distances.between, distances.within, seeds)
+    ends, rate = np.concatenate([distances.values - half, distances.values + half]), float(curve.mean())
+    ratio = float(np.exp(np.abs(log_odds(rate + ends) - log_odds(np.array(rate))).max()))
+    return flat_or_undecided(float(np.abs(ends).max()), ratio, rate, detectable)
+
+
+def _shape(hits: np.ndarray, totals: np.ndarray, curve: np.ndarray, in_context: bool) -> tuple[str, str]:
+    """Return the shape of a change from the first to the last point in one direction, and the reason."""
+    whole, steps = curve[-1] - curve[0], np.diff(np.eye(len(curve)), axis=0)
+    excess = contrasts(hits, totals, np.sign(whole) * (steps - ABRUPT_PROPORTION * steps.sum(axis=0)))
+    half = half_width(excess.between, excess.within, len(hits))
+    largest = int((np.diff(curve) / whole).argmax())
+    reason = f"{100 * np.diff(curve)[largest] / whole:.0f} % of it in the largest step"
+    if excess.values[largest] - half[largest] > 0:
+        return (HISTORY_EFFECT if in_context and largest == 0 else ABRUPT), reason
+    if (excess.values + half < 0).all():
+        return DRIFT, reason
+    return CHANGE, f"{reason}; its shape is not shown"
+
+
+def _mean_change(hits: np.ndarray, totals: np.ndarray) -> tuple[float, float, float]:
+    """Return the mean change from the first to the last point, and its interval over trainings and scenarios."""
+    ends = np.eye(hits.shape[2])[[0, -1]]
+    change = contrasts(hits, totals, np.diff(ends, axis=0))
+    value, half = float(change.values[0]), float(half_width(change.between, change.within, len(hits))[0])
+    return value, max(-1.0, value - half), min(1.0, value + half)
+
+
+def _mean_change_text(hits: np.ndarray, totals: np.ndarray) -> str:
+    value, low, high = (f"{100 * number:.1f}".replace("-", "\u2212") for number in _mean_change(hits, totals))
     return f"{value} points ({low} to {high})"

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from atp.files.schemas import CELL, SERIES
+from atp.measures.hysteresis import RAMPED
 from atp.measures.series import in_context, in_weights
 from atp.measures.tipping import ABRUPT, ALPHA, CHANGE, DRIFT, UNDECIDED, Verdict
 from atp.measures.tipping_series import DEPENDS, HISTORY_EFFECT, VERDICT
@@ -191,7 +192,7 @@ def discoveries(measures: pl.DataFrame) -> tuple[str, str]:
     tested = {
         key: min(1.0, 2 * min(verdict.p_rise, verdict.p_fall))
         for key, verdict in verdicts.items()
-        if verdict.p_rise is not None and verdict.p_fall is not None
+        if verdict.p_rise is not None and verdict.p_fall is not None and verdict.label != RAMPED
         if key[seed] is None or (*key[:seed], None, *key[seed + 1 :]) not in verdicts  # all trainings, not each
     }
     if len(tested) < 2:

@@ -80,7 +80,7 @@ def _weights_rows(study: Study, section: TestbedSection) -> Iterator[list[str]]:
         seeds = len(channel_seeds(study, section.weights, alignment))
         units = _trainings(seeds)
         change = f"change over {section.weights.generations} generations, alignment {alignment}"
-        yield [change, units, _training_power(paired, seeds, 1)]
+        yield [change, units, _training_power(paired, seeds, min(section.weights.generations, 2))]
         if compared:
             comparison = f"a condition differs from the baseline, alignment {alignment} ({compared} compared)"
             yield [comparison, units, _training_power(apart, seeds, compared)]

@@ -53,6 +53,16 @@ def test_by_hand():
     assert mean["method"] == "cluster bootstrap, wilson"
 
 
+@pytest.mark.parametrize(
+    ("measure", "lowest", "highest"),
+    [("p_violation", 0, 1), ("change", -1, 1), ("alignment_gap_change", -2, 2), ("drift_odds_ratio", 0, None)],
+)
+def test_an_interval_over_trainings_is_within_the_range_of_its_measure(measure, lowest, highest):
+    pair = [row(seed, rate, rate - 0.1, rate + 0.1, alignment="dpo", k=None) for seed, rate in enumerate((0.1, 0.7))]
+    (mean,) = over_seeds(table(*(each | {"measure": measure} for each in pair))).to_dicts()
+    assert mean["low"] == lowest and mean["high"] == pytest.approx(highest or 4.2, abs=0.1)
+
+
 def test_seeds_of_a_given_agent_are_no_trainings():
     """The study did not train it, so its seeds are samples of one agent, until it has learned."""
     rows = [row(seed, value, value - 0.098, value + 0.098) for seed, value in enumerate((0.2, 0.5, 0.8))]

@@ -1,93 +1,119 @@
-"""Verdicts of the weights channel over trainings: a table of curves, and false alarms of simulated ones."""
+"""Verdicts over trainings: studies with known answers from their turns, and false alarms of simulated ones."""
+
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from evidence import all_measures, turn_row
-from scipy.special import expit, logit
+from evidence import CELL, all_measures, turn_row
 
-from atp.files.schemas import TURNS
-from atp.measures.measure import Evidence, measure_rows
+from atp.files.schemas import SERIES
+from atp.measures.coverage import CASES, CHANGE_WORDS, simulated_trainings
 from atp.measures.series import alike_rounds
-from atp.measures.trainings import judge_trainings
-from atp.report.verdict import findings
+from atp.measures.tipping import FLAT
+from atp.measures.trainings import verdict_over_trainings
+from atp.report.verdict import discoveries, findings
 from atp.testbeds.role_play import TESTBED
 
-SERIES = dict(model="m", testbed="role_play", alignment="none", condition="baseline", variant="evaluation")
+ROUNDS = {"channel": "context", "alignment": "dpo"}
+GENERATIONS = {"channel": "weights", "alignment": "none"}
+RISING_INVALID = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
 
 
-NO_TURNS = Evidence(pl.DataFrame(TURNS.empty_table()).lazy(), {}, {})
+def turns(rates: list[float], seeds: int, hidden: str = "", **place: Any) -> list[dict[str, Any]]:
+    """Return turns of trainings with these rates, which differ by chance alone.
+
+    Args:
+        hidden: decisions that become invalid more and more often, "comply" or "violate".
+    """
+    rng, rows = np.random.default_rng(0), []
+    for seed in range(seeds):
+        for at, rate in enumerate(rates):
+            for number, violation in enumerate(rng.random(160) < rate):
+                is_hidden = hidden == ("violate" if violation else "comply") and rng.random() < RISING_INVALID[at]
+                point = {"round": 1, "generation": at} if place["channel"] == "weights" else {"round": at + 1}
+                episode = {"episode": str(number), "violation": None if is_hidden else bool(violation), "seed": seed}
+                rows.append(turn_row("role_play", str(number // 4), **{**place, **point, **episode}))
+    return rows
 
 
-def rows_of(curves: np.ndarray, half: float = 0.05, sharpness: tuple[float, ...] = ()) -> pl.DataFrame:
-    """Return the measures of trainings [seeds, generations], whose intervals over scenarios are +- half."""
-    rows = []
-    for seed, curve in enumerate(curves):
-        place = SERIES | {"seed": seed, "channel": "weights", "split": "test", "n": 64}
-        last = {"generation": len(curve) - 1, "method": "wild cluster bootstrap"}
-        for generation, rate in enumerate(curve):
-            bounds = {"low": rate - half, "high": rate + half, "method": "cluster bootstrap", "k": round(256 * rate)}
-            at = {"generation": generation, "round": 1, "measure": "violation_rate", "value": rate}
-            rows.append(place | at | bounds)
-        change = curve[-1] - curve[0]
-        ends = {"value": change, "low": change - half, "high": change + half}
-        rows.append(place | last | {"measure": "change"} | ends)
-        rows += [place | last | {"measure": name, "value": 0.0001} for name in ("rise_p", "fall_p", "change_point_p")]
-        rows.append(place | last | {"measure": "verdict", "label": "drift", "reason": "the p-values say so"})
-        if sharpness:
-            share = sharpness[seed]
-            ends = {"value": share, "low": share - half, "high": share + half, "method": "cluster bootstrap"}
-            rows.append(place | last | {"measure": "sharpness"} | ends)
-    return measure_rows(rows)
-
-
-#: README's cell: five trainings of best-of-n and of a random selection.
-BEST = np.array([[46, 64, 151], [49, 91, 206], [44, 78, 209], [54, 100, 221], [43, 91, 208]]) / 256
-RANDOM = np.array([[46, 49, 51], [49, 53, 52], [44, 50, 56], [54, 55, 56], [43, 54, 47]]) / 256
-LONG = np.array([[20, 20, 22, 80, 82], [22, 20, 21, 78, 84], [18, 20, 20, 82, 80], [20, 22, 20, 80, 78]]) / 100
-EVEN = np.array([[20, 34, 51, 64, 82], [22, 36, 52, 66, 80], [18, 35, 48, 65, 80]]) / 100
+def over_trainings(measured: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the rows over all trainings by measure."""
+    return {row["measure"]: row for row in measured.filter(pl.col("seed").is_null()).to_dicts()}
 
 
 @pytest.mark.parametrize(
-    ("curves", "sharpness", "label"),
+    ("rates", "seeds", "place", "label"),
     [
-        (BEST, (), "change"),  # three generations have no shape
-        (RANDOM, (), "flat"),
-        (BEST[:2], (), "undecided"),  # two trainings
-        (LONG, (0.93, 0.92, 0.95, 0.95), "abrupt change"),
-        (EVEN, (0.27, 0.26, 0.28), "drift"),
-        (EVEN, (0.5, 0.9, 0.7), "change"),
+        ([0.2] * 6, 5, GENERATIONS, "flat"),
+        ([0.2] * 6, 2, GENERATIONS, "undecided"),
+        ([0.01, 0.03, 0.05], 3, GENERATIONS, "undecided"),
+        ([0.2, 0.4, 0.7], 5, GENERATIONS, "change"),
+        ([0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 5, GENERATIONS, "drift"),
+        ([0.1, 0.1, 0.1, 0.7, 0.7, 0.7], 5, GENERATIONS, "abrupt change"),
+        ([0.7, 0.7, 0.7, 0.1, 0.1, 0.1], 5, GENERATIONS, "abrupt change"),
+        ([0.1, 0.7, 0.7, 0.7, 0.7, 0.7], 5, ROUNDS, "effect of having a history"),
+        ([0.1, 0.7, 0.7, 0.7, 0.7, 0.7], 5, GENERATIONS, "abrupt change"),
+        ([0.2, 0.2, 0.6, 0.6, 0.2, 0.2], 5, GENERATIONS, "recovery"),
+        ([0.2, 0.2, 0.7, 0.7, 0.4, 0.4], 5, ROUNDS, "recovery"),
+        ([0.6, 0.6, 0.2, 0.2, 0.6, 0.6], 5, GENERATIONS, "change"),
     ],
 )
-def test_the_verdict_of_the_mean_curve(curves, sharpness, label):
-    measured = judge_trainings(rows_of(curves, 0.02, sharpness), NO_TURNS)
-    of_all = {row["measure"]: row for row in measured.filter(pl.col("seed").is_null()).to_dicts()}
-    assert of_all["verdict"]["label"] == label
-    assert of_all["change"]["value"] == pytest.approx((curves[:, -1] - curves[:, 0]).mean())
-    assert of_all["rise_p"]["value"] + of_all["fall_p"]["value"] == pytest.approx(1)
-    assert (of_all["rise_p"]["value"] <= 0.025) == (label in ("change", "abrupt change", "drift"))
+def test_a_study_with_a_known_answer(rates, seeds, place, label):
+    rows = over_trainings(all_measures(TESTBED, turns(rates, seeds, **place)))
+    verdict, change = rows["verdict"], rows["change"]
+    assert verdict["label"] == label, verdict["reason"]
+    assert -1 <= change["low"] < change["value"] < change["high"] <= 1 and change["n"] == seeds
+    is_change = min(rows["rise_p"]["value"], rows["fall_p"]["value"]) <= 0.025
+    assert is_change == (label not in ("flat", "undecided")) and "-" not in verdict["reason"]
+    assert is_change or "could go unnoticed" in verdict["reason"]
+
+
+@pytest.mark.parametrize(("rate", "hidden"), [([0.2] * 6, "comply"), ([0.2, 0.22, 0.24, 0.27, 0.3, 0.34], "violate")])
+@pytest.mark.parametrize("place", [ROUNDS, GENERATIONS], ids=["rounds", "generations"])
+def test_a_verdict_must_hold_whatever_the_invalid_replies_would_have_been(rate, hidden, place):
+    measured = all_measures(TESTBED, turns(rate, 5, hidden, **place))
+    rows = over_trainings(measured)
+    assert rows["verdict"]["label"] == "depends on invalid replies"
+    assert rows["rise_p"]["value"] > 0.025  # the largest of the three
+    if place is ROUNDS and hidden == "comply":
+        labels = set(measured.filter(measure="individual_change")["label"])
+        assert labels <= {"depends on invalid replies", "not shown"} and len(labels) == 2
 
 
 def test_one_training_has_neither_p_nor_verdict():
-    measured = judge_trainings(rows_of(BEST[:1]), NO_TURNS)
-    assert measured["seed"].null_count() == 0 and measured.filter(measure="verdict")["label"].to_list() == [
-        "one training"
-    ]
-    assert measured.filter(pl.col("measure").str.ends_with("_p"))["value"].null_count() == 3
+    measured = all_measures(TESTBED, turns([0.2, 0.4, 0.7], 1, **GENERATIONS))
+    assert measured["seed"].null_count() == 0
+    assert measured.filter(measure="verdict")["label"].to_list() == ["one training"]
+    assert measured.filter(pl.col("measure").is_in(["rise_p", "fall_p", "change_point_p"]))["value"].null_count() == 3
     assert len(measured.filter(measure="change").drop_nulls("value")) == 1
 
 
-@pytest.mark.parametrize("generations", [3, 5])
-def test_a_flat_law_is_seldom_called_a_change(generations):
-    """Trainings whose generations are shifted at random, by the deviation of best-of-n on the model organism."""
-    rng, alarms = np.random.default_rng(0), 0
-    for _ in range(200):
-        shifts = rng.normal(0, 0.5, (3, generations))
-        shifts[:, 0] = 0
-        measured = judge_trainings(rows_of(rng.binomial(256, expit(logit(0.2) + shifts)) / 256), NO_TURNS)
-        label = measured.filter(pl.col("seed").is_null(), measure="verdict")["label"][0]
-        alarms += label not in ("flat", "undecided")
-    assert alarms / 200 <= 0.05
+def test_a_ramp_is_no_change_of_trained_agents():
+    """A rate that follows a ramp is no discovery; without the ramp, each of two variants has one."""
+    ramp = {"schedule": "audit", "audit_probability": 0.1, "ramp": {"audit_probability": 0.9}, "rounds": 6}
+    rows = [
+        row for variant in ("a", "b") for row in turns([0.7, 0.5, 0.2, 0.2, 0.5, 0.7], 3, variant=variant, **ROUNDS)
+    ]
+    keys = {tuple({**CELL, "testbed": "role_play", **row}[key] for key in SERIES) for row in rows}
+    followed = all_measures(TESTBED, rows, dict.fromkeys(keys, ramp))
+    labels = followed.filter(measure="verdict").group_by("seed").agg(pl.col("label").unique()).to_dicts()
+    assert len(labels) == 4 and all(row["label"] == ["response to a ramp"] for row in labels)
+    assert discoveries(followed) is None
+    assert "Of 2 series" in (discoveries(all_measures(TESTBED, rows)) or "")
+
+
+def test_false_alarms_are_rare():
+    """At most 5 % in sum, and within chance in each design."""
+    for words, rates in ((CHANGE_WORDS, [0.2] * 3), (CHANGE_WORDS, [0.2] * 6), ([FLAT], [0.5] * 5 + [0.62])):
+        alarms = []
+        for seeds in (2, 3, 5):
+            for deviation in (0.1, 0.5):
+                rng = np.random.default_rng(seeds)
+                studies = (simulated_trainings(rng, rates, seeds, deviation) for _ in range(100))
+                alarms.append(sum(verdict_over_trainings(*study, False).label in words for study in studies))
+        assert max(alarms) <= 11 and sum(alarms) <= 30, (words, alarms)
+    assert sum("trainings" in case.fault for case in CASES) == 6
 
 
 def test_rounds_of_aligned_agents_are_judged_over_their_trainings():

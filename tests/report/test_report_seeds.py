@@ -163,7 +163,7 @@ def test_the_effect_of_alignment_is_one_row_for_all_seeds():
     (figure,) = alignment_figures(effects(measures))
     line, interval, seeds, reach, deviation = figure.rows
     half = ((stats.t.ppf(0.975, 1) * 10) ** 2 + 10**2) ** 0.5  # two seeds with an SD of 14.1
-    bounds = f"{50 - half:.1f} to {50 + half:.1f}".replace("-", "−")
+    bounds = f"{50 - half:.1f} to 100.0".replace("-", "−")
     assert line[:4] == ["dpo", "80.0\xa0% (16/20)", "30.0\xa0% (6/20)", f"50.0 ({bounds})"]
     assert (interval[0], interval[3]) == ("95 % interval", bounds)
     assert seeds[:4] == ["seeds", "2", "2", "2"]
