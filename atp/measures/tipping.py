@@ -284,10 +284,7 @@ def flat_or_undecided(
 ) -> tuple[str, str]:
     """Return FLAT or UNDECIDED, and the reason, of rates without a shown rise or fall.
 
-    Args:
-        distance: largest distance from the overall rate that the rates can have.
-        ratio: largest ratio of their odds to the overall odds, or its inverse.
-        detectable: smallest change that would have been shown.
+    The largest distance from the overall rate and odds ratio to it are bounds of intervals.
     """
     factor = f"a factor of {ratio:.1f}" if ratio < 100 else "any factor"
     reason = (

@@ -99,8 +99,8 @@ def test_a_ramp_is_no_change_of_trained_agents():
     followed = all_measures(TESTBED, rows, dict.fromkeys(keys, ramp))
     labels = followed.filter(measure="verdict").group_by("seed").agg(pl.col("label").unique()).to_dicts()
     assert len(labels) == 4 and all(row["label"] == ["response to a ramp"] for row in labels)
-    assert discoveries(followed) is None
-    assert "Of 2 series" in (discoveries(all_measures(TESTBED, rows)) or "")
+    assert discoveries(followed) == ("", "")
+    assert "Of 2 series" in discoveries(all_measures(TESTBED, rows))[0]
 
 
 def test_false_alarms_are_rare():
