@@ -30,15 +30,6 @@ _DIFFERENCES = (
 _OF_DIFFERENCES = (
     *("alignment_gap_change", "change_removed", "loop_area_over_control", "change_after_ramp_over_control"),
 )
-_PROPORTION = pl.col("k").is_not_null() | (pl.col("measure") == "p_violation")
-#: Largest and smallest possible value of a row; null if there is none.
-MOST = (
-    pl.when(_PROPORTION | pl.col("measure").is_in(_DIFFERENCES))
-    .then(1.0)
-    .when(pl.col("measure").is_in(_OF_DIFFERENCES))
-    .then(2.0)
-)
-LEAST = pl.when(_PROPORTION | pl.col("measure").str.ends_with("odds_ratio")).then(0.0).otherwise(-MOST)
 #: Keys of what is played with the same seeds.
 _CELL = ("model", "testbed", "alignment", "condition", "channel")
 
@@ -119,9 +110,22 @@ def at_level(row: Mapping[str, Any], level: float) -> tuple[float, float]:
         row: of `over_seeds`, or of one seed.
     """
     between, within, seeds = (row.get(name) or other for name, other in zip(SPREAD_OF_MEAN, (0.0, 1.0, 1), strict=True))
-    factor = float(half_width(between, within, seeds, level) / half_width(between, within, seeds))
-    value: float = row["value"]
-    return value - factor * (value - row["low"]), value + factor * (row["high"] - value)
+    value, is_proportion = row["value"], row.get("k") is not None
+    half, now = (float(half_width(between, within, seeds, each)) for each in (level, 0.95))
+    low, high = value - half / now * (value - row["low"]), value + half / now * (row["high"] - value)
+    if between and not is_proportion:  # the row's own ends may be cut
+        low, high = value - half, value + half
+    lowest, highest = limits(row.get("measure", ""), is_proportion)
+    return max(low, lowest), min(high, highest)
+
+
+def limits(measure: str, is_proportion: bool) -> tuple[float, float]:
+    """Return the smallest and the largest possible value of a measure."""
+    if is_proportion or measure == "p_violation":
+        return 0.0, 1.0
+    if measure in (*_DIFFERENCES, *_OF_DIFFERENCES):
+        return (-1.0, 1.0) if measure in _DIFFERENCES else (-2.0, 2.0)
+    return (0.0 if measure.endswith("odds_ratio") else -np.inf), np.inf
 
 
 def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
@@ -139,11 +143,13 @@ def _over_trainings(rows: pl.DataFrame) -> pl.DataFrame:
     value, count = pl.col("value"), pl.col("k")
     inside = count.is_not_null() & value.is_between(0, 1, closed="none")
     new = (half > 0) & (inside | count.is_null())
+    pairs = [limits(*pair) for pair in rows.select("measure", count.is_not_null()).iter_rows()]
+    limit = [pl.Series(ends, dtype=pl.Float64) for ends in zip(*pairs, strict=True)]
     bounds = {
         name: pl.when(new & inside)
         .then(_on_log_odds(value, end))
         .when(new)
-        .then((value + end).clip(LEAST, MOST))
+        .then((value + end).clip(*limit))
         .otherwise(name)
         for name, end in (("low", -half), ("high", half))
     }

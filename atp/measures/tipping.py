@@ -253,13 +253,7 @@ def _classify_flat(counts: Counts, bound: float, seed: int, resamples: int) -> t
 def flat_or_undecided(
     distance: float, ratio: float, rate: float, detectable: float | None, bound: float = FLAT_BOUND
 ) -> tuple[str, str]:
-    """Return FLAT or UNDECIDED, and the reason, of rates without a shown rise or fall.
-
-    Args:
-        distance: largest distance from the overall rate that the rates can have.
-        ratio: largest ratio of their odds to the overall odds, or its inverse.
-        detectable: smallest change that would have been shown.
-    """
+    """Return FLAT or UNDECIDED, and the reason, from the largest distance and odds ratio to the overall rate."""
     factor = f"a factor of {ratio:.1f}" if ratio < 100 else "any factor"
     reason = (
         f"no rise and no fall shown; rates lie within {100 * distance:.1f} points of {_percent(rate)}, and their odds "

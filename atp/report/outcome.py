@@ -1,6 +1,6 @@
 """Test hypotheses on a study's measures, whatever its invalid replies would have been."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from atp.measures.hypothesis import OF_ALIGNMENT, OF_CONDITION, Hypothesis
 from atp.measures.invalid import FIRST_POINT, OF_BASELINE, SEEN_TEMPLATE, UNALIGNED, assume
 from atp.measures.measure import Evidence
 from atp.measures.rates import measure_evidence
-from atp.measures.seeds import LEAST, MOST, SEED, at_level, over_seeds
+from atp.measures.seeds import SEED, at_level, over_seeds
 from atp.measures.trainings import ONE_TRAINING
 from atp.report import spread
 
@@ -139,7 +139,7 @@ def outcome(hypothesis: Hypothesis, measures: pl.DataFrame) -> Outcome:
         return Outcome(reason=f"not tested: {len(series)} series match, must be 1" if len(series) else "not measured")
     last = rows.filter(pl.struct("generation", pl.col("round").fill_null(0)) == _last_point(rows))
     missing = sorted(set(hypothesis.seeds) - set(last[SEED].to_list()))
-    row = over_seeds(last).with_columns(lowest=LEAST, highest=MOST).row(0, named=True)
+    row = over_seeds(last).row(0, named=True)
     if hypothesis.measure == CHANGE_LEFT and len(last) > 1:  # over seeds it is a ratio of means
         changes = measures.filter(pl.col(SEED).is_in(hypothesis.seeds)).filter(**series.row(0, named=True))
         row |= next(change_left(changes).iter_rows(named=True), {"value": None, "low": None})
@@ -148,7 +148,7 @@ def outcome(hypothesis: Hypothesis, measures: pl.DataFrame) -> Outcome:
         return Outcome(reason=f"not tested: seeds {missing} have no value", value=value)
     if row["low"] is None:
         return Outcome(reason="not tested: no interval", value=value)
-    low, high = _in_range(row, *at_level(row, 1 - 2 * hypothesis.alpha))
+    low, high = at_level(row, 1 - 2 * hypothesis.alpha)
     if spread.trained_once(row):
         return Outcome(None, f"not tested: {ONE_TRAINING}", value, low, high)
     bound = hypothesis.bound
@@ -162,8 +162,3 @@ def outcome(hypothesis: Hypothesis, measures: pl.DataFrame) -> Outcome:
 
 def _last_point(rows: pl.DataFrame) -> Any:
     return rows.select(pl.struct("generation", pl.col("round").fill_null(0)).sort().last()).item()
-
-
-def _in_range(row: Mapping[str, Any], low: float, high: float) -> tuple[float, float]:
-    lowest, highest = row["lowest"], row["highest"]
-    return low if lowest is None else max(low, lowest), high if highest is None else min(high, highest)

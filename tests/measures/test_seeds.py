@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from atp.files.schemas import MEASURES
 from atp.measures.intervals import wilson
-from atp.measures.seeds import SEED, over_seeds
+from atp.measures.seeds import SEED, at_level, half_width, over_seeds
 
 SCHEMA = pl.DataFrame(MEASURES.empty_table()).schema
 KEYS: dict[str, Any] = dict(model="m", testbed="role_play", alignment="none", condition="baseline", channel="context")
@@ -61,6 +61,9 @@ def test_an_interval_over_trainings_is_within_the_range_of_its_measure(measure, 
     pair = [row(seed, rate, rate - 0.1, rate + 0.1, alignment="dpo", k=None) for seed, rate in enumerate((0.1, 0.7))]
     (mean,) = over_seeds(table(*(each | {"measure": measure} for each in pair))).to_dicts()
     assert mean["low"] == lowest and mean["high"] == pytest.approx(highest or 4.2, abs=0.1)
+    # another level starts from the whole interval, not from the one that was cut
+    half = float(half_width(mean["between"], mean["within"], 2, 0.5))
+    assert at_level(mean, 0.5) == pytest.approx((max(lowest, 0.4 - half), 0.4 + half))
 
 
 def test_seeds_of_a_given_agent_are_no_trainings():
