@@ -23,7 +23,16 @@ SPREAD = ("least", "most", "deviation", "seeds", "planned", "of", "trainings", "
 SPREAD_OF_MEAN = ("between", "within", "seeds")
 #: Measures that are differences of rates, and differences of such differences.
 _DIFFERENCES = (
-    *("change", "change_in_condition", "change_from_start", "change_before_reset", "change_after_reset"),
+    *(
+        "change",
+        "change_in_condition",
+        "change_in_baseline",
+        "change_from_start",
+        "memory_effect",
+        "repair_gap",
+        "change_before_reset",
+        "change_after_reset",
+    ),
     *("end_difference", "alignment_gap", "below_unaligned_start", "unseen_minus_seen_templates", "reinforcement"),
     *("recollude", "loop_area", "loop_area_of_control", "change_after_ramp", "change_after_ramp_of_control"),
 )

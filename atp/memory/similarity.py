@@ -8,7 +8,7 @@ from typing import Any
 
 from atp.errors import AtpError
 
-MISSING = 'needs sentence-transformers: pip install "atp[embeddings]", or leave it out for BM25'
+MISSING = 'needs sentence-transformers: pip install "alignment-tipping[embeddings]", or leave it out for BM25'
 
 
 def check_embedding(name: str) -> None:
