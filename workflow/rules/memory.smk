@@ -4,7 +4,11 @@ rule memory_rollout:
     input:
         unpack(inputs(paths.MEMORY_DEPLOYMENT)),
     output:
-        multiext(f"{RESULTS}/{paths.MEMORY_GENERATION}", "turns.parquet", "evaluation.parquet"),
+        multiext(
+            f"{RESULTS}/{paths.MEMORY_GENERATION}",
+            "turns.parquet",
+            "evaluation.parquet",
+        ),
     log:
         f"{RESULTS}/{paths.MEMORY_DEPLOYMENT}.log",
     wildcard_constraints:
