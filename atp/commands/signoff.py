@@ -14,7 +14,7 @@ FAILED, NOT_ENOUGH = 3, 4
 def signoff(
     study: Annotated[str, typer.Argument(help="name of a file of config/studies, or its path")],
     max_rise: Annotated[
-        float | None, typer.Option(min=0, max=1, help="allowed rise of the violation rate; 0.05 is 5 points")
+        float | None, typer.Option(help="allowed rise of the violation rate, from 0 to 1; 0.05 is 5 points")
     ] = None,
     where: Annotated[
         list[str],
@@ -37,6 +37,8 @@ def signoff(
     chosen = {key: str(value) for key, value in key_values(where, "--where").items()}
     if unknown := sorted(chosen.keys() - WHERE):
         raise AtpError(f"--where {unknown[0]}: unknown key, allowed are {', '.join(WHERE)}")
+    if max_rise is not None and not 0 <= max_rise <= 1:
+        raise AtpError(f"--max-rise {max_rise:g}: must lie between 0 and 1; 0.05 is 5 points")
     project = read_project({"study": study})
     folder = results / project.name
     signed = sign_off(project, folder, max_rise, chosen)

@@ -26,10 +26,11 @@ def judge(
 
     Without a rubric it is asked the testbed's own question, and its agreement with the rule is printed.
     """
+    from atp.files.schemas import RULE_LABELS, VERDICT
     from atp.files.turns import read_turns
     from atp.measures.agreement import agreement, read_verdicts, rule_labels, summary
     from atp.rollout.judge import JudgeJob, judge_stage
-    from atp.rollout.rubric import RULE_LABELS, VERDICT, own_rubric, read_rubric
+    from atp.rollout.rubric import own_rubric, read_rubric
     from atp.rollout.table import Cell
 
     rows = read_turns(turns).select(["testbed", "episode", "round", "agent", "violation"]).to_pylist()

@@ -166,6 +166,15 @@ VERDICTS = pa.schema(
 )
 
 
+#: The rule's own question among VERDICTS: its dimension, and the labels of compliance and of a violation.
+VERDICT, RULE_LABELS = "verdict", ("no violation", "violation")
+
+
+#: What a monitor did, by its names in the metadata of a selection or an adapter: valid replies and violations among
+#: them, each with how many were flagged, and replies on which a judge stated no verdict.
+MONITORED = ("valid_seen", "violations_seen", "flagged", "violations_flagged", "no_verdict")
+
+
 #: One number a row. A proportion has numerator `k` and denominator `n`, a mean `n` alone. `low` and `high` bound the
 #: 95 % interval that `method` names. A verdict has no value, but a `label` and the `reason` for it.
 MEASURES = pa.schema(

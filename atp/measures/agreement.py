@@ -132,6 +132,9 @@ def agreement(verdicts: Verdicts, labels: Sequence[Label], whose: str) -> str:
 
     Args:
         whose: whose labels they are, such as "person".
+
+    Raises:
+        AtpError: no label has a verdict.
     """
     lines = []
     for dimension, known in verdicts.labels.items():
@@ -148,6 +151,8 @@ def agreement(verdicts: Verdicts, labels: Sequence[Label], whose: str) -> str:
         for own in known:
             judged = ", ".join(f"{each} {counts[own, each]}" for each in known)
             lines.append(f"  {whose} {own}: judge {judged}, invalid {counts[own, None]}")
+    if not lines:
+        raise AtpError(f"{verdicts.path}: no label is about one of its verdicts; compare episode, round and agent")
     unmatched = [label.row for label in labels if label.key not in verdicts.rows]
     if unmatched:
         rows = ", ".join(map(str, unmatched))

@@ -14,6 +14,7 @@ from atp.testbed import Reply
 MAX_CALLS = 20
 
 NOT_CLOSED = "the call is not closed"
+TOO_LONG = f"the call is not closed within the first {MAX_SEARCHED_CHARS:,} characters of the reply"
 
 #: Maximum length of a quote of the reply in an error, in characters.
 _MAX_QUOTE_CHARS = 60
@@ -51,10 +52,13 @@ def parse_calls(reply: Reply | str, tools: Mapping[str, str]) -> list[ParsedCall
     """
     if invalid_reply(reply):
         return []
-    answer = split_reply(reply).answer[:MAX_SEARCHED_CHARS]
+    whole = split_reply(reply).answer
+    answer = whole[:MAX_SEARCHED_CHARS]
     calls = _parse_llama(answer, tools)
     if not calls:
         calls = [call for call, _ in zip(_parse_marked(answer, tools), range(MAX_CALLS), strict=False)]
+    if len(whole) > len(answer):
+        calls = [replace(call, error=TOO_LONG) if call.error == NOT_CLOSED else call for call in calls]
     return [replace(call, text=_replace_surrogates(call.text)) for call in calls]
 
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from atp.files.schemas import MONITORED
 from atp.files.tables import read_provenance
 from atp.report.conditions import NO_VALUE, RowGroup, TableCell
 from atp.report.verdict import percent
-from atp.training.monitors import COUNTS
 
 COLUMNS = ["condition", "generation", "sensitivity", "specificity", "flagged of valid replies", "no verdict"]
 
@@ -30,12 +30,12 @@ def monitors(selections: Sequence[Path], adapters: Sequence[Path]) -> list[RowGr
         cell, cost = params["cell"], provenance["cost"]
         place = (cell["condition"], cell["generation"] + (provenance["stage"] == "filter"))
         rows = agents.setdefault(", ".join(cell[key] for key in ("model", "testbed", "alignment")), {})
-        rows.setdefault(place, Counter()).update({name: int(cost.get(name, 0)) for name in COUNTS})
+        rows.setdefault(place, Counter()).update({name: int(cost.get(name, 0)) for name in MONITORED})
     return [RowGroup(agent, [_row(*place, rows[place]) for place in sorted(rows)]) for agent, rows in agents.items()]
 
 
 def _row(condition: str, generation: int, counts: dict[str, Any]) -> list[TableCell]:
-    valid, violations, flagged, violations_flagged, no_verdict = (counts[name] for name in COUNTS)
+    valid, violations, flagged, violations_flagged, no_verdict = (counts[name] for name in MONITORED)
     compliant, passed = valid - violations, valid - violations - (flagged - violations_flagged)
     rates = [_rate(violations_flagged, violations), _rate(passed, compliant), _rate(flagged, valid)]
     return [(condition, ""), (str(generation), ""), *rates, (str(no_verdict), "")]

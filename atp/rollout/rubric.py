@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from atp.errors import AtpError
 from atp.explain import explain
+from atp.files.schemas import RULE_LABELS, VERDICT
 from atp.files.yaml_text import read_yaml
 from atp.parsing.choices import last_object, parse_choice
 from atp.parsing.labels import has_name, normalise
@@ -16,8 +17,6 @@ from atp.parsing.replies import split_reply
 from atp.registry import find_testbed
 from atp.testbed import Reply
 
-#: The rule's own question: its dimension, and the labels of compliance and of a violation.
-VERDICT, RULE_LABELS = "verdict", ("no violation", "violation")
 QUOTE = "quote"
 NOT_STATED = "an answer named, but not in the form that was asked for"
 

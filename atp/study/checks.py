@@ -171,7 +171,9 @@ def _check_condition(
             learns = "memory" if keys <= {MEMORY} else "weights"
             raise ValueError(f"{where}.{name}.conditions: '{condition}' changes only what the {learns} channel learns")
     if section.weights:
-        _check_monitor(testbed, f"{key}.{condition}.monitor", section.learning(condition).monitor)
+        own = "monitor" in section.conditions[condition]
+        place = f"{key}.{condition}.monitor" if own else f"{where}.weights.monitor"
+        _check_monitor(testbed, place, section.learning(condition).monitor)
     if section.weights and (section.weights in channels or not channels):
         _check_settings(testbed, f"{where}.weights.deployment, condition '{condition}'", deployment(section, condition))
 
@@ -289,9 +291,11 @@ def _check_alignment(testbed: str, where: str, section: TestbedSection, study: S
         )
     realigned = [name for name, training in trainings.items() if training.realign_every]
     if realigned and "dpo" not in study.alignments:
+        own = section.conditions[realigned[0]].get("training", {})
+        place = f"conditions.{realigned[0]}" if "realign_every" in own else "weights"
         raise ValueError(
-            f"{where}.conditions.{realigned[0]}.training.realign_every: needs alignment dpo, whose pairs and settings "
-            f"it uses, found {', '.join(study.alignments)}"
+            f"{where}.{place}.training.realign_every: needs alignment dpo, whose pairs and settings it uses, found "
+            f"{', '.join(study.alignments)}"
         )
     repair = section.weights.repair_pairs if section.weights else ()
     if repair and "dpo" not in study.alignments:

@@ -238,7 +238,8 @@ def _alignment(key: str, entry: Any) -> Any:
     try:
         return {name: OwnAlignment.model_validate(settings)}
     except ValidationError as error:
-        raise ValueError(f"{key}.{name}.{explain(error, OwnAlignment)}") from None
+        separator = "." if error.errors()[0]["loc"] else ": "
+        raise ValueError(f"{key}.{name}{separator}{explain(error, OwnAlignment)}") from None
 
 
 def _with_typed_sweep(section: Any, kind: type[Settings]) -> Any:

@@ -45,7 +45,7 @@ class OwnAlignment(BaseModel):
     def _check_one(self) -> "OwnAlignment":
         names = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(names) != 1:
-            raise ValueError(f"must have exactly one of adapter, model, sft, found {', '.join(names) or 'none'}")
+            raise ValueError(f"found {', '.join(names) or 'none'}, must have exactly one of adapter, model, sft")
         return self
 
 

@@ -19,11 +19,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 from atp.errors import AtpError
 from atp.explain import explain
 from atp.files.provenance import Job, Stage
-from atp.files.schemas import QUESTION, SELECTION, VERDICTS
+from atp.files.schemas import QUESTION, RULE_LABELS, SELECTION, VERDICT, VERDICTS
 from atp.files.tables import check_file, read_provenance, read_table, write_table
 from atp.files.turns import decision_messages, read_turns
 from atp.registry import blame, find, origins
-from atp.rollout.rubric import RULE_LABELS, VERDICT
 from atp.testbed import TESTED
 from atp.training.monitors import Monitor, chance_of, count_flags
 

@@ -15,9 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-#: What a monitor did, by its names in the metadata of a selection or an adapter: valid replies and violations among
-#: them, each with how many were flagged, and replies on which a judge stated no verdict.
-COUNTS = ("valid_seen", "violations_seen", "flagged", "violations_flagged", "no_verdict")
+from atp.files.schemas import MONITORED
 
 
 class Monitor(BaseModel):
@@ -75,7 +73,7 @@ def chance_of(sampling_seed: int) -> float:
 
 
 def count_flags(violations: Sequence[bool], flagged: Sequence[bool | None]) -> dict[str, int]:
-    """Return the COUNTS of valid replies; None is a judge's answer without a verdict."""
+    """Return the MONITORED counts of valid replies; None is a judge's answer without a verdict."""
     both = sum(bool(flag) and violation for flag, violation in zip(flagged, violations, strict=True))
     counts = (len(flagged), sum(violations), sum(map(bool, flagged)), both, sum(flag is None for flag in flagged))
-    return dict(zip(COUNTS, counts, strict=True))
+    return dict(zip(MONITORED, counts, strict=True))

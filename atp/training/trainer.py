@@ -17,12 +17,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atp.errors import AtpError, Interrupted
+from atp.files.schemas import MONITORED
 from atp.models.chat import Chat
 from atp.models.spec import ModelSpec
 from atp.progress import Progress
 from atp.stopping import until_stopped
 from atp.testbed import Message
-from atp.training.monitors import COUNTS
 from atp.training.trl_fields import check_fields, setting_error
 
 log = logging.getLogger("atp")
@@ -333,7 +333,7 @@ def _name_run(trainer: Any, label: str) -> None:
 
 def _monitored(entries: Sequence[dict[str, Any]], processes: int) -> dict[str, float]:
     """Return the counts of a monitor over the steps, each of which has the mean over processes."""
-    names = [name for name in COUNTS if any(name in entry for entry in entries)]
+    names = [name for name in MONITORED if any(name in entry for entry in entries)]
     return {name: round(sum(entry.get(name, 0.0) for entry in entries) * processes) for name in names}
 
 

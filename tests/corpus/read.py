@@ -11,8 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from atp.files.schemas import RULE_LABELS, VERDICT
 from atp.parsing.answers import same_answer
-from atp.rollout.rubric import RULE_LABELS, VERDICT, Dimension, read_verdict
+from atp.rollout.rubric import Dimension, read_verdict
 from atp.testbed import Reply
 from atp.testbeds.bargaining import game as bargaining
 from atp.testbeds.bargaining.scenarios import BargainingScenario

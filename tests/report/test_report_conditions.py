@@ -9,7 +9,7 @@ import pytest
 
 from atp import cli
 from atp.files.provenance import Provenance
-from atp.files.schemas import SELECTION, TURNS
+from atp.files.schemas import MONITORED, SELECTION, TURNS
 from atp.files.tables import write_table
 from atp.measures.conditions import OF_CONDITIONS
 from atp.report import conditions
@@ -20,7 +20,6 @@ from atp.rollout.engine import RolloutJob, rollout_stage
 from atp.rollout.table import Cell
 from atp.rollout.transplant import TransplantJob, transplant_stage
 from atp.scenarios.sources import ScenariosJob, scenarios_stage
-from atp.training.monitors import COUNTS
 
 CONDITIONS = {
     "baseline": {},
@@ -159,7 +158,7 @@ def test_realised_rates_of_monitors_are_those_of_all_seeds(tmp_path):
     def write(name: str, stage: str, condition: str, generation: int, *counts: float, **others: object) -> Path:
         cell = vars(Cell("m", "role_play", condition=condition, channel="weights", generation=generation))
         params = {"cell": cell, "monitor": {"kind": "truth"}, **others}
-        provenance = Provenance(stage, "code", params, cost=dict(zip(COUNTS, counts, strict=True)))
+        provenance = Provenance(stage, "code", params, cost=dict(zip(MONITORED, counts, strict=True)))
         if stage == "filter":
             write_table(SELECTION.empty_table(), tmp_path / name, provenance)
         else:

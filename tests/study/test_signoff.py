@@ -109,7 +109,7 @@ def test_an_unfinished_study_does_not_pass(folder):
         code, _, text = sign(folder)
     finally:
         hidden.rename(path)
-    assert code == 4 and "not finished: 1 of its artifacts are missing" in text.replace("\n", " ")
+    assert code == 4 and "not finished: 1 missing artifact, such as" in text.replace("\n", " ")
 
 
 def test_series_without_a_requirement_are_named(folder):
@@ -123,6 +123,7 @@ def test_series_without_a_requirement_are_named(folder):
     ("arguments", "message"),
     [
         (("--where", "colour=red"), "--where colour: unknown key, allowed are model, testbed, alignment, condition"),
+        (("--max-rise", "nan"), r"--max-rise nan: must lie between 0 and 1; 0.05 is 5 points"),
         (("--max-rise", "0.1", "--where", "alignment=dpo"), "no series of the study has .*alignment=dpo; it has "),
     ],
 )

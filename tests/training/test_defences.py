@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from atp.errors import AtpError, Interrupted
 from atp.files.provenance import Provenance
-from atp.files.schemas import PAIRS
+from atp.files.schemas import MONITORED, PAIRS
 from atp.files.tables import read_table, write_table
 from atp.models.load import load_model, with_adapter
 from atp.rollout.engine import RolloutJob, rollout_stage
@@ -32,7 +32,7 @@ from atp.testbeds.role_play.scenarios import RolePlayTemplate, instantiate
 from atp.training.examples import inoculate, read_conversations, read_pairs, rehearse
 from atp.training.filters import FilterJob, filter_stage
 from atp.training.interpolate import between, interpolate
-from atp.training.monitors import COUNTS, Monitor
+from atp.training.monitors import Monitor
 from atp.training.pairs import PairsJob, pairs_stage
 from atp.training.run import AlignJob, FinetuneJob, Run, TrainingFiles, train
 from atp.training.stage import align_stage, finetune_stage
@@ -165,7 +165,7 @@ def test_a_monitor_lowers_what_grpo_learns_from(folder, tmp_path):
         job = made.job.model_copy(update={"monitor": monitor})
         checks[name] = finetune_stage(job, made.files, tmp_path / name)
     cost = lineage(tmp_path / "monitored")["cost"]
-    assert COUNTS[1] not in lineage(tmp_path / "free")["cost"]
+    assert MONITORED[1] not in lineage(tmp_path / "free")["cost"]
     replies = 12 * 8 * 3
     assert 0.9 * replies < cost["valid_seen"] <= replies
     assert cost["violations_flagged"] == cost["violations_seen"] > 0
