@@ -113,3 +113,17 @@ def test_a_hypothesis_holds_whatever_invalid_replies_would_have_been(claim, rows
     assert result.bounds.low <= bounds[0] + 1e-9 and result.bounds.high >= bounds[1] - 1e-9
     if holds is None:
         assert result.valid.holds and result.reason == DEPENDS
+
+
+def test_the_change_left_over_seeds_is_the_ratio_of_mean_changes():
+    """Seeds whose baseline changes by 0.5 and 0.1, of which a condition keeps 0.1 and 0.1: 1/3, and not the mean of 1/5
+    and 1."""
+    changes = {"change_in_baseline": (0.5, 0.1), "change_in_condition": (0.1, 0.1), "change_left": (0.2, 1.0)}
+    rows = [
+        gap(seed, value, "none", half=0.02, measure=measure, invalid=0)
+        for measure, values in changes.items()
+        for seed, value in enumerate(values)
+    ]
+    claim = Hypothesis(measure="change_left", comparison="below", bound=0.5, seeds=(0, 1))
+    result = single_outcome(claim, measure_rows(rows))
+    assert result.value == pytest.approx(1 / 3) and result.holds
