@@ -11,7 +11,7 @@ import polars as pl
 
 from atp.files.schemas import SERIES
 from atp.measures.measure import Evidence, measure_rows
-from atp.measures.seeds import SEED, TRAINED, half_width, t_test
+from atp.measures.seeds import SEED, TRAINED, half_width, over_seeds, t_test
 from atp.measures.tipping import (
     ABRUPT,
     ABRUPT_PROPORTION,
@@ -40,8 +40,8 @@ def judge_trainings(measures: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
 
     Series of one seed in the weights channel lose their p-values and their verdict; in context all rounds are those of
     one network, so that a seed's verdict is about this network. Trained agents with two or more seeds get rows whose
-    seed is null: the mean `change`, and `rise_p`, `fall_p` and `verdict` by `verdict_over_trainings`, which hold
-    whatever the invalid replies would have been.
+    seed is null: the mean `change` as of `over_seeds`, and `rise_p`, `fall_p` and `verdict` by
+    `verdict_over_trainings`, which hold whatever the invalid replies would have been.
     """
     generations = pl.col("channel") != "context"
     tested, judged = generations & pl.col("measure").is_in(P_VALUES), generations & (pl.col("measure") == VERDICT)
@@ -53,30 +53,31 @@ def judge_trainings(measures: pl.DataFrame, evidence: Evidence) -> pl.DataFrame:
         label=pl.when(judged).then(pl.lit(ONE_TRAINING)).otherwise("label"),
         reason=pl.when(judged).then(reason).otherwise("reason"),
     )
-    trained = measures.filter(TRAINED, measure=VERDICT, split="test").filter(pl.col(SEED).n_unique().over(_KEYS) > 1)
+    trained = measures.filter(TRAINED, split="test").filter(pl.col("measure").is_in([VERDICT, "change"]))
+    trained = trained.filter(pl.col(SEED).n_unique().over(_KEYS) > 1)
     if not len(trained):
         return rows
     counts, new = series_counts(evidence), []
-    for keys, verdicts in trained.group_by(_KEYS, maintain_order=True):
+    means = over_seeds(trained.filter(measure="change")).filter(pl.col("seeds") > 1)
+    for keys, verdicts in trained.filter(measure=VERDICT).group_by(_KEYS, maintain_order=True):
         place = dict(zip(_KEYS, keys, strict=True))
         series = counts.filter(pl.col(key).eq_missing(pl.lit(value)) for key, value in place.items())
         new += [place | row | {"generation": verdicts["generation"].max()} for row in _rows(series)]
-    return pl.concat([rows, measure_rows(new)])
+    means = means.with_columns(n=pl.col("seeds").cast(pl.Int64)).select(rows.columns)  # seeds are the units
+    return pl.concat([rows, means, measure_rows(new)])
 
 
 def _rows(series: pl.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of one series over its seeds."""
     in_context = series["channel"][0] == "context"
     shape = whatever_is_invalid(series, lambda counts: verdict_over_trainings(*_table(counts), in_context))
-    hits, totals = _table(series)
+    hits, _ = _table(series)
     number = {"n": len(hits)}
     label = number | {"measure": VERDICT, "method": "", "label": shape.label, "reason": shape.reason}
     if len(hits) < 2:
         return [label]
-    value, low, high = _mean_change(hits, totals)
     test = number | {"method": f"t over {len(hits)} trainings and scenarios"}
     return [
-        test | {"measure": "change", "value": value, "low": low, "high": high},
         test | {"measure": "rise_p", "value": shape.p_rise},
         test | {"measure": "fall_p", "value": shape.p_fall},
         label,
@@ -145,7 +146,8 @@ def verdict_over_trainings(hits: np.ndarray, totals: np.ndarray, in_context: boo
     p = np.array([t_test(*test, seeds) for test in zip(*tests, strict=True)])
     one_sided = np.where(tests.values > 0, p / 2, 1 - p / 2)
     p_rise, p_fall = (min(1.0, float((number * side).min())) for side in (one_sided, 1 - one_sided))
-    text = f"mean change {_mean_change_text(hits, totals)} over {seeds} trainings (t)"
+    change = f"{100 * (curve[-1] - curve[0]):.1f}".replace("-", "\u2212")
+    text = f"mean change {change} points over {seeds} trainings (t)"
     if min(p_rise, p_fall) > ALPHA / 2:
         half = half_width(tests.between[0], tests.within[0], seeds, 1 - ALPHA / number[0])
         label, reason = _flat(contrasts(hits, totals, each - 1 / points), seeds, curve, min(1.0, DETECTABLE * half))
@@ -180,16 +182,3 @@ def _shape(hits: np.ndarray, totals: np.ndarray, curve: np.ndarray, in_context: 
     if (excess.values + half < 0).all():
         return DRIFT, reason
     return CHANGE, f"{reason}; its shape is not shown"
-
-
-def _mean_change(hits: np.ndarray, totals: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean change from the first to the last point, and its interval over trainings and scenarios."""
-    ends = np.eye(hits.shape[2])[[0, -1]]
-    change = contrasts(hits, totals, np.diff(ends, axis=0))
-    value, half = float(change.values[0]), float(half_width(change.between, change.within, len(hits))[0])
-    return value, max(-1.0, value - half), min(1.0, value + half)
-
-
-def _mean_change_text(hits: np.ndarray, totals: np.ndarray) -> str:
-    value, low, high = (f"{100 * number:.1f}".replace("-", "\u2212") for number in _mean_change(hits, totals))
-    return f"{value} points ({low} to {high})"
