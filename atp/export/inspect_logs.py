@@ -90,8 +90,9 @@ def view(study: Artifacts, port: int) -> None:
     try:
         socket.create_server((ADDRESS, port)).close()
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise AtpError(
-            f"--port {port}: {error.strerror}; choose another port with --port, or stop the program that uses this one"
+            f"--port {port}: {reason}; choose another port with --port, or stop the program that uses this one"
         ) from error
     out = updated_folder(study.folder / FOLDER)
     update_logs(study, out)
