@@ -67,6 +67,12 @@ def test_the_wheel_holds_package_config_organisms_and_workflow_and_nothing_else(
     weights = [name for name in contents if name.endswith("model.safetensors")]
     assert len(weights) == 4 and all(len(contents[name]) > 2**20 for name in weights)
     assert wheel.stat().st_size < MAX_BYTES
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata] = [
+            archive.read(name).decode() for name in archive.namelist() if name.endswith(".dist-info/METADATA")
+        ]
+    description = metadata.partition("\n\n")[2]
+    assert "atp init" in description and not re.search(r"\]\(|src|://", description)  # no link that an index breaks
     places = [f"{folder}/".encode() for folder in (ROOT, Path.home())]
     assert [name for name, data in contents.items() if any(place in data for place in places)] == []
 

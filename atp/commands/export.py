@@ -18,12 +18,12 @@ Folder = Annotated[Path | None, typer.Option("--out", help="folder to write to; 
 
 
 def artifacts_of(study: str) -> "Artifacts":
-    """Return a study's artifacts, and print what an unfinished study lacks."""
+    """Return a study's artifacts, and print what an unfinished study lacks and what its folder has beyond it."""
     from atp.export.artifacts import find_artifacts
 
     artifacts = find_artifacts(study)
-    if artifacts.missing:
-        typer.echo(f"atp: {artifacts.missing}", err=True)
+    for note in artifacts.notes:
+        typer.echo(f"atp: {note}", err=True)
     return artifacts
 
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from atp.export.artifacts import Artifacts
 from atp.export.tables import escape, markdown_table
 from atp.files import descriptions
-from atp.files.schemas import CELL, MEASURES
-from atp.files.tables import LINEAGE, read_provenance, read_table
+from atp.files.schemas import CELL, GIVEN, MEASURES
+from atp.files.tables import read_provenance, read_table
 from atp.measures.job import REPAIR
 from atp.study import paths
 
@@ -31,8 +31,8 @@ LICENCE = (
 ABOUT = {
     "turns": "Decisions of agents that remember earlier rounds (split `test`), and of agents in deployment, whose\n"
     "replies can be what the next generation is trained on (split `train`).",
-    "evaluations": "Decisions of each generation in the weights on test scenarios, also of other testbeds if the\n"
-    "study evaluates transfer.",
+    "evaluations": "Decisions of each generation, in the weights or in memory, on test scenarios, also of other\n"
+    "testbeds if the study evaluates transfer.",
     "measures": "Rates and other numbers with 95 % intervals, computed from the rows above.",
 }
 
@@ -71,7 +71,7 @@ def dataset_card(study: Artifacts, folder: Path, counts: Mapping[str, int]) -> s
     provenances = [read_provenance(path) for path in study.turns]
     models = sorted({f"{_params(each, 'cell').get('model', 'unknown')} ({_base(each)})" for each in provenances})
     versions = sorted({str(each.get("versions", {}).get("atp", "unknown")) for each in provenances})
-    unfinished = f"\n**Not finished:** {escape(study.missing)}\n" if study.missing else ""
+    notes = "".join(f"\n**Note:** {escape(note)}\n" for note in study.notes)
     columns = "\n".join(sections)
     return f"""---
 {data.to_yaml()}
@@ -82,7 +82,7 @@ def dataset_card(study: Artifacts, folder: Path, counts: Mapping[str, int]) -> s
 Does an agent that was aligned before deployment stay aligned once it learns from its own rewards? These are the
 decisions of agents in the study {escape(study.name)}, each with its prompt, its reply and its pay, and the
 measures computed from them. Prompts and replies are text that models wrote: treat them as untrusted.
-{unfinished}
+{notes}
 ## How it was made
 
 atp {", ".join(map(escape, versions))} played the testbeds, decided by rule what each reply means, trained the agents
@@ -123,9 +123,9 @@ def model_card(study: Artifacts, path: Path) -> str:
         license_name="as-the-base-model",
         tags=TAGS,
     )
-    cell = _cell(study, path)
+    cell, agents = _cell(study, path), _agents(study, path)
     facts = {
-        "base model": f"{_base(lineage)}, revision {base.get('revision') or 'not pinned'}",
+        "base model": f"{_origin(agents[0])[0]}, revision {base.get('revision') or 'not pinned'}",
         "weights": "LoRA adapter" if adapter else "all weights",
         **cell,
         "method": training.get("method", "the user's own"),
@@ -143,7 +143,7 @@ def model_card(study: Artifacts, path: Path) -> str:
 
 ## Lineage
 
-{_ancestors(study, path)}
+{_lineage(study, agents)}
 
 `lineage.json` has the code digest, the inputs, the package versions, the cost and the post-training check.
 
@@ -166,7 +166,7 @@ def models_card(study: Artifacts, models: Sequence[Path]) -> str:
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(license="other", license_name="as-the-base-models", tags=TAGS)
-    places = [study.place(path).parent for path in models]
+    places = [study.exported_place(path).parent for path in models]
     links = "\n".join(f"- [{escape(str(place))}]({quote(str(place))}/README.md)" for place in places)
     return f"""---
 {data.to_yaml()}
@@ -217,21 +217,47 @@ def _cell(study: Artifacts, path: Path) -> dict[str, Any]:
     return dict(zip(CELL, values, strict=True)) | {"generation": generation}
 
 
-def _ancestors(study: Artifacts, path: Path) -> str:
-    """Return the agents from the base model to this one, each trained further than the one before."""
-    cell, steps = _cell(study, path), ["the base model"]
-    trainings = [path.parents[2] / "adapter" if cell["condition"] else path]
-    if cell["condition"]:
-        repaired = cell["condition"].endswith(REPAIRED)
-        folder = path.parents[1].with_name(cell["condition"].removesuffix(REPAIRED))
-        last = len(list(folder.glob("generation*/adapter"))) if repaired else cell["generation"]
-        trainings += [folder / f"generation{number}" / path.name for number in range(1, last + 1)]
-        trainings += [path] if repaired else []
-    for training in trainings:
-        if (training / LINEAGE).is_file():
-            unchanged = " (training changed nothing)" if read_provenance(training).get("unchanged") else ""
-            steps.append(f"{escape(str(study.place(training).parent))}{unchanged}")
-    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps))
+def _agents(study: Artifacts, path: Path) -> list[Path]:
+    """Return the agents of the study from the first trained one to this one, each the input of the next training."""
+    agents = [path]
+    while parent := next(filter(None, map(study.agents_by_digest.get, _inputs(agents[0]).values())), None):
+        agents.insert(0, parent)
+    return agents
+
+
+def _inputs(agent: Path) -> dict[str, str]:
+    """Return the digest of what a training continued, by name: its inputs without tables and without the base model."""
+    lineage = read_provenance(agent)
+    base = Path(_params(lineage, "model")["path"]).parts
+    names = {name: Path(name).parts for name in lineage["inputs"] if not name.endswith(".parquet")}
+    return {name: lineage["inputs"][name] for name, parts in names.items() if base[-len(parts) :] != parts}
+
+
+def _origin(first: Path) -> tuple[str, list[str]]:
+    """Return the base model of a study's first agent, and what else it was trained from that is no agent of the study.
+
+    An alignment that is the user's own is a checkpoint with all weights, or an adapter, which is an input.
+    """
+    lineage = read_provenance(first)
+    base, cell, continued = _base(lineage), _params(lineage, "cell"), list(_inputs(first))
+    if cell["condition"] is None:  # further inputs are data
+        return base, []
+    if not cell["alignment"].startswith(GIVEN) or (lineage["stage"], cell["generation"]) != ("finetune", 1):
+        return base, [f"{name}, which the results no longer have" for name in continued]
+    outside = f"of alignment '{cell['alignment'].removeprefix(GIVEN)}', trained outside this study"
+    if not continued:
+        return f"{base}, a checkpoint {outside}", []
+    return base, [f"adapter {name} {outside}" for name in continued]
+
+
+def _lineage(study: Artifacts, agents: Sequence[Path]) -> str:
+    """Return the steps from the base model to an agent."""
+    base, others = _origin(agents[0])
+    steps = [f"base model: {base}", *others]
+    for agent in agents:
+        unchanged = " (training changed nothing)" if read_provenance(agent).get("unchanged") else ""
+        steps.append(f"{study.place(agent).parent}{unchanged}")
+    return "\n".join(f"{number}. {escape(step)}" for number, step in enumerate(steps))
 
 
 def _rates(study: Artifacts, cell: Mapping[str, Any]) -> str:

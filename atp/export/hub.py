@@ -45,7 +45,7 @@ def export_hub(study: Artifacts, out: Path) -> dict[str, int]:
         (folder / "README.md").write_text(cards.dataset_card(study, folder, counts), encoding="utf-8")
         models = [path for path in study.adapters if _has_weights(path)]
         for path in models:
-            copy = folder / MODELS / study.place(path).parent
+            copy = folder / MODELS / study.exported_place(path).parent
             _copy_model(path, copy)
             (copy / "README.md").write_text(cards.model_card(study, path), encoding="utf-8")
         if models:

@@ -5,6 +5,7 @@ Prompts and replies are untrusted: the logs tell Inspect's viewer to show them a
 
 import hashlib
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import polars as pl
 
 from atp.errors import AtpError
 from atp.export.artifacts import Artifacts, file_name
+from atp.export.folder import replacing_folder, updated_folder
 from atp.files.schemas import DETAILS, TURNS
 from atp.files.tables import read_provenance
 from atp.files.turns import round_messages
@@ -41,30 +43,34 @@ STOP_REASONS = {"stop": "stop", "length": "max_tokens", "content_filter": "conte
 Row = dict[str, Any]
 
 
-def export_inspect(study: Artifacts, out: Path, newer: bool = False) -> int:
+def export_inspect(study: Artifacts, out: Path) -> int:
     """Write the logs of a study, one after the other, and return how many were written.
 
-    Args:
-        out: folder to write to; its logs have the places of the turns files.
-        newer: write only logs whose turns are newer, and delete those whose turns no longer exist.
-
     Raises:
-        AtpError: inspect_ai is not installed; an unreadable turns file.
+        AtpError: inspect_ai is not installed; an unreadable turns file; an `out` that no export wrote.
     """
     _check_installed()
+    with replacing_folder(out) as folder:
+        return update_logs(study, folder)
+
+
+def update_logs(study: Artifacts, folder: Path) -> int:
+    """Write the logs whose turns are newer, delete those whose turns no longer exist, and return how many were written.
+
+    Args:
+        folder: an export's, in which the logs have the places of the turns files.
+    """
     places, written = set[Path](), 0
     for path, variant in _variants(study):
-        parts = study.place(path).with_suffix("").parts
-        place = out.joinpath(*(file_name(part) if ".." in part else part for part in parts))
+        place = folder / study.exported_place(path.with_suffix(""))
         log = place.with_name(f"{place.name}_{file_name(variant)}.eval")
         places.add(log)
-        if newer and log.is_file() and log.stat().st_mtime >= path.stat().st_mtime:
+        if log.is_file() and log.stat().st_mtime >= path.stat().st_mtime:
             continue
         _write_log(_log(study, path, variant), log)
         written += 1
-    if newer:
-        for log in set(out.rglob("*.eval")) - places:
-            log.unlink()
+    for log in set(folder.rglob("*.eval")) - places:
+        log.unlink()
     return written
 
 
@@ -75,9 +81,21 @@ def logs(study: Artifacts) -> Iterator[Any]:
 
 
 def view(study: Artifacts, port: int) -> None:
-    """Write the logs whose turns are newer, and replace this process by Inspect's viewer on the loopback address."""
-    out = study.folder / FOLDER
-    export_inspect(study, out, newer=True)
+    """Write the logs whose turns are newer, and replace this process by Inspect's viewer on the loopback address.
+
+    Raises:
+        AtpError: as `export_inspect`, and for a port that is in use.
+    """
+    _check_installed()
+    try:
+        socket.create_server((ADDRESS, port)).close()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise AtpError(
+            f"--port {port}: {reason}; choose another port with --port, or stop the program that uses this one"
+        ) from error
+    out = updated_folder(study.folder / FOLDER)
+    update_logs(study, out)
     where = ["--log-dir", str(out), "--host", ADDRESS, "--port", str(port)]
     command = [sys.executable, "-m", "inspect_ai", "view", "start", *where, "--no-trust-content"]
     os.execv(sys.executable, command)

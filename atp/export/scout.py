@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def export_scout(study: Artifacts, out: Path) -> int:
         raise AtpError(
             f"inspect_scout is not installed ({error}); install it: pip install 'alignment-tipping[scout]'"
         ) from error
+    os.environ.setdefault("SCOUT_DISPLAY", "none")  # its progress bar prints an empty line where there is no terminal
     written = 0
 
     def counted() -> Iterator[Any]:

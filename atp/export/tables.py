@@ -1,7 +1,9 @@
 """A measure as a table for papers: CSV, LaTeX or Markdown, with the same rows in the same order."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -18,8 +20,11 @@ from atp.study import paths
 #: What tells rows of one measure apart, in the order of the rows; the table has a column for each that varies.
 KEYS = (*GROUP, "round", "method")
 MARKDOWN_CHARS = re.compile(r"([\\`*_{}\[\]<>#!|~&$@]|:(?=//))")
+MINUS = "\u2212"
 #: Characters that end a line or cannot be printed.
 UNPRINTABLE_CHARS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
+
+Number = Callable[[float], str]
 
 
 def measure_table(study: Artifacts, measure: str, form: str) -> str:
@@ -49,7 +54,8 @@ def _cells(rows: pl.DataFrame) -> tuple[list[str], list[list[str]], str]:
     shared = {key: rows[key][0] for key in KEYS if key not in keys and rows[key][0] not in (None, "")}
     columns: dict[str, Callable[[Mapping[str, Any]], Any]] = {key: itemgetter(key) for key in keys}
     if rows["value"].null_count() < len(rows):
-        columns |= {"value": value_text, "95 % interval": _interval, "n": _counts}
+        number = partial(_number, decimals=_decimals(rows))
+        columns |= {"value": partial(_value, number), "95 % interval": partial(_interval, number), "n": _counts}
     columns |= {
         name: itemgetter(name)
         for name in ("invalid", "label", "reason")
@@ -59,10 +65,29 @@ def _cells(rows: pl.DataFrame) -> tuple[list[str], list[list[str]], str]:
     return list(columns), cells, ", ".join(f"{key} {_plain(value)}" for key, value in shared.items())
 
 
-def _interval(row: Mapping[str, Any]) -> str:
+def _value(number: Number, row: Mapping[str, Any]) -> str:
+    return number(row["value"]) if is_mean(row) and row["value"] is not None else value_text(row)
+
+
+def _interval(number: Number, row: Mapping[str, Any]) -> str:
     if row["low"] is None or not is_mean(row):
         return span(dict(row))
-    return " to ".join(value_text({**row, "value": row[bound]}) for bound in ("low", "high"))
+    return f"{number(row['low'])} to {number(row['high'])}"
+
+
+def _decimals(rows: pl.DataFrame) -> int:
+    """Return the decimals of a table's means and bounds: the largest has at least four digits, whole numbers none."""
+    numbers = rows.filter(pl.col("k").is_null()).select(pl.concat_list("value", "low", "high").explode()).to_series()
+    sizes = [abs(number) for number in numbers if number is not None and math.isfinite(number)]
+    if all(size == round(size) for size in sizes):
+        return 0
+    return max(0, 3 - int(math.log10(max(1, *sizes))))
+
+
+def _number(value: float, decimals: int) -> str:
+    """Return a number with these decimals; with three digits if it would look like zero."""
+    looks_like_zero = value != 0 and abs(value) < 0.5 * 10**-decimals
+    return (f"{value:.3g}" if looks_like_zero else f"{value:,.{decimals}f}").replace("-", MINUS)
 
 
 def _counts(row: Mapping[str, Any]) -> str:
@@ -81,6 +106,7 @@ def _latex(measure: str, rows: pl.DataFrame) -> str:
     table = tabulate(cells, header, tablefmt="latex_booktabs", disable_numparse=True)
     table = table.replace(r"\^{}", r"\textasciicircum{}")  # not an accent
     table = re.sub(r"(?<=[-`'?!])(?=[-`'])", "{}", table)  # no dashes or quotation marks from several characters
+    table = table.replace(MINUS, "$-$")  # pdflatex does not know the character
     # At the beginning of a row, LaTeX takes a bracket or an asterisk for an argument of the line break before it.
     table = re.sub(r"^(\s*)(?=[\[*])", r"\1{}", table, flags=re.MULTILINE)
     return f"% {_plain(measure)}: {shared}\n{table}\n"

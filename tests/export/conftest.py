@@ -57,6 +57,7 @@ def hostile(tmp_path_factory) -> Path:
             "details": {"choice": text[:100]},
         }
         rows.append(turn_row("role_play", f"scenario {number}", round=1, **values))
-    place = paths.CONTEXT.format(model="m", testbed="role_play", alignment="none", seed=0, condition="baseline")
+    cell = {"model": "scripted:random:0.5", "testbed": "role_play", "alignment": "given:a", "seed": 0}
+    place = paths.CONTEXT.format(**cell, condition="b?c %2e#d&e.")
     write_table(turn_table(testbed, rows), folder / place, Stage("rollout", [], {}).provenance())
     return folder

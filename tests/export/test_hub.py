@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,8 @@ from peft import PeftConfig
 
 from atp.export.artifacts import find_artifacts
 from atp.export.hub import export_hub
+from atp.files.provenance import Stage
+from atp.files.tables import LINEAGE
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_secret"
@@ -67,14 +70,57 @@ def test_models_have_cards_with_their_lineage_and_rates(small, tmp_path):
     assert not any(str(ROOT).encode() in text or str(small).encode() in text for text in texts)
 
 
+def train(path: Path, stage: str, alignment: str, model: str, *continued: Path) -> Path:
+    """Write what a training leaves of its lineage."""
+    condition, generation = path.parts[-3], int(path.parts[-2].removeprefix("generation"))
+    cell = {"alignment": alignment, "condition": condition, "generation": generation}
+    params = {"cell": cell, "model": {"path": model}, "training": {"method": "sft"}}
+    path.mkdir(parents=True)
+    (path / "adapter_config.json").write_text("{}")
+    (path / LINEAGE).write_text(Stage(stage, [], params, continued).provenance().to_json())
+    return path
+
+
+def test_a_lineage_names_each_training_and_what_was_trained_outside_the_study(hostile, tmp_path):
+    study = shutil.copytree(hostile, tmp_path / "s")
+    for name in ("base", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+    base, own, agents = tmp_path / "base", tmp_path / "mine", study / "m/role_play"
+    places = [f"{name}/generation{number}/adapter" for number in (1, 2) for name in ("c.learned", "c")]
+    parent = own
+    for place in places:
+        stage = "finetune" if "learned" in place else "align"
+        parent = train(agents / "given:mine/seed0" / place, stage, "given:mine", str(base), base, parent)
+    train(agents / "given:theirs/seed0/c/generation1/adapter", "finetune", "given:theirs", "ORG/theirs")
+    lost = train(agents / "none/seed0/c/generation1/adapter", "finetune", "none", str(base), base)
+    train(agents / "none/seed0/c/generation2/adapter", "finetune", "none", str(base), base, lost)
+    shutil.rmtree(lost)
+    export_hub(find_artifacts(str(study)), tmp_path / "hf")
+
+    def lineage(alignment: str, generation: int) -> list[str]:
+        [card] = (tmp_path / "hf/adapters/m/role_play").glob(f"{alignment}*/seed0/c/generation{generation}/README.md")
+        return re.findall(r"^\d+\. (.*)", card.read_text().replace("\\", ""), re.MULTILINE)
+
+    steps = [f"m/role_play/given:mine/seed0/{place.removesuffix('/adapter')}" for place in places]
+    outside = "of alignment 'mine', trained outside this study"
+    assert lineage("given_mine", 2) == ["base model: base", f"adapter mine {outside}", *steps]
+    assert lineage("given_theirs", 1) == [
+        "base model: ORG/theirs, a checkpoint of alignment 'theirs', trained outside this study",
+        "m/role_play/given:theirs/seed0/c/generation1",
+    ]
+    assert lineage("none", 2) == [
+        "base model: base", "adapter, which the results no longer have", "m/role_play/none/seed0/c/generation2"
+    ]  # fmt: skip
+
+
 def test_hostile_transcripts_of_an_unfinished_study_stay_text(hostile, tmp_path):
     counts = export_hub(find_artifacts(str(hostile)), tmp_path / "hf")
     assert counts == {"turns": len(REPLIES), "models": 0}
     rows = load_dataset(str(tmp_path / "hf"), "turns", split="test", cache_dir=str(tmp_path / "cache"))
     assert rows["reply"][:] == REPLIES
     assert (
-        "**Not finished:** hostile: not finished, missing: measures.parquet"
-        in DatasetCard.load(tmp_path / "hf/README.md").text
+        "**Note:** hostile: not finished, missing: measures.parquet" in DatasetCard.load(tmp_path / "hf/README.md").text
     )
 
 

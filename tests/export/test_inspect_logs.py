@@ -18,8 +18,10 @@ from inspect_ai.analysis import evals_df, samples_df
 from inspect_ai.log import list_eval_logs, read_eval_log
 from playwright.sync_api import sync_playwright
 
+from atp.errors import AtpError
 from atp.export.artifacts import find_artifacts
-from atp.export.inspect_logs import export_inspect
+from atp.export.folder import MARKER
+from atp.export.inspect_logs import export_inspect, update_logs, view
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -29,14 +31,14 @@ def test_logs_have_the_episodes_with_their_decisions_and_scores(small, tmp_path)
     study = find_artifacts(str(small))
     assert study.missing == ""
     assert "<code>atp view results/small</code>" in (small / "report.html").read_text()
-    written = export_inspect(study, tmp_path)
-    evals = evals_df(tmp_path)
-    assert written == len(evals) == len(list_eval_logs(str(tmp_path))) == 10
+    written = export_inspect(study, tmp_path / "logs")
+    evals = evals_df(tmp_path / "logs")
+    assert written == len(evals) == len(list_eval_logs(str(tmp_path / "logs"))) == 10
     turns = pl.concat([pl.read_parquet(path).drop("details") for path in study.turns])
-    samples = samples_df(tmp_path)
+    samples = samples_df(tmp_path / "logs")
     assert len(samples) == len(turns.unique(["alignment", "channel", "generation", "split", "episode"]))
     place = "organism/role_play/dpo/seed0/baseline/context/turns_all_unsupervised.eval"
-    log = read_eval_log(str(tmp_path / place), resolve_attachments=True)
+    log = read_eval_log(str(tmp_path / "logs" / place), resolve_attachments=True)
     cell = {"model": "organism", "testbed": "role_play", "alignment": "dpo", "condition": "baseline", "seed": 0}
     assert cell.items() <= log.eval.metadata.items()
     assert {"organism", "role_play", "dpo", "baseline", "seed 0", "all_unsupervised"} <= set(log.eval.tags)
@@ -57,16 +59,33 @@ def test_logs_have_the_episodes_with_their_decisions_and_scores(small, tmp_path)
 
 def test_only_newer_turns_are_exported_again(hostile, tmp_path):
     study = find_artifacts(str(hostile))
-    assert [export_inspect(study, tmp_path, newer=True) for _ in range(2)] == [1, 0]
+    assert [update_logs(study, tmp_path) for _ in range(2)] == [1, 0]
     [log] = tmp_path.rglob("*.eval")
     os.utime(log, (0, 0))
     stale = log.rename(log.with_name("turns_removed.eval"))
-    assert export_inspect(study, tmp_path, newer=True) == 1
+    assert update_logs(study, tmp_path) == 1
     assert not stale.exists()
 
 
+def test_an_export_replaces_the_folder_of_an_export_and_no_other(small, hostile, tmp_path):
+    for study in (small, hostile):
+        export_inspect(find_artifacts(str(study)), tmp_path / "logs")
+    assert len(list((tmp_path / "logs").rglob("*.eval"))) == 1
+    (tmp_path / "logs" / MARKER).unlink()
+    with pytest.raises(AtpError, match="logs: exists, and no export wrote it"):
+        export_inspect(find_artifacts(str(small)), tmp_path / "logs")
+
+
+def test_a_port_in_use_is_one_line(hostile):
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = used.getsockname()[1]
+        with pytest.raises(AtpError, match=f"--port {port}: Address already in use; choose another port with --port"):
+            view(find_artifacts(str(hostile)), port)
+    assert not (hostile / "inspect").exists()
+
+
 def test_hostile_transcripts_stay_text(hostile, tmp_path):
-    export_inspect(find_artifacts(str(hostile)), tmp_path)
+    export_inspect(find_artifacts(str(hostile)), tmp_path / "logs")
     [path] = tmp_path.rglob("*.eval")
     log = read_eval_log(str(path), resolve_attachments=True)
     assert log.eval.viewer.trust_content is False
@@ -101,7 +120,7 @@ def address(hostile):
 
 def test_the_viewer_shows_hostile_transcripts_as_text(address):
     logs = build_opener(ProxyHandler({})).open(f"{address}/api/logs").read().decode()
-    assert "hostile/inspect/m/role_play/none/seed0/baseline/context/turns_a" in logs
+    assert "hostile/inspect/scripted_random_0.5-" in logs
     if CHROMIUM is None:
         pytest.skip("no Chromium found")
     requests, complaints, dialogs = [], [], []

@@ -56,6 +56,10 @@ def test_all_formats_have_the_rows_of_the_measure_in_one_order(small):
     assert [row[-1] for row in markdown_rows(measure_table(study, "violation_rate", "markdown"))] == counts
     latex = latex_rows(measure_table(study, "violation_rate", "latex"))
     assert [row[-1].removesuffix("\\\\").strip() for row in latex] == counts
+    changes = [row[-3:-1] for row in latex_rows(measure_table(study, "change", "latex"))]
+    number = r"-?\d\.\d{3}"
+    assert len(changes) > 4 and all(re.fullmatch(number, value) for value, _ in changes)
+    assert all(re.fullmatch(f"{number} to {number}", interval) for _, interval in changes)
     with pytest.raises(AtpError, match=r"no_such: .*measures\.parquet has no such measure, it has .*violation_rate"):
         measure_table(study, "no_such", "csv")
 
