@@ -79,7 +79,8 @@ def _weights_rows(study: Study, section: TestbedSection) -> Iterator[list[str]]:
     for alignment in study.alignments:
         seeds = len(channel_seeds(study, section.weights, alignment))
         units = _trainings(seeds)
-        change = f"change over {section.weights.generations} generations, alignment {alignment}"
+        generations = f"{section.weights.generations} generation{'s' if section.weights.generations > 1 else ''}"
+        change = f"change over {generations}, alignment {alignment}"
         yield [change, units, _training_power(paired, seeds, min(section.weights.generations, 2))]
         if compared:
             comparison = f"a condition differs from the baseline, alignment {alignment} ({compared} compared)"
