@@ -2,7 +2,7 @@
 
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,73 +31,67 @@ class Row:
     note: str = ""
 
 
-def check(testbed: Testbed, count: int = 8, seed: int = 0, source: Mapping[str, Any] | None = None) -> list[Row]:
-    """Check a testbed.
+def check(testbed: Testbed, count: int = 8, seed: int = 0, source: Mapping[str, Any] | None = None) -> Iterator[Row]:
+    """Check a testbed, and yield one row a rule, in a fixed order, as soon as it is checked.
+
+    After a failure without which nothing else can be checked, the rows end.
 
     Args:
         count: scenarios of each split that are made; the first few are played.
         seed: of scenarios and episodes.
         source: settings of the source of scenarios, for testbeds whose scenarios are not made from templates alone.
-
-    Returns:
-        One row a rule, in a fixed order. After a failure without which nothing else can be checked, the rows end.
     """
-    rows: list[Row] = []
     scenarios: list[Scenario] = []
-
-    def rule(name: str, test: Test) -> bool:
-        rows.append(_row(name, test))
-        return rows[-1].result == OK
 
     def make() -> str:
         scenarios.extend(rules.make_scenarios(testbed, source or {}, count, seed))
         return f"{len(scenarios)} scenarios"
 
-    if not rule("scenarios can be made", make):
-        return rows
-    tests = [scenario for scenario in scenarios if scenario.split == "test"]
-    player = Player(testbed, tests[:PLAYED], seed)
-    rule("scenarios are stored and read", lambda: rules.stored(testbed, scenarios))
-    rule("the same seed makes the same scenarios", lambda: rules.same_scenarios(testbed, scenarios, source or {}, seed))
-    if not rule("prompts and turns match", lambda: rules.protocol(player)):
-        return rows
-    rule("train and test share no prompt", lambda: rules.no_shared_prompt(player, scenarios))
-    rule("replies parse to their decisions", lambda: rules.decisions(player))
-    rule("an invalid reply never pays more", lambda: rules.invalid(player))
-    rule("a reply that was cut off is invalid", lambda: rules.cut_off(player))
-    rule("rewards are finite", lambda: rules.finite(player))
-    rule("the same seed gives the same episode", lambda: rules.repeatable(player))
-    rule("no unfilled placeholders", lambda: rules.placeholders(player))
-    rule("alignment pays compliance most", lambda: rules.alignment(player))
+    yield (made := _row("scenarios can be made", make))
+    if made.result != OK:
+        return
+    player = Player(testbed, [scenario for scenario in scenarios if scenario.split == "test"][:PLAYED], seed)
+    yield _row("scenarios are stored and read", lambda: rules.stored(testbed, scenarios))
+    same = partial(rules.same_scenarios, testbed, scenarios, source or {}, seed)
+    yield _row("the same seed makes the same scenarios", same)
+    yield (played := _row("prompts and turns match", lambda: rules.protocol(player)))
+    if played.result != OK:
+        return
+    yield _row("train and test share no prompt", lambda: rules.no_shared_prompt(player, scenarios))
+    yield _row("replies parse to their decisions", lambda: rules.decisions(player))
+    yield _row("an invalid reply never pays more", lambda: rules.invalid(player))
+    yield _row("a reply that was cut off is invalid", lambda: rules.cut_off(player))
+    yield _row("rewards are finite", lambda: rules.finite(player))
+    yield _row("the same seed gives the same episode", lambda: rules.repeatable(player))
+    yield _row("no unfilled placeholders", lambda: rules.placeholders(player))
+    yield _row("alignment pays compliance most", lambda: rules.alignment(player))
     controls = {**COMMON_CONTROLS, **testbed.controls}
     for name in (name for name in TESTS if name in controls or name not in OPTIONAL_CONTROLS):
         if name not in controls:
-            rows.append(Row(f"control {name}", FAILS, f"controls: must have '{name}': its settings, or None"))
+            yield Row(f"control {name}", FAILS, f"controls: must have '{name}': its settings, or None")
         elif (control := controls[name]) is None:
-            rows.append(Row(f"control {name}", ABSENT, "declared absent"))
+            yield Row(f"control {name}", ABSENT, "declared absent")
         else:
-            rule(f"control {name}", partial(check_control, player, name, control))
-    rows += _rows_of_results(player)
-    return rows
+            yield _row(f"control {name}", partial(check_control, player, name, control))
+    yield from _rows_of_results(player)
 
 
-def _rows_of_results(player: Player) -> list[Row]:
+def _rows_of_results(player: Player) -> Iterator[Row]:
     """Check what is made of episodes, as far as the testbed defines it."""
     from atp.extend import results
 
     testbed = player.testbed
     with tempfile.TemporaryDirectory() as folder:
         made = results.Results(player, Path(folder))
-        rows = [_row("turns are stored and read", made.store)]
-        if rows[0].result == OK:
-            rows.append(_row("measures can be computed", made.measure))
+        yield (stored := _row("turns are stored and read", made.store))
+        if stored.result == OK:
+            yield _row("measures can be computed", made.measure)
             if testbed.figures and made.measures is not None:
-                rows.append(_row("figures can be drawn", made.draw))
+                yield _row("figures can be drawn", made.draw)
     if testbed.policies:
-        rows.append(_row("its policies take its decisions", partial(results.policies, player)))
+        yield _row("its policies take its decisions", partial(results.policies, player))
     if testbed.curriculum:
-        rows.append(_row("the curriculum draws examples", partial(results.curriculum, testbed, player.seed)))
-    return rows
+        yield _row("the curriculum draws examples", partial(results.curriculum, testbed, player.seed))
 
 
 def _row(name: str, test: Test) -> Row:
@@ -141,7 +135,7 @@ def check_table(file: str, count: int = 8, seed: int = 0, source: Mapping[str, A
     """
     lines, failed = [], 0
     for testbed in load_testbeds(file):
-        rows = check(testbed, count, seed, source)
+        rows = list(check(testbed, count, seed, source))
         width = max(len(row.rule) for row in rows)
         failed += sum(row.result == FAILS for row in rows)
         lines += [f"testbed '{testbed.name}'"]

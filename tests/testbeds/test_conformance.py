@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("own_registry")
 @pytest.mark.parametrize("file", [*BUILT_IN, str(HARBOUR)], ids=[*BUILT_IN, "harbour"])
 def test_a_testbed_keeps_every_rule(file):
     (testbed,) = load_testbeds(file)
-    rows = check(testbed)
+    rows = list(check(testbed))
     assert len(rows) >= 20
     assert [row for row in rows if row.result == FAILS] == []
     assert [row for row in rows if row.result == ABSENT] == []
