@@ -94,7 +94,7 @@ def find_artifacts(named: str) -> Artifacts:
     expected = {folder / path for path in outputs} or {*turns, *adapters}
     others = [path for path in (*turns, *adapters) if path not in expected]
     if not is_folder:
-        turns, adapters = ([path for path in each if path in expected] for each in (turns, adapters))
+        turns, adapters = ([path for path in files if path in expected] for files in (turns, adapters))
     if not turns:
         study = shlex.quote(folder.name if is_folder else named)
         command = f": snakemake --cores all --config study={study}" if outputs else ""

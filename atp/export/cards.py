@@ -69,8 +69,9 @@ def dataset_card(study: Artifacts, folder: Path, counts: Mapping[str, int]) -> s
         configs=configs,
     )
     provenances = [read_provenance(path) for path in study.turns]
-    models = sorted({f"{_params(each, 'cell').get('model', 'unknown')} ({_base(each)})" for each in provenances})
-    versions = sorted({str(each.get("versions", {}).get("atp", "unknown")) for each in provenances})
+    agents = [(_params(provenance, "cell").get("model", "unknown"), _base(provenance)) for provenance in provenances]
+    models = sorted({f"{model} ({base})" for model, base in agents})
+    versions = sorted({str(provenance.get("versions", {}).get("atp", "unknown")) for provenance in provenances})
     notes = "".join(f"\n**Note:** {escape(note)}\n" for note in study.notes)
     columns = "\n".join(sections)
     return f"""---

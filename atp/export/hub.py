@@ -98,7 +98,7 @@ def public(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: public(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [public(each) for each in value]
+        return [public(item) for item in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
@@ -119,7 +119,7 @@ def _batches(path: Path) -> Iterator[pa.Table]:
         for batch in file.iter_batches(BATCH_ROWS):
             table = pa.Table.from_batches([batch])
             own = table[DETAILS].to_pylist() if DETAILS in table.column_names else [None] * len(table)
-            texts = [None if each is None else json.dumps(each, ensure_ascii=False) for each in own]
+            texts = [None if details is None else json.dumps(details, ensure_ascii=False) for details in own]
             yield table.select(TURNS.names).append_column(COLUMNS.field(DETAILS), pa.array(texts, pa.string()))
 
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import reduce
+from importlib import import_module
 from itertools import groupby
 from operator import add
 from pathlib import Path
@@ -110,7 +111,7 @@ def _variants(study: Artifacts) -> Iterator[tuple[Path, str]]:
 
 def _check_installed() -> None:
     try:
-        import inspect_ai.log  # noqa: F401
+        import_module("inspect_ai.log")
     except ImportError as error:
         raise AtpError(f"inspect_ai: {error}; install it: pip install 'alignment-tipping[inspect]'") from error
 
@@ -192,10 +193,10 @@ def _sample(rows: Sequence[Row], config: Any, time: datetime) -> Any:
     """Return an episode as a sample. Its messages are the agents' conversations, in the order of the rounds."""
     from inspect_ai.log import EvalSample
 
-    first, messages, events, seen = rows[0], list[Any](), list[Any](), set[int]()
+    first, messages, events, agents = rows[0], list[Any](), list[Any](), set[int]()
     for row in rows:
-        continues = row["agent"] in seen and row["role"] != TRANSPLANTED
-        seen.add(row["agent"])
+        continues = row["agent"] in agents and row["role"] != TRANSPLANTED
+        agents.add(row["agent"])
         prompt = [_message(message) for message in row["messages"]]
         messages += prompt[-1:] if continues else prompt
         messages += [_message(message, row["model"]) for message in round_messages(row)]
@@ -211,7 +212,7 @@ def _sample(rows: Sequence[Row], config: Any, time: datetime) -> Any:
         output=outputs[-1],
         model_usage={first["model"]: reduce(add, (output.usage for output in outputs if output.usage))},
         scores=_scores(rows),
-        metadata={key: first[key] for key in ("episode", "template", "template_seen")} | {"agents": len(seen)},
+        metadata={key: first[key] for key in ("episode", "template", "template_seen")} | {"agents": len(agents)},
         events=events,
         started_at=time.isoformat(),
         completed_at=time.isoformat(),

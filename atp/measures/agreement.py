@@ -149,8 +149,8 @@ def agreement(verdicts: Verdicts, labels: Sequence[Label], whose: str) -> str:
         counts = Counter((label.answer, row["answer"]) for label, row in matched)
         lines.append(f"{dimension}: {_figures(pairs, known)}, {len(matched) - len(pairs)} verdicts invalid")
         for own in known:
-            judged = ", ".join(f"{each} {counts[own, each]}" for each in known)
-            lines.append(f"  {whose} {own}: judge {judged}, invalid {counts[own, None]}")
+            verdict_counts = ", ".join(f"{label} {counts[own, label]}" for label in known)
+            lines.append(f"  {whose} {own}: judge {verdict_counts}, invalid {counts[own, None]}")
     if not lines:
         raise AtpError(f"{verdicts.path}: no label is about one of its verdicts; compare episode, round and agent")
     unmatched = [label.row for label in labels if label.key not in verdicts.rows]

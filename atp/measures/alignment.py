@@ -49,8 +49,8 @@ def alignment_effects(evidence: Evidence) -> pl.DataFrame:
         same = pl.all_horizontal(pl.col(key) == series[key] for key in _WITHOUT)
         unaligned = counts.filter(same, alignment=NONE)
         if len(unaligned):
-            without, after = (points_of(each, *COUNTED) for each in (unaligned, aligned))
-            rows += [series | row | {"split": "test"} for row in _series_rows(without, after, evidence.seed)]
+            points = points_of(unaligned, *COUNTED), points_of(aligned, *COUNTED)
+            rows += [series | row | {"split": "test"} for row in _series_rows(*points, evidence.seed)]
     return _with_means(measure_rows(rows))
 
 

@@ -223,7 +223,7 @@ def _conditions(rng: np.random.Generator) -> tuple[list[Interval], list[float], 
     return (
         simultaneous([vars(difference(*pair)) for pair in pairs], p_values),
         p_values,
-        [float((each - chances).mean()) for each in raised[1:]],
+        [float((chances_of_condition - chances).mean()) for chances_of_condition in raised[1:]],
     )
 
 

@@ -74,7 +74,7 @@ def _judge(row: dict[str, Any], others: Sequence[Mapping[str, Any] | None]) -> d
     """Return a row with its label; `others` are the same row at the bounds, None where there is none."""
     claim = _claim(row)
     if row["measure"] == P:
-        row = row | {"value": max(each["value"] for each in (row, *filter(None, others)))}
+        row = row | {"value": max(at_bound["value"] for at_bound in (row, *filter(None, others)))}
     if claim in _NO_CLAIM or all(other is not None and _claim(other) == claim for other in others):
         return row
     return row | {"label": DEPENDS, "reason": _reason(claim, row["measure"], others)}

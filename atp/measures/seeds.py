@@ -120,8 +120,8 @@ def at_level(row: Mapping[str, Any], level: float) -> tuple[float, float]:
     """
     between, within, seeds = (row.get(name) or other for name, other in zip(SPREAD_OF_MEAN, (0.0, 1.0, 1), strict=True))
     value, is_proportion = row["value"], row.get("k") is not None
-    half, now = (float(half_width(between, within, seeds, each)) for each in (level, 0.95))
-    low, high = value - half / now * (value - row["low"]), value + half / now * (row["high"] - value)
+    half, half_of_95 = (float(half_width(between, within, seeds, each_level)) for each_level in (level, 0.95))
+    low, high = value - half / half_of_95 * (value - row["low"]), value + half / half_of_95 * (row["high"] - value)
     if between and not is_proportion:  # the row's own ends may be cut
         low, high = value - half, value + half
     lowest, highest = limits(row.get("measure", ""), is_proportion)

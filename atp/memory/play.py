@@ -62,7 +62,7 @@ class _Remembering:
         """Yield the prompts of the testbed's generator with the memory, and return its turns with these prompts."""
         opened = next(game)
         while True:
-            if isinstance(opened, list) and all(isinstance(each, Prompt) for each in opened):
+            if isinstance(opened, list) and all(isinstance(item, Prompt) for item in opened):
                 opened = [self._remind(prompt) for prompt in opened]
             answers = yield opened
             try:

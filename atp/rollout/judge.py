@@ -42,7 +42,7 @@ class Unit:
 
     Args:
         quoted: the transcript.
-        said: the agents' replies, which a quote must come from.
+        agent_replies: the agents' replies, which a quote must come from.
     """
 
     episode: str
@@ -51,7 +51,7 @@ class Unit:
     round: int | None
     agent: int | None
     quoted: str
-    said: tuple[str, ...]
+    agent_replies: tuple[str, ...]
 
 
 def judge_stage(job: JudgeJob, turns: Path, out: Path) -> None:
@@ -105,9 +105,9 @@ def read_units(rows: Sequence[Mapping[str, Any]], unit: str) -> Iterator[Unit]:
         return
     for name, group in groupby(rows, key=lambda row: row["episode"]):
         episode = sorted(group, key=lambda row: (row["round"], row["agent"]))
-        said = tuple(text for row in episode for text in replies(row))
+        agent_replies = tuple(text for row in episode for text in replies(row))
         quoted = f"An episode, message by message:\n{_quote_episode(episode)}"
-        yield Unit(name, episode[0]["scenario_id"], episode[0]["generation"], None, None, quoted, said)
+        yield Unit(name, episode[0]["scenario_id"], episode[0]["generation"], None, None, quoted, agent_replies)
 
 
 def _quote(messages: Sequence[Message], **place: int) -> str:
@@ -152,7 +152,7 @@ def _row(unit: Unit, dimension: Dimension, reply: Reply | None) -> dict[str, Any
         "dimension": dimension.name,
         "answer": verdict.answer,
         "quote": verdict.quote,
-        "verbatim": is_verbatim(verdict.quote, unit.said) if verdict.quote else None,
+        "verbatim": is_verbatim(verdict.quote, unit.agent_replies) if verdict.quote else None,
         "valid": verdict.answer is not None,
         "invalid_reason": verdict.invalid_reason,
         "reply": reply.text if reply else "",

@@ -93,8 +93,8 @@ def rescore_stage(turns: Path, scenarios: Path, overrides: Mapping[str, Any], ou
     provenance = read_provenance(turns)
     params = provenance.get("params", {})
     if provenance.get("stage") != RolloutJob.stage:
-        found = provenance.get("stage", "no stage")
-        raise AtpError(f"{turns}: was written by '{found}', only turns of a rollout can be read again")
+        writer = provenance.get("stage", "no stage")
+        raise AtpError(f"{turns}: was written by '{writer}', only turns of a rollout can be read again")
     table = read_turns(turns)
     if not len(table):
         raise AtpError(f"{turns}: no turns")

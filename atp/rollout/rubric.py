@@ -126,8 +126,8 @@ def read_verdict(reply: Reply, dimension: Dimension) -> Verdict:
         return Verdict(None, invalid_reason=choice.invalid_reason)
     if not choice.explicit and normalise(split_reply(reply).answer) != normalise(choice.option):
         return Verdict(None, invalid_reason=NOT_STATED)
-    found = {key.casefold(): value for key, value in last_object(reply, dimension.name)[0].items()}
-    quote = found.get(QUOTE) if dimension.quote else None
+    answer = {key.casefold(): value for key, value in last_object(reply, dimension.name)[0].items()}
+    quote = answer.get(QUOTE) if dimension.quote else None
     text = quote.strip() if isinstance(quote, str) else ""
     return Verdict(opposites.get(choice.option, choice.option), text or None)
 

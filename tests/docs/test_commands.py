@@ -24,7 +24,6 @@ from atp.study.read import read_project
 from docs.build import DOCS, FENCE, MARKS, ROOT, sources
 
 PAGES = [source for source, _ in sources()]
-PAGE_NAME = lambda page: page.relative_to(ROOT).as_posix()  # noqa: E731
 #: Marks of blocks that are not run here, and the mark of those that train.
 NOT_RUN, STAGES = {"gpu", "cluster", "network", "long"}, "stages"
 TARGETS = re.findall(r"^([\w-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -35,6 +34,10 @@ RULES = re.findall(
 OTHERS = "$EDITOR apptainer cd export hf pip podman python3 sed sinfo snakedeploy srun tensorboard tmux".split()
 #: Words that stand for others in the text.
 PLACEHOLDER = re.compile(r"…|\b[A-Z]{2,}\b|^N$")
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 class Block(NamedTuple):
@@ -166,7 +169,7 @@ def test_a_command_that_does_not_exist_is_found(command):
         check_words(command.split())
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=PAGE_NAME)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=page_name)
 def test_commands_within_sentences_exist(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for program, rest in re.findall(r"`(atp|make|snakemake)\s+([a-z-][^`]*)`", text):
@@ -180,7 +183,7 @@ def test_commands_within_sentences_exist(page):
             assert names or not re.match("[a-z]", rest), rest
 
 
-@pytest.mark.parametrize("page", PAGES, ids=PAGE_NAME)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_a_block_has_a_fence(page):
     """An indented block would have no mark."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
